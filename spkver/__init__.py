@@ -1,0 +1,18 @@
+"""spkver: speaker verification that you can run, read and look at."""
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+__all__ = ["load"]
+
+if TYPE_CHECKING:
+    from spkver.verifier import load
+
+
+def __getattr__(name: str):
+    # torch takes seconds to import; `spkver --help` must not wait for it.
+    if name == "load":
+        from spkver.verifier import load
+
+        return load
+    raise AttributeError(f"module 'spkver' has no attribute '{name}'")

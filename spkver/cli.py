@@ -1,0 +1,208 @@
+"""The ``spkver`` command: one short function a verb.
+
+Heavy imports stand inside the verbs, so that ``spkver --help`` is instant. A user's mistake is one
+line on standard error and exit status 1; being stopped by a signal has the shell's status for it.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from spkver import __version__
+from spkver.errors import SpkverError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.verb(options) or 0
+    except SpkverError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `spkver config ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def config(options) -> None:
+    """Print the complete configuration of a file, as a run would use it."""
+    from spkver.config import dump_config, load_config
+
+    print(dump_config(load_config(options.config, options.overrides)), end="")
+
+
+def prepare_mini(options) -> None:
+    """Speak the built-in corpus."""
+    from spkver.corpora.mini import prepare_mini
+
+    print(prepare_mini(options.folder, options.seed, options.train_voices, options.test_voices, options.sentences))
+
+
+def prepare_speechocean762(options) -> None:
+    """Turn speechocean762 into data directories; without --corpus, download it first."""
+    from spkver.corpora.speechocean762 import download_speechocean762, prepare_speechocean762
+
+    corpus = options.corpus or download_speechocean762(options.downloads, checksum=options.checksum)
+    print(prepare_speechocean762(corpus, options.folder))
+
+
+def train(options) -> int:
+    """Train an encoder and a head."""
+    from spkver.config import load_config
+    from spkver.data.survey import keep_usable
+    from spkver.training.experiment import Experiment, describe_run
+    from spkver.training.stopping import Stopped
+    from spkver.training.trainer import Trainer
+
+    configuration = load_config(options.config, options.overrides)
+    experiment = Experiment(options.exp or Path("exp") / Path(options.config).stem)
+    if options.data is None:
+        raise SpkverError("train: name the data directory with the training speakers by --data DIR")
+    directory = keep_usable(
+        _read(options.data),
+        configuration.data.sample_rate,
+        max_unusable_share=configuration.data.max_unusable_share,
+    )
+    trainer = Trainer(configuration, directory, experiment, options.init)
+    print(trainer.description(), flush=True)
+    try:
+        trainer.run(options.resume, describe_run(options.data, options.init))
+    except Stopped as stopped:
+        print(f"{experiment.folder}: {stopped}", file=sys.stderr)
+        return 128 + stopped.signal_number
+    return 0
+
+
+def average(options) -> None:
+    """Make the final model of an experiment from its last epochs."""
+    from spkver.data.survey import keep_usable
+    from spkver.training.averaging import average_model, directory_of
+    from spkver.training.experiment import Experiment
+
+    experiment = Experiment(options.exp)
+    configuration, run = experiment.read()
+    directory = keep_usable(
+        _read(directory_of(run, options.data)),
+        configuration.data.sample_rate,
+        max_unusable_share=configuration.data.max_unusable_share,
+    )
+    print(f"{average_model(experiment, directory)} -> {experiment.model}")
+
+
+def embed(options) -> None:
+    """Embed every utterance of a data directory."""
+    from spkver.evaluation import embed_directory
+
+    print(embed_directory(_read(options.data), _system(options)))
+
+
+def score(options) -> None:
+    """Score a trial list with the cosine of embeddings."""
+    from spkver.evaluation import score_trials
+
+    print(score_trials(Path(options.data), options.trials, _system(options)))
+
+
+def evaluate(options) -> None:
+    """EER, minDCF and their intervals from a score file, as a table and in metrics.json."""
+    from spkver.evaluation import evaluate_scores
+
+    print(evaluate_scores(_read(options.data, check_files=False), options.trials, _system(options)))
+
+
+def results(options) -> None:
+    """One table of what several experiments reached."""
+    from spkver.evaluation import results_table
+
+    print(results_table(options.exps))
+
+
+def verify(options) -> int:
+    """Say whether two recordings are of one speaker; exit status 0 for yes, 3 for no."""
+    from spkver.verifier import load
+
+    verifier = load(options.model)
+    if options.threshold is not None:
+        verifier.threshold = options.threshold
+    outcome = verifier.verify(options.a, options.b)
+    said = "same speaker" if outcome.same_speaker else "different speakers"
+    print(f"{said}   score {outcome.score:.3f}   threshold {outcome.threshold:.3f}")
+    return 0 if outcome.same_speaker else 3
+
+
+def _read(path: Path, check_files: bool = True):
+    from spkver.data.directory import read_data_directory
+
+    return read_data_directory(path, check_files=check_files)
+
+
+def _system(options):
+    from spkver.evaluation import System
+
+    return System(Path(options.exp), untrained=options.untrained)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="spkver", description="Speaker verification: train an encoder, score trials, say how good it is."
+    )
+    parser.add_argument("--version", action="version", version=f"spkver {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def verb(name: str, function, parent=verbs) -> argparse.ArgumentParser:
+        added = parent.add_parser(name, help=function.__doc__.rstrip("."), description=function.__doc__)
+        added.set_defaults(verb=function)
+        return added
+
+    prepare = verbs.add_parser("prepare", help="turn a corpus into data directories")
+    corpora = prepare.add_subparsers(title="corpora", metavar="CORPUS", required=True)
+    mini = verb("mini", prepare_mini, corpora)
+    mini.add_argument("folder", type=Path, help="gets train/ and test/")
+    mini.add_argument("--seed", type=int, default=1, help="of voices and sentences (1)")
+    mini.add_argument("--train-voices", type=int, default=64, help="(64)")
+    mini.add_argument("--test-voices", type=int, default=24, help="(24)")
+    mini.add_argument("--sentences", type=int, default=12, help="utterances a voice (12)")
+    ocean = verb("speechocean762", prepare_speechocean762, corpora)
+    ocean.add_argument("folder", type=Path, help="gets train/ and test/")
+    ocean.add_argument("--corpus", type=Path, help="the unpacked corpus, when it is here already")
+    ocean.add_argument("--downloads", type=Path, default=Path("downloads"), help="where to download to (downloads)")
+    ocean.add_argument("--checksum", help="expected SHA-256 or MD5 of the archive")
+
+    for name, function in (("config", config), ("train", train)):
+        added = verb(name, function)
+        added.add_argument("config", type=Path, help="a YAML file, see conf/")
+        added.add_argument("overrides", nargs="*", metavar="key.sub=value", help="values that differ")
+    added.add_argument("--data", type=Path, help="data directory with the training speakers")
+    added.add_argument("--exp", type=Path, help="folder of the experiment (exp/ and the name of CONFIG)")
+    added.add_argument("--init", type=Path, metavar="MODEL", help="model folder to fine-tune")
+    added.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+
+    added = verb("average", average)
+    added.add_argument("exp", type=Path, help="folder of the experiment")
+    added.add_argument("--data", type=Path, help="its data directory (where training found it)")
+
+    for name, function in (("embed", embed), ("score", score), ("evaluate", evaluate)):
+        added = verb(name, function)
+        added.add_argument("data", type=Path, help="data directory")
+        added.add_argument("exp", type=Path, help="folder of the experiment")
+        added.add_argument("--untrained", action="store_true", help="the encoder before its first step")
+        if name != "embed":
+            added.add_argument("--trials", type=Path, help="trial list (DATA/trials)")
+
+    verb("results", results).add_argument("exps", nargs="+", type=Path, metavar="exp", help="experiments")
+
+    added = verb("verify", verify)
+    added.add_argument("a", help="a recording")
+    added.add_argument("b", help="another one")
+    added.add_argument("--model", type=Path, required=True, help="model folder, such as exp/mini/model")
+    added.add_argument("--threshold", type=float, help="score from which on it is the same speaker")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""A tar archive unpacked safely: whole or not at all, and never outside of its folder."""
+
+import gzip
+import lzma
+import shutil
+import tarfile
+import zlib
+from pathlib import Path
+
+from tqdm import tqdm
+
+from spkver.errors import SpkverError
+
+_BLOCK = 1 << 20
+_Parts = tuple[str, ...]
+
+
+def unpack(tar_path: str | Path, folder: str | Path, top: str | None = None) -> Path:
+    """Unpack a tar archive (also .gz, .bz2, .xz) into a new ``folder``, all of it or nothing.
+
+    Every member is checked before the first is written: absolute names, ``..``, links that lead outside
+    or that another member passes through, devices and pipes are refused. Owners, modes and times of the
+    archive are ignored. The members go into a folder aside, which is renamed at the end.
+
+    Args:
+        folder: where the members go; it must not exist yet, or be empty.
+        top: the archive's own top folder, if it has one: its contents become ``folder``.
+
+    Raises:
+        SpkverError: a dangerous member, a cut or damaged archive, a folder that exists, a full disk.
+    """
+    tar_path, folder = Path(tar_path), Path(folder)
+    if not tar_path.is_file():
+        raise SpkverError(f"{tar_path}: no such archive")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SpkverError(f"{folder}: exists already; remove it to unpack {tar_path} there")
+    aside = folder.with_name(f".{folder.name}.unpacking")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)  # what a killed run left
+        aside.mkdir(parents=True)
+        with tarfile.open(tar_path) as tar:
+            _extract(tar, _checked_members(tar, tar_path, aside), aside)
+        root = aside if top is None else aside / top
+        if not root.is_dir():
+            raise SpkverError(f"{tar_path}: has no folder '{top}'; it is another archive than expected")
+        if folder.exists():
+            folder.rmdir()
+        root.rename(folder)
+    except (tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
+        what = str(error).partition("\n")[0].rstrip(":")  # tarfile lists every format on a line of its own
+        raise SpkverError(
+            f"{tar_path}: cut or damaged archive ({what}); remove it and get it again"
+        ) from None
+    except OSError as error:
+        raise SpkverError(f"{tar_path}: cannot be unpacked to {folder}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _checked_members(tar: tarfile.TarFile, tar_path: Path, target: Path) -> list[tarfile.TarInfo]:
+    """The archive's members, none of which can write or lead outside of the folder they go to."""
+    members = list(tqdm(tar, desc=f"reading {tar_path.name}", unit="file", disable=None))
+    # tarfile stops at the end mark, before gzip's sum; only reading past it finds a damaged file.
+    while tar.fileobj.read(_BLOCK):
+        pass
+    links = {_below(m.name) for m in members if m.issym() or m.islnk()}
+    for member in members:
+        if fault := _fault(member, links):
+            raise SpkverError(f"{tar_path}: member {member.name!r} {fault}; nothing was unpacked")
+    needed, free = sum(member.size for member in members), shutil.disk_usage(target).free
+    if needed > free:
+        raise SpkverError(f"{tar_path}: needs {needed} bytes and {free} are free; make room")
+    return members
+
+
+def _fault(member: tarfile.TarInfo, links: set[_Parts | None]) -> str | None:
+    """What is dangerous about a member, or None.
+
+    Links are followed by their text alone, which is right only as long as no path runs through another
+    link; such paths are refused, too.
+    """
+    if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
+        return "is a device or a pipe"
+    place = _below(member.name)
+    if place is None or ".." in member.name.replace("\\", "/").split("/"):
+        return "would be written outside of the folder"
+    is_link = member.issym() or member.islnk()
+    if _through(place[:-1] if is_link else place, links):
+        return "would be written through a link"
+    if is_link:
+        start = place[:-1] if member.issym() else ()  # a hard link is named from the archive's root
+        if _below(member.linkname, start) is None:
+            return f"is a link that leads outside of the folder ({member.linkname!r})"
+        if any(_through(step, links) for step in _steps(member.linkname, start)):
+            return f"is a link to a link ({member.linkname!r})"
+    return None
+
+
+def _steps(name: str, start: _Parts = ()) -> list[_Parts]:
+    """The places that a path leads through, part by part; cut off where it climbs out of the folder.
+
+    Letter case is folded, since some file systems are blind to it.
+    """
+    here, steps = start, []
+    for part in name.replace("\\", "/").casefold().split("/"):
+        if part == ".." and not here:
+            break
+        if part not in ("", "."):
+            here = here[:-1] if part == ".." else (*here, part)
+        steps.append(here)
+    return steps
+
+
+def _below(name: str, start: _Parts = ()) -> _Parts | None:
+    """Where a path leads to, or None when it is absolute or climbs out of the folder."""
+    parts = name.replace("\\", "/").split("/")
+    absolute = not parts[0] or parts[0][1:2] == ":"  # "/etc", "C:/"
+    steps = _steps(name, start)
+    return None if absolute or len(steps) < len(parts) else steps[-1]
+
+
+def _through(place: _Parts, links: set[_Parts | None]) -> bool:
+    return any(place[:n] in links for n in range(1, len(place) + 1))
+
+
+def _extract(tar: tarfile.TarFile, members: list[tarfile.TarInfo], folder: Path) -> None:
+    # The standard library's own filter is a second pair of eyes; early 3.10 and 3.11 lack it.
+    data_filter = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    for member in tqdm(members, desc="unpacking", unit="file", disable=None):
+        tar.extract(member, folder, set_attrs=False, **data_filter)

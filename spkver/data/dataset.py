@@ -1,0 +1,160 @@
+"""Training speakers as batches of waveform crops.
+
+Notable: speed perturbation makes new speakers. The labels are speed-major (all speakers as recorded,
+then all at the second speed, ...), so a head's first ``n_speakers`` classes are the recorded voices
+and fine-tuning without speeds just cuts the rest off.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from spkver.data.audio import read_audio, speed, wrap_to
+from spkver.data.augment import Augmenter
+from spkver.data.directory import DataDirectory
+from spkver.data.sampler import Draw
+from spkver.errors import SpkverError
+
+_INT16 = 32767.0
+
+
+class WaveformCache:
+    """Decoded utterances as 16-bit samples in memory that all data workers share.
+
+    An utterance is decoded when it is first asked for. Two workers that meet on one write the same
+    bytes, so there is no lock; the length is written last and tells that the samples are there.
+
+    Args:
+        n_samples: room for each utterance.
+    """
+
+    def __init__(self, n_samples: Sequence[int]):
+        self._starts = np.concatenate([[0], np.cumsum(n_samples)])
+        self._samples = torch.zeros(int(self._starts[-1]), dtype=torch.int16).share_memory_()
+        self._lengths = torch.zeros(len(n_samples), dtype=torch.int64).share_memory_()
+
+    def get(self, index: int) -> np.ndarray | None:
+        """The utterance's int16 samples, or None when it was not put here yet."""
+        length = int(self._lengths[index])
+        start = self._starts[index]
+        return self._samples[start : start + length].numpy() if length else None
+
+    def put(self, index: int, samples: np.ndarray) -> np.ndarray:
+        """Keep float samples of an utterance; returns them as int16, as ``get`` will."""
+        start, end = self._starts[index : index + 2]
+        samples = np.round(np.clip(samples[: end - start], -1, 1) * _INT16).astype(np.int16)
+        self._samples[start : start + len(samples)] = torch.from_numpy(samples)
+        self._lengths[index] = len(samples)
+        return samples
+
+
+class SpeakerCrops(Dataset):
+    """Random crops of utterances with augmentation; an item is an utterance at a speed.
+
+    Item ``i`` is utterance ``i % n_utterances`` at speed ``i // n_utterances``. What ``dataset[draw]``
+    gives depends only on the seed and on the draw's (item, epoch, step, slot).
+
+    Args:
+        directory: usable training utterances with their durations.
+        sample_rate: Hz.
+        crop_seconds: length of every crop; shorter utterances are repeated.
+        augment: the configuration's section (``speed_factors``, ``noise``, ``babble``, ``reverb``).
+        seed: of crops and augmentation.
+        cache_gigabytes: decoded audio is kept in memory where all of it fits in this.
+    """
+
+    def __init__(
+        self,
+        directory: DataDirectory,
+        sample_rate: int,
+        crop_seconds: float,
+        augment,
+        seed: int,
+        cache_gigabytes: float,
+    ):
+        self.utterances = directory.utterances
+        self.speakers = directory.speakers
+        self.sample_rate = sample_rate
+        self.crop_samples = round(crop_seconds * sample_rate)
+        self.factors = list(augment.speed_factors)
+        self.seed = seed
+        self._speaker_index = {speaker: index for index, speaker in enumerate(self.speakers)}
+        self._durations = [directory.durations[utterance.id] for utterance in self.utterances]
+        # Resampling may round a length up; a sample more is room enough.
+        room = [int(np.ceil(duration * sample_rate)) + 1 for duration in self._durations]
+        fits = 2 * sum(room) <= cache_gigabytes * 1e9
+        self._cache = WaveformCache(room) if fits else None
+        self._augmenter = Augmenter(augment, sample_rate, self._draw_voice)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Speaker index of each item; speed-major."""
+        of_utterances = np.array([self._speaker_index[utterance.speaker] for utterance in self.utterances])
+        return np.concatenate(
+            [of_utterances + turn * len(self.speakers) for turn in range(len(self.factors))]
+        )
+
+    @property
+    def n_classes(self) -> int:
+        """Speakers, each speed counted as speakers of its own."""
+        return len(self.speakers) * len(self.factors)
+
+    def __len__(self) -> int:
+        return len(self.utterances) * len(self.factors)
+
+    def __getitem__(self, draw: Draw) -> tuple[np.ndarray, int] | SpkverError:
+        """The crop ``(n_samples,)`` float32 and its label.
+
+        A file that fails is returned as the error: one raised in a worker process would reach the
+        user as a traceback.
+        """
+        rng = np.random.default_rng([self.seed, draw.epoch, draw.step, draw.slot])
+        turn, index = divmod(draw.item, len(self.utterances))
+        speaker = self.utterances[index].speaker
+        try:
+            samples = self._crop(index, self.factors[turn], rng)
+            samples = self._augmenter(samples, rng, speaker)
+        except SpkverError as error:
+            return error
+        return samples.astype(np.float32, copy=False), self._speaker_index[speaker] + turn * len(
+            self.speakers
+        )
+
+    def _crop(self, index: int, factor: float, rng: np.random.Generator) -> np.ndarray:
+        """A random crop at a speed, exactly ``crop_samples`` long."""
+        wanted = int(np.ceil(self.crop_samples * factor)) + 1
+        samples = self._read(index, wanted, rng.random())
+        if factor != 1.0:
+            samples = speed(samples, factor)
+        return wrap_to(samples, self.crop_samples)[: self.crop_samples]
+
+    def _read(self, index: int, n_samples: int, position: float) -> np.ndarray:
+        """At most ``n_samples`` of an utterance; ``position`` in [0, 1) says where."""
+        path = self.utterances[index].path
+        if self._cache is None:
+            free = max(self._durations[index] - n_samples / self.sample_rate, 0.0)
+            return read_audio(path, self.sample_rate, position * free, n_samples / self.sample_rate)
+        samples = self._cache.get(index)
+        if samples is None:
+            samples = self._cache.put(index, read_audio(path, self.sample_rate))
+        start = int(position * max(len(samples) - n_samples + 1, 1))
+        return samples[start : start + n_samples].astype(np.float32) / _INT16
+
+    def _draw_voice(self, rng: np.random.Generator, n_samples: int, not_speaker: str) -> np.ndarray:
+        """A crop of another speaker, for babble."""
+        while True:
+            index = int(rng.integers(len(self.utterances)))
+            if self.utterances[index].speaker != not_speaker:
+                return wrap_to(self._read(index, n_samples, rng.random()), n_samples)[:n_samples]
+
+
+def collate(items: list) -> tuple[Tensor, Tensor] | SpkverError:
+    """Waveforms ``(batch, n_samples)`` and labels ``(batch,)``, or the first error among the items."""
+    for item in items:
+        if isinstance(item, SpkverError):
+            return item
+    waveforms, labels = zip(*items)
+    return torch.from_numpy(np.stack(waveforms)), torch.tensor(labels)

@@ -1,0 +1,296 @@
+"""Kaldi-style data directories: ``wav.scp``, ``utt2spk``, ``spk2utt`` and optional companions.
+
+Everything that comes after trusts what is read here, so a list is checked once, at this border, and
+a fault is told as ``file:line``. Ids hold no white space; paths may. UTF-8, LF or CRLF is read, LF is
+written. Relative paths in ``wav.scp`` are relative to the data directory, not to where one stands.
+"""
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spkver.errors import SpkverError
+from spkver.whole_file import whole_file
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording of one speaker; ``path`` is absolute."""
+
+    id: str
+    path: Path
+    speaker: str
+
+
+@dataclass
+class DataDirectory:
+    """What a data directory says.
+
+    Attributes:
+        path: the folder, absolute.
+        utterances: in the order of ``wav.scp``.
+        genders: speaker -> gender as ``spk2gender`` writes it; empty without that file.
+        durations: utterance -> seconds from ``utt2dur`` (not always all of them); None without it.
+        speakers: sorted; the position in this list is the speaker's class index.
+    """
+
+    path: Path
+    utterances: list[Utterance]
+    genders: dict[str, str] = field(default_factory=dict)
+    durations: dict[str, float] | None = None
+    speakers: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.speakers = sorted({utterance.speaker for utterance in self.utterances})
+
+    def subset(
+        self, speakers: Collection[str] | None = None, utterances: Collection[str] | None = None
+    ) -> "DataDirectory":
+        """The same directory with these speakers, or these utterance ids, only; the order stays.
+
+        Raises:
+            SpkverError: a name is not in the directory, or nothing is left.
+        """
+        wanted_speakers = self._known(speakers, set(self.speakers), "speaker")
+        wanted = self._known(utterances, {utterance.id for utterance in self.utterances}, "utterance")
+        kept = [u for u in self.utterances if u.speaker in wanted_speakers and u.id in wanted]
+        if not kept:
+            raise SpkverError(f"{self.path}: no utterance is left of {len(self.utterances)}")
+        ids = {utterance.id for utterance in kept}
+        durations = self.durations and {utt: s for utt, s in self.durations.items() if utt in ids}
+        left = {utterance.speaker for utterance in kept}
+        genders = {speaker: gender for speaker, gender in self.genders.items() if speaker in left}
+        return DataDirectory(self.path, kept, genders, durations)
+
+    def _known(self, names: Collection[str] | None, known: set[str], what: str) -> set[str]:
+        if names is None:
+            return known
+        unknown = sorted(set(names) - known)
+        if unknown:
+            raise SpkverError(f"{self.path}: no {what} '{unknown[0]}' ({len(unknown)} unknown in all)")
+        return set(names)
+
+
+def read_data_directory(path: str | os.PathLike, check_files: bool = True) -> DataDirectory:
+    """Read and check a data directory.
+
+    ``utt2spk`` and ``spk2utt`` say the same; one of them is enough. ``spk2gender`` and ``utt2dur``
+    are read where they exist, and lines about speakers or utterances that are not here are ignored.
+
+    Args:
+        path: the folder.
+        check_files: whether every audio file must exist (one ``stat`` each: minutes for a million
+            files on a network disk).
+
+    Raises:
+        SpkverError: with ``file:line`` of the first fault.
+    """
+    folder = Path(path).absolute()
+    if not (folder / "wav.scp").is_file():
+        raise SpkverError(f"{folder}: not a data directory, it has no wav.scp")
+    if (folder / "segments").exists():
+        raise SpkverError(
+            f"{folder / 'segments'}: segments are not supported; write each one to its own audio file first"
+        )
+    audio = read_path_list(folder / "wav.scp", check_files)
+    speaker_of = _read_speakers(folder, audio)
+    utterances = [Utterance(utt, path, speaker_of[utt]) for utt, path in audio.items()]
+    speakers = set(speaker_of.values())
+    genders = read_pairs(folder / "spk2gender") if (folder / "spk2gender").exists() else {}
+    durations = read_durations(folder / "utt2dur") if (folder / "utt2dur").exists() else None
+    return DataDirectory(
+        path=folder,
+        utterances=utterances,
+        genders={speaker: gender for speaker, gender in genders.items() if speaker in speakers},
+        durations={utt: seconds for utt, seconds in durations.items() if utt in audio} if durations else None,
+    )
+
+
+def write_data_directory(
+    path: str | os.PathLike,
+    utterances: Iterable[Utterance],
+    genders: Mapping[str, str] | None = None,
+    durations: Mapping[str, float] | None = None,
+) -> None:
+    """Write ``wav.scp``, ``utt2spk``, ``spk2utt``, and ``spk2gender`` / ``utt2dur`` where given.
+
+    Audio inside the folder is listed by its relative path, so that the folder can be moved. Companion
+    files of an earlier list that are not given now are removed: they would describe other audio.
+
+    Args:
+        path: the folder; made where missing.
+        utterances: in the order to write.
+        genders: speaker -> gender.
+        durations: utterance -> seconds.
+
+    Raises:
+        SpkverError: no utterance, an id twice, an id with white space, a path that a line cannot hold.
+    """
+    folder = Path(path).absolute()
+    utterances = list(utterances)
+    _check_writable(folder, utterances)
+    by_speaker: dict[str, list[str]] = {}
+    for utterance in utterances:
+        by_speaker.setdefault(utterance.speaker, []).append(utterance.id)
+
+    for stale in ("spk2gender", "utt2dur", "unusable"):
+        (folder / stale).unlink(missing_ok=True)
+    _write_lines(folder / "wav.scp", (f"{u.id} {_listed_path(u.path, folder)}" for u in utterances))
+    _write_lines(folder / "utt2spk", (f"{u.id} {u.speaker}" for u in utterances))
+    _write_lines(folder / "spk2utt", (f"{s} {' '.join(by_speaker[s])}" for s in sorted(by_speaker)))
+    if genders:
+        _write_lines(folder / "spk2gender", (f"{s} {g}" for s, g in sorted(genders.items())))
+    if durations is not None:
+        write_durations(folder / "utt2dur", durations)
+
+
+def write_durations(path: Path, durations: Mapping[str, float]) -> None:
+    """Write ``utt2dur``: seconds with all the digits that give the same float back."""
+    _write_lines(path, (f"{utt} {float(seconds)!r}" for utt, seconds in durations.items()))
+
+
+def read_durations(path: Path) -> dict[str, float]:
+    """Read ``utt2dur``: utterance -> seconds, each positive."""
+    durations = {}
+    for line, utt, text in read_columns(path):
+        try:
+            durations[utt] = float(text)
+        except ValueError:
+            durations[utt] = -1.0
+        if not 0 < durations[utt] < float("inf"):
+            raise SpkverError(f"{path}:{line}: '{text}' is no duration in seconds")
+    return durations
+
+
+def read_path_list(path: str | os.PathLike, check_files: bool = True) -> dict[str, Path]:
+    """Read a list of ``id path`` lines (``wav.scp``, a noise list); paths relative to the list's folder.
+
+    Returns:
+        id -> absolute path, in file order.
+
+    Raises:
+        SpkverError: no such list, an empty list, an id twice, a line with one column, a Kaldi pipe, a
+            missing audio file; each with ``file:line``.
+    """
+    path = Path(path).absolute()
+    if not path.is_file():
+        raise SpkverError(f"{path}: no such list")
+    paths: dict[str, Path] = {}
+    for line, name, location in read_columns(path):
+        if name in paths:
+            raise SpkverError(f"{path}:{line}: '{name}' is listed twice")
+        if location.endswith("|"):
+            raise SpkverError(
+                f"{path}:{line}: '{name}' is a command (`... |`), which is never run from a list; "
+                "convert the audio to files first"
+            )
+        paths[name] = path.parent / location
+        if check_files and not os.path.isfile(paths[name]):
+            raise SpkverError(f"{path}:{line}: no audio file {paths[name]}")
+    if not paths:
+        raise SpkverError(f"{path}: the list is empty")
+    return paths
+
+
+def read_pairs(path: Path) -> dict[str, str]:
+    """Read ``key value`` lines of two columns; a key twice or a third column is an error."""
+    pairs: dict[str, str] = {}
+    for line, key, value in read_columns(path):
+        if key in pairs:
+            raise SpkverError(f"{path}:{line}: '{key}' is listed twice")
+        if len(value.split()) > 1:
+            raise SpkverError(f"{path}:{line}: expected two columns, found '{key} {value}'")
+        pairs[key] = value
+    return pairs
+
+
+def read_columns(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Line number, first column and the rest of each line that is not blank, of a UTF-8 file."""
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise SpkverError(f"{path}:{line}: not UTF-8; save the list as UTF-8") from error
+    # Not splitlines(), which also breaks at characters that a path may hold.
+    for line, row in enumerate(text.split("\n"), start=1):
+        columns = row.strip().split(None, 1)
+        if not columns:
+            continue
+        if len(columns) == 1:
+            raise SpkverError(f"{path}:{line}: one column only, '{columns[0]}'; expected two or more")
+        yield line, columns[0], columns[1]
+
+
+def _read_speakers(folder: Path, audio: Mapping[str, Path]) -> dict[str, str]:
+    """Utterance -> speaker, from ``utt2spk``, ``spk2utt`` or both, checked against ``wav.scp``."""
+    utt2spk, spk2utt = folder / "utt2spk", folder / "spk2utt"
+    if not utt2spk.exists() and not spk2utt.exists():
+        raise SpkverError(f"{folder}: neither utt2spk nor spk2utt says who speaks")
+    grouped = _read_spk2utt(spk2utt, audio) if spk2utt.exists() else None
+    speaker_of = grouped if not utt2spk.exists() else read_pairs(utt2spk)
+    source = utt2spk if utt2spk.exists() else spk2utt
+
+    unknown = next((utt for utt in speaker_of if utt not in audio), None)
+    if unknown is not None:
+        raise SpkverError(f"{_where(source, unknown)}: utterance '{unknown}' is not in wav.scp")
+    missing = next((utt for utt in audio if utt not in speaker_of), None)
+    if missing is not None:
+        where = _where(folder / "wav.scp", missing)
+        raise SpkverError(f"{where}: utterance '{missing}' has no speaker in {source.name}")
+    if grouped is None or grouped == speaker_of:
+        return speaker_of
+    utt = next(utt for utt in speaker_of if grouped.get(utt) != speaker_of[utt])
+    other = f"lists it under '{grouped[utt]}'" if utt in grouped else "does not list it"
+    raise SpkverError(
+        f"{_where(utt2spk, utt)}: utterance '{utt}' is of speaker '{speaker_of[utt]}', but spk2utt {other}; "
+        "correct one of them, or delete spk2utt (it is derived)"
+    )
+
+
+def _read_spk2utt(path: Path, audio: Mapping[str, Path]) -> dict[str, str]:
+    """Utterance -> speaker from ``spk2utt``."""
+    speaker_of: dict[str, str] = {}
+    speakers = set()
+    for line, speaker, listed in read_columns(path):
+        if speaker in speakers:
+            raise SpkverError(f"{path}:{line}: speaker '{speaker}' has two lines")
+        speakers.add(speaker)
+        for utt in listed.split():
+            if utt in speaker_of:
+                raise SpkverError(f"{path}:{line}: utterance '{utt}' is listed twice")
+            if utt not in audio:
+                raise SpkverError(f"{path}:{line}: utterance '{utt}' is not in wav.scp")
+            speaker_of[utt] = speaker
+    return speaker_of
+
+
+def _where(path: Path, key: str) -> str:
+    """``file:line`` of a key; only looked up for an error, so that reading need not keep line numbers."""
+    return f"{path}:{next(line for line, name, _ in read_columns(path) if name == key)}"
+
+
+def _check_writable(folder: Path, utterances: list[Utterance]) -> None:
+    if not utterances:
+        raise SpkverError(f"{folder}: no utterance to write")
+    seen = set()
+    for utterance in utterances:
+        for name in (utterance.id, utterance.speaker):
+            if len(name.split()) != 1 or name != name.strip():
+                raise SpkverError(f"{folder}: '{name}' cannot be an id: it is empty or holds white space")
+        if utterance.id in seen:
+            raise SpkverError(f"{folder}: utterance '{utterance.id}' is given twice")
+        seen.add(utterance.id)
+        if "\n" in str(utterance.path) or str(utterance.path) != str(utterance.path).strip():
+            raise SpkverError(f"{folder}: the path {str(utterance.path)!r} does not fit on a line")
+
+
+def _listed_path(path: Path, folder: Path) -> str:
+    path = Path(path).absolute()
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with whole_file(path) as file:
+        file.writelines(f"{line}\n" for line in lines)

@@ -1,0 +1,156 @@
+"""Batches of P speakers x K utterances, the same on every machine.
+
+Notable:
+
+- A batch depends only on (seed, epoch, step). The global batch is drawn first and a process takes its
+  slice, so any number of processes or data workers sees the same batches.
+- No speaker stands twice in a batch, and over the epochs each utterance is used equally often. What a
+  speaker has left over in one epoch is due in the next; counts alone are replayed, so resuming at
+  epoch 300 takes milliseconds.
+- Each element names its place (epoch, step, slot), from which the dataset seeds crop and augmentation.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from spkver.errors import SpkverError
+
+
+class Draw(NamedTuple):
+    """One element of a batch: which item, and where it stands (the seed of its crop and augmentation)."""
+
+    item: int
+    epoch: int
+    step: int
+    slot: int
+
+
+class SpeakerBatchSampler:
+    """Speaker-balanced batch sampler for a ``torch.utils.data.DataLoader``.
+
+    A speaker whose share of the data is above 1/P cannot be used that often (it would have to stand
+    twice in a batch): it appears in every batch, and its utterances still take equal turns. A speaker
+    with fewer than K utterances gives one group an epoch, in which an utterance stands more than once.
+
+    Args:
+        labels: speaker index of each item.
+        speakers_per_batch: P.
+        utterances_per_speaker: K.
+        seed: of every draw.
+        rank: this process among ``world_size``; it gets its slice of P / world_size speakers.
+
+    Raises:
+        SpkverError: fewer speakers than P, or P not divisible by ``world_size``.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int],
+        speakers_per_batch: int,
+        utterances_per_speaker: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        labels = np.asarray(labels)
+        order = np.argsort(labels, kind="stable")
+        _, starts = np.unique(labels[order], return_index=True)
+        self.items = np.split(order, starts[1:])
+        if len(self.items) < speakers_per_batch or not len(labels):
+            raise SpkverError(
+                f"batch.speakers is {speakers_per_batch}, but there are {len(self.items) if len(labels) else 0} "
+                "training speakers (speeds included); lower batch.speakers or add speakers"
+            )
+        if speakers_per_batch % world_size:
+            raise SpkverError(
+                f"batch.speakers {speakers_per_batch} must be a multiple of {world_size} processes"
+            )
+        self.speakers_per_batch = speakers_per_batch
+        self.utterances_per_speaker = utterances_per_speaker
+        self.seed = seed
+        self.rank, self.world_size = rank, world_size
+        counts = np.array([len(items) for items in self.items])
+        self._due_per_epoch = np.maximum(counts / utterances_per_speaker, 1.0)
+        self._replay = (0, np.zeros(len(counts)), np.zeros(len(counts), np.int64))
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Choose the epoch to iterate over, and the step to begin at (when resuming inside an epoch)."""
+        self.epoch, self.start_step = epoch, start_step
+        self._taken, self._used = self._groups_of(epoch)
+        self.n_batches = int(self._taken.sum()) // self.speakers_per_batch
+
+    def __len__(self) -> int:
+        """Batches that iterating gives now: those of the epoch, less the ones before ``start_step``."""
+        return max(self.n_batches - self.start_step, 0)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        left, used = self._taken.copy(), self._used.copy()
+        share = self.speakers_per_batch // self.world_size
+        mine = range(self.rank * share, (self.rank + 1) * share)
+        for step in range(self.n_batches):
+            speakers = self._choose(left, self.n_batches - step, rng)
+            left[speakers] -= 1
+            if step >= self.start_step:
+                yield [draw for place in mine for draw in self._group(speakers[place], used, step, place)]
+            used[speakers] += 1
+
+    def _choose(self, left: np.ndarray, batches_left: int, rng: np.random.Generator) -> np.ndarray:
+        """P different speakers, each as likely as it has groups left.
+
+        Whoever has a group for each batch that is left must be in; then the rest always works out:
+        the groups left stay P times the batches left, and no speaker has more groups than batches.
+        """
+        # Efraimidis & Spirakis (2006): the largest log(u) / weight are a weighted sample without replacement.
+        with np.errstate(divide="ignore"):
+            keys = np.log(rng.random(len(left))) / left
+        keys[left == 0] = -np.inf
+        keys[left == batches_left] = np.inf
+        return rng.permutation(np.argpartition(-keys, self.speakers_per_batch - 1)[: self.speakers_per_batch])
+
+    def _group(self, speaker: int, used: np.ndarray, step: int, place: int) -> list[Draw]:
+        """The speaker's next K utterances from its endless sequence of shuffled passes."""
+        k = self.utterances_per_speaker
+        items = self.items[speaker]
+        first = int(used[speaker]) * k
+        draws = []
+        for slot in range(k):
+            turn, place_in_turn = divmod(first + slot, len(items))
+            # The second word keeps these draws apart from those of the epochs.
+            order = np.random.default_rng([self.seed, 1, speaker, turn]).permutation(len(items))
+            draws.append(Draw(int(items[order[place_in_turn]]), self.epoch, step, place * k + slot))
+        return draws
+
+    def _groups_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Groups that each speaker gives in ``epoch``, and has given before it."""
+        if self._replay[0] > epoch:
+            self._replay = (0, np.zeros(len(self.items)), np.zeros(len(self.items), np.int64))
+        reached, backlog, used = self._replay
+        while True:
+            due = backlog + self._due_per_epoch
+            taken = self._share_out(due, np.random.default_rng([self.seed, reached, 2]))
+            if reached == epoch:
+                self._replay = (epoch, backlog, used)
+                return taken, used
+            # A speaker above its possible share would owe more and more: what cannot be given is forgiven.
+            backlog = np.minimum(due - taken, self._due_per_epoch + 1)
+            used = used + taken
+            reached += 1
+
+    def _share_out(self, due: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Whole groups of each speaker that fill as many batches as possible."""
+        ready = np.floor(due + 1e-9).astype(np.int64)
+        low, high = 0, int(ready.sum()) // self.speakers_per_batch
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = np.minimum(ready, middle).sum() >= middle * self.speakers_per_batch
+            low, high = (middle, high) if fits else (low, middle - 1)
+        taken = np.minimum(ready, low)
+        surplus = int(taken.sum()) - low * self.speakers_per_batch
+        # Those who are owed least wait for the next epoch; among equals the seed decides.
+        owed = np.where(taken > 0, due / self._due_per_epoch, np.inf)
+        taken[np.lexsort((rng.random(len(due)), owed))[:surplus]] -= 1
+        return taken

@@ -1,0 +1,116 @@
+"""Utterances to embeddings, in batches of similar length.
+
+Notable: whole utterances in float32, padded within a batch and masked, so an embedding does not
+depend on what it was batched with (to 1e-5).
+"""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from spkver.config import Config
+from spkver.data.audio import check_samples, read_audio, wrap_to
+from spkver.data.directory import Utterance
+from spkver.errors import SpkverError
+from spkver.features import Fbank, mean_normalise
+
+# Files decoded ahead of the encoder.
+_READ_AHEAD = 64
+# An utterance shorter than this is repeated up to it: fewer frames than this tell nothing.
+_SHORTEST_SECONDS = 0.2
+
+
+def build_fbank(config: Config) -> Fbank:
+    """The filterbank of a configuration."""
+    return Fbank(sample_rate=config.data.sample_rate, **config.features.model_dump())
+
+
+class Extractor:
+    """Embeds waveforms with an encoder, as its configuration says."""
+
+    def __init__(self, encoder: torch.nn.Module, config: Config):
+        self.encoder = encoder
+        self.config = config
+        self.sample_rate = config.data.sample_rate
+        self.device = next(encoder.parameters()).device
+        self.fbank = build_fbank(config).eval().to(self.device)
+
+    @torch.inference_mode()
+    def embed(self, waveforms: list[np.ndarray]) -> np.ndarray:
+        """Embed waveforms ``(n_samples,)`` at the configured rate -> ``(len(waveforms), embed_dim)`` float32."""
+        waveforms = [self._middle(waveform) for waveform in waveforms]
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        padded = torch.zeros(len(waveforms), int(lengths.max()))
+        for row, waveform in zip(padded, waveforms):
+            row[: len(waveform)] = torch.from_numpy(waveform)
+        features, n_frames = self.fbank(padded.to(self.device), lengths.to(self.device))
+        features = mean_normalise(features, n_frames)
+        same_length = bool((lengths == lengths[0]).all())
+        was_training = self.encoder.training
+        embeddings = self.encoder.eval()(features, None if same_length else n_frames)
+        self.encoder.train(was_training)
+        return embeddings.float().cpu().numpy()
+
+    def embed_utterances(self, utterances: list[Utterance], durations: dict[str, float], title: str) -> np.ndarray:
+        """Embed files -> ``(len(utterances), embed_dim)``, in their order.
+
+        Args:
+            utterances: to be embedded.
+            durations: their lengths in seconds; similar ones are embedded together.
+            title: beside the progress bar; an empty one shows no bar.
+
+        Raises:
+            SpkverError: a file cannot be read, is empty, silent or non-finite, with its path.
+        """
+        embeddings = np.zeros((len(utterances), self.encoder.embed_dim), np.float32)
+        order = sorted(range(len(utterances)), key=lambda index: durations[utterances[index].id])
+        with ThreadPoolExecutor(1) as reader, tqdm(
+            total=len(utterances), desc=title, unit="utt", leave=False, disable=not title or None
+        ) as bar:
+            read = _ahead(reader, self._read, [utterances[index] for index in order])
+            for indices, waveforms in self._batches(zip(order, read)):
+                embeddings[indices] = self.embed(waveforms)
+                bar.update(len(indices))
+        return embeddings
+
+    def _batches(self, waveforms: Iterable) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+        """Groups whose padded length stays below ``scoring.batch_seconds``."""
+        indices, batch, longest = [], [], 0
+        limit = self.config.scoring.batch_seconds * self.sample_rate
+        for index, waveform in waveforms:
+            longest = max(longest, len(waveform))
+            if batch and longest * (len(batch) + 1) > limit:
+                yield indices, batch
+                indices, batch, longest = [], [], len(waveform)
+            indices.append(index)
+            batch.append(waveform)
+        if batch:
+            yield indices, batch
+
+    def _read(self, utterance: Utterance) -> np.ndarray:
+        samples = read_audio(utterance.path, self.sample_rate)
+        problem = check_samples(samples)
+        if problem:
+            raise SpkverError(f"{utterance.path}: {problem} (utterance '{utterance.id}'); leave it out")
+        return self._middle(samples)
+
+    def _middle(self, samples: np.ndarray) -> np.ndarray:
+        """At most ``scoring.max_seconds`` from the middle, at least a fifth of a second by repetition."""
+        most = round(self.config.scoring.max_seconds * self.sample_rate)
+        start = max(len(samples) - most, 0) // 2
+        samples = np.asarray(samples[start : start + most], np.float32)
+        return wrap_to(samples, round(_SHORTEST_SECONDS * self.sample_rate))
+
+
+def _ahead(pool: ThreadPoolExecutor, function, arguments: list) -> Iterator:
+    """``map(function, arguments)`` with a bounded number computed ahead."""
+    waiting = [pool.submit(function, argument) for argument in arguments[:_READ_AHEAD]]
+    for place in range(len(arguments)):
+        result = waiting[place].result()
+        waiting[place] = None  # frees the samples
+        if place + _READ_AHEAD < len(arguments):
+            waiting.append(pool.submit(function, arguments[place + _READ_AHEAD]))
+        yield result

@@ -1,0 +1,44 @@
+"""Heads: embedding and speaker index -> logits for cross-entropy. ``build_head`` makes the configured one."""
+
+import inspect
+from typing import Any
+
+from spkver.errors import SpkverError
+from spkver.heads.arc_margin import ArcMarginProduct
+from spkver.heads.intertopk_subcenter import ArcMarginProductIntertopkSubcenter
+from spkver.heads.softmax import Head, NormFace, Softmax
+
+__all__ = [
+    "ArcMarginProduct",
+    "ArcMarginProductIntertopkSubcenter",
+    "Head",
+    "NormFace",
+    "Softmax",
+    "build_head",
+]
+
+HEADS: dict[str, type[Head]] = {
+    "softmax": Softmax,
+    "normface": NormFace,
+    "arc_margin": ArcMarginProduct,
+    "intertopk_subcenter": ArcMarginProductIntertopkSubcenter,
+}
+
+
+def build_head(config: Any, in_features: int, out_features: int) -> Head:
+    """The head that ``config.name`` names, with those of the config's values that it has a use for.
+
+    Args:
+        config: a pydantic model: ``name`` and the constructors' arguments (scale, margin, K, ...).
+        in_features: of the embedding.
+        out_features: number of classes.
+
+    Raises:
+        SpkverError: the name is not known, or a value does not fit the number of classes.
+    """
+    if config.name not in HEADS:
+        raise SpkverError(f"head.name is {config.name!r}: choose one of {', '.join(HEADS)}")
+    head = HEADS[config.name]
+    takes = inspect.signature(head).parameters
+    arguments = {key: value for key, value in config.model_dump().items() if key in takes}
+    return head(in_features, out_features, **arguments)

@@ -1,0 +1,106 @@
+"""The ``model/`` folder: all that scoring or a user needs.
+
+``model.safetensors`` (encoder), ``config.yaml`` (complete, with what it ran on and the decision
+threshold under ``run``), and, so that training can go on from it, ``head.safetensors`` and ``speakers``
+(one a line, in the order of the head's classes).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from spkver.config import Config, dump_config, load_config
+from spkver.errors import SpkverError
+from spkver.models import build_encoder
+from spkver.models.speech_encoder_v3 import SpeechEncoderV3
+from spkver.whole_file import whole_file
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model read from its folder."""
+
+    folder: Path
+    encoder: SpeechEncoderV3  # in evaluation mode, float32
+    config: Config
+    run: dict  # what it was trained with; may hold "threshold" and "held_out_eer"
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors, whole or not at all."""
+    with whole_file(path, "wb") as file:
+        file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        SpkverError: it is missing or damaged.
+    """
+    try:
+        return load(Path(path).read_bytes())
+    except OSError as error:
+        raise SpkverError(f"{path}: cannot be read ({error.strerror})") from None
+    except SafetensorError as error:
+        raise SpkverError(f"{path}: is not a whole safetensors file ({error})") from None
+
+
+def save_model(
+    folder: Path,
+    config: Config,
+    run: dict,
+    encoder: dict[str, Tensor],
+    head: dict[str, Tensor],
+    speakers: list[str],
+) -> None:
+    """Write a model folder; ``config.yaml`` comes last, so a folder that has it is complete."""
+    folder = Path(folder)
+    (folder / "config.yaml").unlink(missing_ok=True)
+    save_tensors(folder / "model.safetensors", encoder)
+    save_tensors(folder / "head.safetensors", head)
+    with whole_file(folder / "speakers") as file:
+        file.writelines(f"{speaker}\n" for speaker in speakers)
+    with whole_file(folder / "config.yaml") as file:
+        file.write(dump_config(config, run))
+
+
+def load_model(folder: str | Path) -> Model:
+    """Read a model folder.
+
+    Raises:
+        SpkverError: a file is missing or damaged, or weights do not fit the configuration.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise SpkverError(f"{folder}: is no model folder (no config.yaml); `spkver average EXP` makes EXP/model")
+    config = load_config(folder / "config.yaml")
+    encoder = build_encoder(config.model, config.features.n_mels)
+    fit(encoder, load_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+    run = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")).get("run") or {}
+    return Model(folder, encoder.eval(), config, run)
+
+
+def fit(module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Load tensors into a module; one that does not fit is named, never skipped.
+
+    Raises:
+        SpkverError: a weight is missing, unexpected, or of another shape.
+    """
+    wanted = module.state_dict()
+    for name, tensor in wanted.items():
+        if name not in tensors:
+            raise SpkverError(f"{source}: has no '{name}'; the configuration's model is another one")
+        if tensors[name].shape != tensor.shape:
+            raise SpkverError(
+                f"{source}: '{name}' has shape {tuple(tensors[name].shape)}, "
+                f"the configuration wants {tuple(tensor.shape)}"
+            )
+    unexpected = sorted(set(tensors) - set(wanted))
+    if unexpected:
+        raise SpkverError(f"{source}: '{unexpected[0]}' has no place in the configuration's model")
+    module.load_state_dict(tensors)

@@ -1,0 +1,268 @@
+"""SpeechEncoderV3: filterbanks -> speaker embedding.
+
+Read from top to bottom: front end (convolutions that keep channels x frequency apart), position,
+transformer over TIME, pooling, linear embedding, L2 norm. Notable:
+
+- An utterance's embedding does not depend on its batch mates or on padding: convolutions see zeros
+  beyond an utterance's end, GroupNorm's statistics, attention and pooling leave padded frames out.
+- Frequency is flattened into the projection, never averaged away: WHERE energy lies is the speaker.
+- No ReLU on the embedding: it would put every pair of speakers into one orthant.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spkver.models.pooling import build_pooling
+
+
+class MaskedGroupNorm(nn.GroupNorm):
+    """GroupNorm (Wu & He, 2018) whose statistics leave padded frames out."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalise ``x (batch, channels, n_frames, n_bins)`` with ``mask (batch, n_frames)``, True = valid."""
+        if mask is None:
+            return super().forward(x)
+        batch, channels, n_frames, n_bins = x.shape
+        valid = mask.view(batch, 1, 1, n_frames, 1)
+        grouped = x.float().view(batch, self.num_groups, channels // self.num_groups, n_frames, n_bins)
+        count = (mask.sum(1) * n_bins * (channels // self.num_groups)).view(batch, 1, 1, 1, 1)
+        mean = (grouped * valid).sum((2, 3, 4), keepdim=True) / count
+        variance = ((grouped - mean).square() * valid).sum((2, 3, 4), keepdim=True) / count
+        normal = ((grouped - mean) * (variance + self.eps).rsqrt()).view_as(x)
+        return (normal * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
+
+
+class FrontEnd(nn.Module):
+    """Conv2d + GroupNorm + ReLU, twice, then channels x frequency projected to ``d_model``.
+
+    The first convolution may halve frequency, the second halves time and frequency.
+
+    Args:
+        n_mels: filterbank bins.
+        channels: output channels of the two convolutions.
+        groups: groups of the GroupNorms.
+        freq_strides: stride over frequency of the two convolutions.
+        time_strides: stride over time of the two convolutions.
+        d_model: width of a frame behind the projection.
+    """
+
+    def __init__(
+        self,
+        n_mels: int,
+        channels: list[int],
+        groups: int,
+        time_strides: list[int],
+        freq_strides: list[int],
+        d_model: int,
+    ):
+        super().__init__()
+        self.time_strides = time_strides
+        widths = [1, *channels]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(n_in, n_out, 3, stride=strides, padding=1, bias=False)
+            for n_in, n_out, strides in zip(widths, channels, zip(time_strides, freq_strides))
+        )
+        self.norms = nn.ModuleList(MaskedGroupNorm(groups, n_out) for n_out in channels)
+        n_bins = n_mels
+        for stride in freq_strides:
+            n_bins = (n_bins - 1) // stride + 1
+        self.projection = nn.Linear(channels[-1] * n_bins, d_model)
+
+    def forward(self, features: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """``(batch, n_frames, n_mels)`` -> ``(batch, n_steps, d_model)`` and the mask ``(batch, n_steps)``."""
+        # One input channel: both layouts of it are the same bytes; the convolution takes its layout from here.
+        x = features.unsqueeze(1).contiguous(memory_format=torch.channels_last)
+        if lengths is not None:
+            x = x * _valid_frames(lengths, x.shape[2])[:, None, :, None]
+        mask = None
+        for conv, norm, stride in zip(self.convs, self.norms, self.time_strides):
+            x = conv(x)
+            if lengths is not None:
+                lengths = (lengths - 1) // stride + 1
+                mask = _valid_frames(lengths, x.shape[2])
+            x = F.relu(norm(x, mask), inplace=True)
+            if mask is not None:
+                # Zeros beyond the end, as the next convolution's own padding would put there.
+                x = x * mask[:, None, :, None]
+        # (batch, channels, n_steps, n_bins) -> a frame is channels x bins, in the order of the memory.
+        return self.projection(x.permute(0, 2, 3, 1).flatten(2)), mask
+
+
+class SinusoidalPosition(nn.Module):
+    """Adds the sinusoids of Vaswani et al. (2017), for any number of frames."""
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        n_steps, d_model = x.shape[1:]
+        step = torch.arange(n_steps, device=x.device, dtype=torch.float32).unsqueeze(1)
+        rate = torch.exp(torch.arange(0, d_model, 2, device=x.device) * (-math.log(10000.0) / d_model))
+        sinusoids = torch.stack([torch.sin(step * rate), torch.cos(step * rate)], 2).flatten(1)
+        return x + sinusoids[:, :d_model].to(x.dtype)
+
+
+class ConvolutionalPosition(nn.Module):
+    """Position relative to the neighbours by a depthwise convolution (Mohamed et al., 2019).
+
+    Nothing in it knows the absolute time, so an utterance of any length looks as in training.
+    """
+
+    def __init__(self, d_model: int, kernel: int):
+        super().__init__()
+        self.conv = nn.Conv1d(d_model, d_model, kernel, padding=kernel // 2, groups=d_model)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        seen = x if mask is None else x * mask.unsqueeze(2)
+        return x + F.gelu(self.conv(seen.transpose(1, 2)).transpose(1, 2))
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward over time (Xiong et al., 2020).
+
+    ``layer_drop`` is stochastic depth (Huang et al., 2016): in training a whole branch of an item
+    is left out with that probability, and the branches that stay are scaled up.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, feedforward: int, dropout: float, layer_drop: float):
+        super().__init__()
+        self.n_heads = n_heads
+        self.dropout = dropout
+        self.layer_drop = layer_drop
+        self.attention_norm = nn.LayerNorm(d_model)
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.attention_out = nn.Linear(d_model, d_model)
+        self.feedforward_norm = nn.LayerNorm(d_model)
+        self.feedforward_in = nn.Linear(d_model, feedforward)
+        self.feedforward_out = nn.Linear(feedforward, d_model)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """``x (batch, n_steps, d_model)``; ``mask (batch, 1, 1, n_steps)`` says which keys may be seen."""
+        x = x + self._drop(self._attend(self.attention_norm(x), mask))
+        hidden = F.gelu(self.feedforward_in(self.feedforward_norm(x)))
+        return x + self._drop(self.feedforward_out(hidden))
+
+    def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        batch, n_steps, d_model = x.shape
+        qkv = self.qkv(x).view(batch, n_steps, 3, self.n_heads, d_model // self.n_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        seen = _attention(query, key, value, mask)
+        return self.attention_out(seen.transpose(1, 2).reshape(batch, n_steps, d_model))
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        """Dropout of whole channels of an item, and of the whole branch.
+
+        A channel is dropped for all frames at once: neighbouring frames tell the same, so dropping
+        single values hides nothing, and drawing one random number a value costs a quarter of a step on a CPU.
+        """
+        if not self.training:
+            return branch
+        batch, _, d_model = branch.shape
+        keep = torch.empty(batch, 1, d_model, device=branch.device).bernoulli_(1 - self.dropout)
+        keep_branch = torch.empty(batch, 1, 1, device=branch.device).bernoulli_(1 - self.layer_drop)
+        scale = keep * keep_branch / ((1 - self.dropout) * (1 - self.layer_drop))
+        return branch * scale.to(branch.dtype)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention; ``(batch, n_heads, n_steps, head_dim)`` each."""
+    if mask is None and query.requires_grad and query.device.type == "cpu":
+        # The fused kernel's backward on a CPU takes five times as long as these matrix products on crops of 2 s.
+        weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        return weights.softmax(-1) @ value
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+class SpeechEncoderV3(nn.Module):
+    """Filterbanks to L2-normalised speaker embeddings.
+
+    Args:
+        n_mels: bins of the filterbank.
+        channels: output channels of the two front-end convolutions.
+        groups: groups of their GroupNorms.
+        time_strides: strides over time of the two convolutions.
+        freq_strides: strides over frequency of the two convolutions.
+        d_model: width of the transformer.
+        n_layers: its layers.
+        n_heads: attention heads a layer.
+        feedforward: width of its feed-forward part.
+        dropout: share of channels dropped in each branch in training.
+        layer_drop: probability that the last layer's branch is left out in training; grows linearly
+            over the layers from 0.
+        position: ``"sinusoidal"``, ``"convolutional"`` or ``"none"``.
+        position_kernel: frames that a convolutional position sees.
+        pooling: ``"attentive_statistics"``, ``"statistics"`` or ``"mean"``.
+        pooling_hidden: width of the attention's hidden layer.
+        embed_dim: dimensions of the embedding.
+        embedding_dropout: share of pooled values dropped in training.
+    """
+
+    def __init__(
+        self,
+        n_mels: int = 80,
+        channels: list[int] = (32, 64),
+        groups: int = 8,
+        time_strides: list[int] = (1, 2),
+        freq_strides: list[int] = (2, 2),
+        d_model: int = 256,
+        n_layers: int = 6,
+        n_heads: int = 4,
+        feedforward: int = 1024,
+        dropout: float = 0.1,
+        layer_drop: float = 0.1,
+        position: str = "sinusoidal",
+        position_kernel: int = 31,
+        pooling: str = "attentive_statistics",
+        pooling_hidden: int = 128,
+        embed_dim: int = 192,
+        embedding_dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.front_end = FrontEnd(n_mels, channels, groups, time_strides, freq_strides, d_model)
+        self.position = _build_position(position, d_model, position_kernel)
+        self.layers = nn.ModuleList(
+            TransformerLayer(d_model, n_heads, feedforward, dropout, layer_drop * (i + 1) / n_layers)
+            for i in range(n_layers)
+        )
+        self.norm = nn.LayerNorm(d_model)
+        self.pooling = build_pooling(pooling, d_model, pooling_hidden)
+        self.pooled_norm = nn.LayerNorm(self.pooling.out_features)
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.embedding = nn.Linear(self.pooling.out_features, embed_dim)
+
+    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Embed a batch of utterances.
+
+        Args:
+            features: mean-normalised log-mel filterbanks ``(batch, n_frames, n_mels)``.
+            lengths: valid frames of each utterance ``(batch,)``; None when all are full.
+
+        Returns:
+            ``(batch, embed_dim)`` float32, each of unit length.
+        """
+        x, mask = self.front_end(features, lengths)
+        x = self.position(x, mask)
+        keys = None if mask is None else mask[:, None, None, :]
+        for layer in self.layers:
+            x = layer(x, keys)
+        pooled = self.pooling(self.norm(x), mask)
+        with torch.autocast(features.device.type, enabled=False):
+            embedding = self.embedding(self.embedding_dropout(self.pooled_norm(pooled)))
+            return F.normalize(embedding, dim=1)
+
+
+class _NoPosition(nn.Module):
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return x
+
+
+def _build_position(name: str, d_model: int, kernel: int) -> nn.Module:
+    if name == "convolutional":
+        return ConvolutionalPosition(d_model, kernel)
+    return {"sinusoidal": SinusoidalPosition, "none": _NoPosition}[name]()
+
+
+def _valid_frames(lengths: Tensor, n_frames: int) -> Tensor:
+    """Mask ``(batch, n_frames)``, True where a frame belongs to its utterance."""
+    return torch.arange(n_frames, device=lengths.device) < lengths.unsqueeze(1)

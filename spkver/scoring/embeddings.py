@@ -1,0 +1,107 @@
+"""The folder in which embeddings pass between stages: ``embeddings.npy`` (float32, N x D), ``utts`` (N ids).
+
+Notable: reading memory-maps the array, so a million embeddings cost no memory until they are used. Each row
+    is
+checked when written and when read, because one row that is NaN or zero makes every trial of its utterance
+senseless.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spkver.errors import SpkverError
+from spkver.scoring.trials import check_names, check_no_duplicates, table_rows
+from spkver.whole_file import whole_file
+
+_ROWS_A_CHUNK = 16384
+
+
+def write_embeddings(folder: str | os.PathLike, embeddings: np.ndarray, utts: Sequence[str]) -> None:
+    """Write embeddings and their utterance ids into a folder; what fails before the end leaves it as it was.
+
+    Args:
+        folder: made where missing; other files in it are left alone.
+        embeddings: (N, D), kept as float32.
+        utts: N utterance ids.
+
+    Raises:
+        SpkverError: counts differ, an id is there twice or cannot be written, or a row is NaN, infinite or
+            zero.
+        ValueError: ``embeddings`` is not a two-dimensional array of numbers.
+    """
+    folder = Path(folder)
+    embeddings = np.asarray(embeddings)
+    if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiu":
+        raise ValueError(f"embeddings must be (N, D) numbers, got {embeddings.dtype} {embeddings.shape}")
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is named below
+        embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
+    utts = list(utts)
+    check_names(folder / "utts", utts)
+    _check(folder, embeddings, utts)
+    # `utts` goes away first and comes back last: whoever stops this half-way leaves a folder that says that
+    # it is incomplete, never new embeddings beside old ids.
+    with whole_file(folder / "utts") as ids, whole_file(folder / "embeddings.npy", "wb") as array:
+        ids.writelines(utt + "\n" for utt in utts)
+        np.save(array, embeddings, allow_pickle=False)
+        ids.flush()
+        array.flush()
+        (folder / "utts").unlink(missing_ok=True)
+
+
+def read_embeddings(folder: str | os.PathLike) -> tuple[np.memmap, list[str]]:
+    """Read what `write_embeddings` wrote.
+
+    Returns:
+        ``(embeddings, utts)``: a read-only memory map (N, D) float32, and N utterance ids.
+
+    Raises:
+        SpkverError: a file is missing or damaged, counts differ, an id is there twice, or a row is NaN,
+            infinite or zero (the message names the utterance).
+    """
+    folder = Path(folder)
+    for name in ("embeddings.npy", "utts"):
+        if not (folder / name).is_file():
+            raise SpkverError(f"{folder}: has no file '{name}'; make the embeddings (again)")
+    try:
+        embeddings = np.load(folder / "embeddings.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise SpkverError(
+            f"{folder / 'embeddings.npy'}: cannot be read as an array ({_one_line(error)})"
+        ) from None
+    if not isinstance(embeddings, np.memmap) or embeddings.ndim != 2 or embeddings.dtype != np.float32:
+        what = f"{getattr(embeddings, 'dtype', 'an archive')} {getattr(embeddings, 'shape', '')}".strip()
+        raise SpkverError(f"{folder / 'embeddings.npy'}: expected float32 (N, D), found {what}")
+    utts = []
+    for line, columns in table_rows(folder / "utts"):
+        if len(columns) != 1:
+            raise SpkverError(f"{folder / 'utts'}:{line}: {len(columns)} columns; expected one utterance id")
+        utts.append(columns[0])
+    _check(folder, embeddings, utts)
+    return embeddings, utts
+
+
+def _check(folder: Path, embeddings: np.ndarray, utts: list[str]) -> None:
+    """The promises of the folder form, for writing and reading alike."""
+    if len(embeddings) != len(utts):
+        raise SpkverError(
+            f"{folder}: {len(embeddings)} embeddings but {len(utts)} utterance ids; make them again"
+        )
+    if not embeddings.size:
+        raise SpkverError(f"{folder}: there are no embeddings, the array is {embeddings.shape}")
+    check_no_duplicates(folder / "utts", utts)
+    for start in range(0, len(embeddings), _ROWS_A_CHUNK):
+        rows = embeddings[start : start + _ROWS_A_CHUNK]
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1) | ~rows.any(axis=1))
+        if bad.size:
+            problem = "all zeros" if not rows[bad[0]].any() else "NaN or infinite"
+            utt = utts[start + bad[0]]
+            raise SpkverError(
+                f"{folder}: the embedding of '{utt}' is {problem}; look at its audio, or the model"
+            )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

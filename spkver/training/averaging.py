@@ -1,0 +1,71 @@
+"""From an experiment's checkpoints to its final model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spkver.data.directory import DataDirectory
+from spkver.errors import SpkverError
+from spkver.extraction import Extractor
+from spkver.model_folder import fit, save_model
+from spkver.models import build_encoder
+from spkver.training import checkpoint
+from spkver.training.experiment import Experiment
+from spkver.training.held_out import HeldOut, split_speakers
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """What was averaged, and how good it is on the held-out speakers (None without any)."""
+
+    epochs: list[int]
+    held_out_eer: float | None
+    threshold: float | None
+
+    def __str__(self) -> str:
+        line = f"average of epochs {self.epochs[0]}-{self.epochs[-1]}"
+        if self.held_out_eer is None:
+            return line
+        return f"{line}, held-out EER {self.held_out_eer:.2%} (threshold {self.threshold:.3f})"
+
+
+def average_model(experiment: Experiment, directory: DataDirectory) -> Averaged:
+    """Average the weights of the last epochs into ``model/``.
+
+    The decision threshold of ``spkver verify`` is the one at the EER of the held-out training speakers.
+
+    Raises:
+        SpkverError: there are no checkpoints.
+    """
+    config, run = experiment.read()
+    kept = checkpoint.epochs_kept(experiment.checkpoints)
+    if not kept:
+        raise SpkverError(f"{experiment.checkpoints}: no epoch is finished yet; train first (or --resume)")
+    # The best epoch may be kept from long before: only those in a row with the last belong together.
+    last = max(kept)
+    epochs = [epoch for epoch in kept if epoch > last - config.training.average_last]
+    encoder_weights, head_weights = checkpoint.average([kept[epoch] for epoch in epochs])
+    encoder = build_encoder(config.model, config.features.n_mels)
+    fit(encoder, encoder_weights, experiment.checkpoints)
+
+    train_speakers, held_out_speakers = split_speakers(directory, config.data.held_out_speakers, config.seed)
+    eer = threshold = None
+    if held_out_speakers:
+        held_out = HeldOut.of(
+            directory.subset(speakers=held_out_speakers), config.data.held_out_nontargets, config.seed
+        )
+        eer, threshold = held_out.equal_error_rate(Extractor(encoder, config))
+    run = {**run, "epochs_averaged": epochs, "held_out_eer": eer, "threshold": threshold}
+    save_model(experiment.model, config, run, encoder_weights, head_weights, train_speakers)
+    return Averaged(epochs, eer, threshold)
+
+
+def directory_of(run: dict, data: Path | None) -> Path:
+    """The data directory given, or the one that the run was trained on.
+
+    Raises:
+        SpkverError: that one is gone.
+    """
+    path = Path(data or run["data"])
+    if not path.is_dir():
+        raise SpkverError(f"{path}: the data directory of this run is gone; name it with --data")
+    return path

@@ -1,0 +1,78 @@
+"""The EER after each epoch: trials among training speakers that training never sees."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spkver.data.directory import DataDirectory, Utterance
+from spkver.errors import SpkverError
+from spkver.extraction import Extractor
+from spkver.scoring.cosine import cosine_scores
+from spkver.scoring.metrics import equal_error_rate
+from spkver.scoring.trials import make_trials, map_trials
+
+
+def split_speakers(directory: DataDirectory, n_held_out: int, seed: int) -> tuple[list[str], list[str]]:
+    """Training and held-out speakers, by the seed; sexes are held out in the shares they have.
+
+    Only speakers with two utterances or more are held out: one alone makes no target trial.
+
+    Raises:
+        SpkverError: fewer speakers than that.
+    """
+    counts = dict.fromkeys(directory.speakers, 0)
+    for utterance in directory.utterances:
+        counts[utterance.speaker] += 1
+    order = np.random.default_rng([seed, 0x5E1D]).permutation(len(directory.speakers))
+    candidates = [directory.speakers[index] for index in order if counts[directory.speakers[index]] > 1]
+    if n_held_out and (n_held_out < 2 or len(candidates) < n_held_out or len(counts) < n_held_out + 2):
+        raise SpkverError(
+            f"{directory.path}: data.held_out_speakers is {n_held_out} of {len(counts)} speakers, "
+            f"{len(candidates)} of them with two utterances; choose 0 or at least 2, and leave 2 to train on"
+        )
+    held_out = set(_in_shares(candidates, directory.genders, n_held_out))
+    return [s for s in directory.speakers if s not in held_out], [s for s in directory.speakers if s in held_out]
+
+
+def _in_shares(candidates: list[str], genders: dict[str, str], n: int) -> list[str]:
+    """The first n candidates when they are dealt so that genders come evenly."""
+    places = {}
+    ranked = []
+    for speaker in candidates:
+        gender = genders.get(speaker)
+        places[gender] = places.get(gender, 0) + 1
+        ranked.append((places[gender], gender))
+    shares = [(place - 0.5) / places[gender] for place, gender in ranked]
+    return [candidates[index] for index in np.argsort(shares, kind="stable")[:n]]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Utterances of held-out speakers and trials among them."""
+
+    utterances: list[Utterance]
+    durations: dict[str, float]
+    enroll: np.ndarray
+    test: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, directory: DataDirectory, max_nontargets: int, seed: int) -> "HeldOut":
+        """All target pairs and a seeded sample of nontarget pairs (of the same gender where known)."""
+        utterances = directory.utterances
+        ids = [utterance.id for utterance in utterances]
+        trials = make_trials(
+            ids,
+            [utterance.speaker for utterance in utterances],
+            seed=seed,
+            max_nontargets=max_nontargets,
+            genders=directory.genders,
+        )
+        enroll, test = map_trials(trials, ids, directory.path / "wav.scp")
+        return cls(utterances, directory.durations, enroll, test, trials.labels)
+
+    def equal_error_rate(self, extractor: Extractor) -> tuple[float, float]:
+        """EER (a fraction) and its threshold of cosine scores with the encoder as it is."""
+        embeddings = extractor.embed_utterances(self.utterances, self.durations, "held-out EER")
+        scores = cosine_scores(embeddings, self.enroll, self.test)
+        return equal_error_rate(scores, self.labels)

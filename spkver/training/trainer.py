@@ -1,0 +1,304 @@
+"""The training loop.
+
+Notable:
+
+- Everything random in a step comes from (seed, epoch, step): crops and augmentation through the
+  sampler's draws, dropout and masks through one ``manual_seed`` a step. There are no random states to
+  save, and a resumed run logs the losses of an uninterrupted one.
+- The encoder runs in bfloat16 with channels-last convolutions where the machine computes that
+  natively; head, pooling statistics and loss are float32.
+- A step whose loss or gradient is not finite changes nothing: it is skipped and counted.
+- The EER of each epoch comes from trials among speakers that training does not see.
+"""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+
+from spkver.config import Config
+from spkver.data.dataset import SpeakerCrops, collate
+from spkver.data.directory import DataDirectory
+from spkver.data.sampler import SpeakerBatchSampler
+from spkver.errors import SpkverError
+from spkver.extraction import Extractor, build_fbank
+from spkver.features import SpecAugment, mean_normalise
+from spkver.heads import build_head
+from spkver.model_folder import save_model
+from spkver.models import build_encoder
+from spkver.training import checkpoint
+from spkver.training.device import choose_device, choose_dtype, ignore_interrupts
+from spkver.training.experiment import Experiment
+from spkver.training.held_out import HeldOut, split_speakers
+from spkver.training.init import start_from
+from spkver.training.log import Log
+from spkver.training.optimizer import build_optimizer
+from spkver.training.progress import Progress, Sums
+from spkver.training.schedules import learning_rate, margin
+from spkver.training.stopping import Stopped, StopRequest
+
+
+class Trainer:
+    """Trains an encoder and a head on a data directory and keeps everything in an experiment's folder.
+
+    Args:
+        config: of the run.
+        directory: usable training utterances with durations.
+        experiment: the folder.
+        init: a model folder to start from (fine-tuning), or None.
+
+    Raises:
+        SpkverError: too few speakers, an init that does not fit, files that cannot be read, or
+            ``training.max_skipped_in_a_row`` steps without a finite gradient.
+    """
+
+    def __init__(self, config: Config, directory: DataDirectory, experiment: Experiment, init: Path | None):
+        self.config = config
+        self.experiment = experiment
+        if config.training.threads:
+            torch.set_num_threads(config.training.threads)
+        self.device = choose_device(config.training.device)
+        self.dtype = choose_dtype(config.training.precision, self.device)
+
+        train_speakers, held_out_speakers = split_speakers(directory, config.data.held_out_speakers, config.seed)
+        training = directory.subset(speakers=train_speakers)
+        self.speakers = training.speakers
+        self.held_out = None
+        if held_out_speakers:
+            held_out = directory.subset(speakers=held_out_speakers)
+            self.held_out = HeldOut.of(held_out, config.data.held_out_nontargets, config.seed)
+
+        self.dataset = SpeakerCrops(
+            training,
+            config.data.sample_rate,
+            config.data.crop_seconds,
+            config.augment,
+            config.seed,
+            config.data.cache_gigabytes,
+        )
+        self.sampler = SpeakerBatchSampler(
+            self.dataset.labels, config.batch.speakers, config.batch.utterances, config.seed
+        )
+
+        torch.manual_seed(config.seed)
+        self.encoder = build_encoder(config.model, config.features.n_mels)
+        self.head = build_head(config.head, config.model.embed_dim, self.dataset.n_classes)
+        if init is not None:
+            start_from(init, self.encoder, self.head, self.speakers, config)
+        self.encoder.to(self.device, memory_format=torch.channels_last)
+        self.head.to(self.device)
+        self.fbank = build_fbank(config).to(self.device)
+        self.specaugment = SpecAugment(**config.augment.specaugment.model_dump())
+        self.optimizer = build_optimizer(config.optimizer, self.encoder, self.head)
+
+        self.epoch, self.step = 0, 0  # the next to do, both counted from 0
+        self.sums = Sums()  # of the epoch so far
+        self.seconds = 0.0  # of training so far
+        self.skipped_in_a_row = 0
+        self.best = None  # (held-out EER, epoch counted from 1)
+
+    def description(self) -> str:
+        """One line: what trains on what."""
+        parameters = sum(parameter.numel() for parameter in self.encoder.parameters()) / 1e6
+        factors = len(self.config.augment.speed_factors)
+        speeds = f" x {factors} speeds" if factors > 1 else ""
+        held_out = "" if self.held_out is None else f", {len(set(u.speaker for u in self.held_out.utterances))} held out"
+        return (
+            f"training {type(self.encoder).__name__} ({parameters:.1f} M) + {type(self.head).__name__} on "
+            f"{len(self.speakers)} speakers{speeds}{held_out} ({self.device.type}, {str(self.dtype)[6:]})"
+        )
+
+    def run(self, resume: bool, run: dict) -> None:
+        """Train to the last epoch.
+
+        Args:
+            resume: go on from the experiment's last checkpoint.
+            run: what the run is made of, kept beside the configuration.
+
+        Raises:
+            Stopped: by ctrl-C or SIGTERM, with everything saved.
+        """
+        log_size = 0
+        if resume:
+            self.experiment.check_same(self.config)
+            log_size = self._load()
+        else:
+            self.experiment.begin(self.config, run)
+            self._save_untrained(run)
+        self.log = Log(self.experiment.log_file, log_size)
+        self._saved_at = time.monotonic()
+        try:
+            with StopRequest() as self.stop_request:
+                while self.epoch < self.config.training.epochs:
+                    self._train_epoch()
+                    self._finish_epoch()
+        finally:
+            self.log.close()
+
+    def _train_epoch(self) -> None:
+        self.sampler.set_epoch(self.epoch, self.step)
+        self.encoder.train()
+        batches = self._loader()
+        with Progress(self.epoch, self.config.training.epochs, self.sampler.n_batches, self.step) as progress:
+            before = time.monotonic()
+            for batch in batches:
+                if isinstance(batch, SpkverError):
+                    raise batch
+                record = self._train_step(*batch)
+                now = time.monotonic()
+                self.seconds += now - before
+                self.sums.add(record, items=len(batch[1]), seconds=now - before)
+                before = now
+                self.step += 1
+                self.log.write("step", self._steps_done(), record)
+                progress.show(self.step, self.sums.running(record))
+                self._save_when_due()
+
+    def _train_step(self, waveforms: torch.Tensor, labels: torch.Tensor) -> dict:
+        """One step on waveforms ``(batch, n_samples)`` and labels ``(batch,)``; returns its record."""
+        torch.manual_seed(_mix(self.config.seed, self.epoch, self.step))
+        position = self.epoch + self.step / self.sampler.n_batches
+        config = self.config
+        lr = learning_rate(config.lr_schedule, config.optimizer.lr, config.training.epochs, position)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.head.update(margin(config.margin_schedule, getattr(config.head, "margin", 0.0), position))
+
+        waveforms, labels = waveforms.to(self.device), labels.to(self.device)
+        with torch.no_grad():
+            features = self.specaugment(mean_normalise(self.fbank(waveforms)[0]))
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            embeddings = self.encoder(features)
+        logits = self.head(embeddings.float(), labels)
+        loss = F.cross_entropy(logits, labels)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        parameters = [*self.encoder.parameters(), *self.head.parameters()]
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.training.clip_norm).item()
+        finite = math.isfinite(loss.item()) and math.isfinite(grad_norm)
+        if finite:
+            self.optimizer.step()
+        self._count_skipped(finite, loss.item(), grad_norm)
+        return {
+            "epoch": self.epoch + 1,
+            "step": self.step + 1,
+            "loss": loss.item(),
+            "accuracy": (logits.detach().argmax(1) == labels).float().mean().item(),
+            "lr": lr,
+            "margin": getattr(self.head, "margin", 0.0),
+            "grad_norm": grad_norm,
+            "clipped": grad_norm > config.training.clip_norm,
+            "skipped": not finite,
+        }
+
+    def _count_skipped(self, finite: bool, loss: float, grad_norm: float) -> None:
+        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
+        if self.skipped_in_a_row >= self.config.training.max_skipped_in_a_row:
+            raise SpkverError(
+                f"{self.experiment.folder}: {self.skipped_in_a_row} steps in a row were not finite (epoch "
+                f"{self.epoch + 1}, step {self.step + 1}, loss {loss:.3g}, gradient norm {grad_norm:.3g}); "
+                "lower optimizer.lr, or set training.precision=float32"
+            )
+
+    def _finish_epoch(self) -> None:
+        """Measure, keep the weights, log, say; then the next epoch."""
+        record = {"epoch": self.epoch + 1, **self.sums.mean(), "seconds": round(self.seconds, 1)}
+        if self.held_out is not None:
+            extractor = Extractor(self.encoder, self.config)
+            record["held_out_eer"], record["held_out_threshold"] = self.held_out.equal_error_rate(extractor)
+            # The later one of equals: it has seen more.
+            if self.best is None or record["held_out_eer"] <= self.best[0]:
+                self.best = (record["held_out_eer"], self.epoch + 1)
+        checkpoint.save_epoch(
+            self.experiment.checkpoints, self.epoch + 1, self.encoder.state_dict(), self.head.state_dict()
+        )
+        self.log.write("epoch", self.epoch + 1, record)
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, Sums()
+        self._save()
+        best = None if self.best is None else self.best[1]
+        checkpoint.prune(self.experiment.checkpoints, self.config.training.keep_last, best)
+        print(Progress.epoch_line(record, self.config.training.epochs), flush=True)
+        self._stop_if_asked()
+
+    def _save_when_due(self) -> None:
+        due = time.monotonic() - self._saved_at > 60 * self.config.training.checkpoint_minutes
+        if due or self.stop_request.signal_number is not None:
+            self._save()
+            self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self.stop_request.signal_number is not None:
+            raise Stopped(
+                f"stopped and saved at epoch {self.epoch + 1}, step {self.step}; go on with --resume",
+                self.stop_request.signal_number,
+            )
+
+    def _save(self) -> None:
+        """Everything that the rest of the run depends on."""
+        checkpoint.save_state(
+            self.experiment.checkpoints,
+            {
+                "epoch": self.epoch,
+                "step": self.step,
+                "sums": self.sums.state(),
+                "seconds": self.seconds,
+                "skipped_in_a_row": self.skipped_in_a_row,
+                "best": self.best,
+                "log_size": self.log.sync(),
+                "encoder": self.encoder.state_dict(),
+                "head": self.head.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )
+        self._saved_at = time.monotonic()
+
+    def _load(self) -> int:
+        """Take the state of the last checkpoint; returns the length of the log then."""
+        state = checkpoint.load_state(self.experiment.checkpoints)
+        self.encoder.load_state_dict(state["encoder"])
+        self.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.sums = Sums(**state["sums"])
+        self.seconds = state["seconds"]
+        self.skipped_in_a_row = state["skipped_in_a_row"]
+        self.best = state["best"]
+        return state["log_size"]
+
+    def _save_untrained(self, run: dict) -> None:
+        """The model before the first step: the floor that training is measured against."""
+        save_model(
+            self.experiment.untrained,
+            self.config,
+            run,
+            self.encoder.state_dict(),
+            self.head.state_dict(),
+            self.speakers,
+        )
+
+    def _loader(self) -> DataLoader:
+        workers = self.config.data.workers
+        return DataLoader(
+            self.dataset,
+            batch_sampler=self.sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            worker_init_fn=ignore_interrupts,
+            prefetch_factor=4 if workers else None,
+        )
+
+    def _steps_done(self) -> int:
+        return self.epoch * self.sampler.n_batches + self.step
+
+
+def _mix(*numbers: int) -> int:
+    """One seed of several numbers; neighbours give unrelated seeds."""
+    mixed = 0
+    for number in numbers:
+        # The multiplier of Knuth's MMIX generator.
+        mixed = ((mixed ^ number) * 6364136223846793005 + 1442695040888963407) % 2**63
+    return mixed

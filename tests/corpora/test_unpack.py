@@ -1,0 +1,140 @@
+"""Archives that are hostile, damaged or honest."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+
+from spkver.corpora.unpack import unpack
+from spkver.errors import SpkverError
+
+
+def member(name, kind=tarfile.REGTYPE, link="", data=b"x", mode=0o644):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mode = kind, link, mode
+    info.size = len(data) if kind == tarfile.REGTYPE else 0
+    return info, data
+
+
+def archive(path, *members, mode="w:gz"):
+    with tarfile.open(path, mode) as tar:
+        for info, data in members:
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def refused(*args, **options):
+    with pytest.raises(SpkverError) as caught:
+        unpack(*args, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+HONEST = member("top/wav/a.wav", data=b"audio")
+
+HOSTILE = {
+    "absolute": [member("/tmp/evil")],
+    "windows drive": [member("C:/evil")],
+    "parent": [member("../evil")],
+    "parent with backslash": [member("..\\evil")],
+    "parent inside": [member("top/../../evil")],
+    "parent that returns": [member("top/../evil")],
+    "link to absolute": [member("top/l", tarfile.SYMTYPE, "/etc/passwd")],
+    "link to parent": [member("top/l", tarfile.SYMTYPE, "../../etc")],
+    "hard link to parent": [member("top/l", tarfile.LNKTYPE, "../evil")],
+    "hard link to absolute": [member("top/l", tarfile.LNKTYPE, "/etc/passwd")],
+    "write through a link": [member("top/l", tarfile.SYMTYPE, "wav"), member("top/l/evil")],
+    "write through a link that comes later": [member("top/l/evil"), member("top/l", tarfile.SYMTYPE, "wav")],
+    "write through a link in another case": [member("top/l", tarfile.SYMTYPE, "wav"), member("top/L/evil")],
+    "file over a link": [member("top/l", tarfile.SYMTYPE, "wav/a.wav"), member("top/l")],
+    # By its text top/d/../.. is the archive's root, on the disk it is the folder above.
+    "link through a link": [
+        member("top/d", tarfile.SYMTYPE, "."),
+        member("top/l", tarfile.SYMTYPE, "d/../.."),
+    ],
+    "device": [member("top/d", tarfile.CHRTYPE)],
+    "pipe": [member("top/d", tarfile.FIFOTYPE)],
+}
+
+
+@pytest.mark.parametrize("members", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_member_is_refused_and_nothing_is_unpacked(tmp_path, members):
+    folder = tmp_path / "in" / "out"
+    message = refused(archive(tmp_path / "a.tar.gz", HONEST, *members), folder)
+    assert "nothing was unpacked" in message and "member" in message
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.tar.gz", "in"]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_honest_archive_is_unpacked(tmp_path, mode):
+    members = [
+        member("./top", tarfile.DIRTYPE),
+        HONEST,
+        member("top/same", tarfile.SYMTYPE, "wav/../wav/a.wav"),
+        member("top/hard", tarfile.LNKTYPE, "top/wav/a.wav"),
+        member("top/übung..wav"),
+    ]
+    folder = unpack(archive(tmp_path / "a.tar", *members, mode=mode), tmp_path / "new" / "out")
+    assert (folder / "top/wav/a.wav").read_bytes() == b"audio"
+    assert (folder / "top/same").read_bytes() == (folder / "top/hard").read_bytes() == b"audio"
+    assert (folder / "top/übung..wav").exists()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
+
+
+def test_top_folder_becomes_the_folder(tmp_path):
+    tar = archive(tmp_path / "a.tar.gz", HONEST)
+    assert (unpack(tar, tmp_path / "out", top="top") / "wav/a.wav").read_bytes() == b"audio"
+    assert "no folder 'other'" in refused(tar, tmp_path / "out2", top="other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.gz", "out"]
+
+
+def test_modes_of_the_archive_are_ignored(tmp_path):
+    tar = archive(tmp_path / "a.tar.gz", member("setuid", mode=0o6777), member("closed", mode=0))
+    folder = unpack(tar, tmp_path / "out")
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    for name in ("setuid", "closed"):
+        assert (folder / name).stat().st_mode == ordinary.stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("mode", "damage"),
+    [("w", "cut"), ("w:gz", "cut"), ("w:xz", "cut"), ("w:gz", "changed"), ("w:xz", "changed")],
+)
+def test_damaged_archive_leaves_nothing(tmp_path, mode, damage):
+    noise = np.random.default_rng(1).bytes(100_000)
+    path = archive(tmp_path / "a.tar", *(member(f"top/{n}", data=noise) for n in range(4)), mode=mode)
+    data = bytearray(path.read_bytes())
+    if damage == "changed":
+        data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data if damage == "changed" else data[: len(data) * 2 // 3])
+    assert "cut or damaged" in refused(path, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+
+
+def test_what_a_killed_run_left_is_no_hindrance(tmp_path):
+    (tmp_path / ".out.unpacking" / "top").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    folder = unpack(archive(tmp_path / "a.tar.gz", HONEST), tmp_path / "out")
+    assert (folder / "top/wav/a.wav").exists()
+    assert not (tmp_path / ".out.unpacking").exists()
+
+
+def test_folder_that_holds_something_is_not_touched(tmp_path):
+    tar = archive(tmp_path / "a.tar.gz", HONEST)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    assert "exists already" in refused(tar, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_archive_larger_than_the_disk_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 4}))
+    assert "5 bytes and 4 are free" in refused(archive(tmp_path / "a.tar.gz", HONEST), tmp_path / "out")
+
+
+def test_missing_archive_and_another_kind_of_file_are_told(tmp_path):
+    assert "no such archive" in refused(tmp_path / "a.tar.gz", tmp_path / "out")
+    (tmp_path / "page.html").write_text("<html>not found</html>" * 100)
+    assert "cut or damaged" in refused(tmp_path / "page.html", tmp_path / "out")

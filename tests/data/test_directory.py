@@ -1,0 +1,204 @@
+"""Data directories: what is read, what is refused and where the message points."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spkver.data.directory import (
+    DataDirectory,
+    Utterance,
+    read_data_directory,
+    read_path_list,
+    write_data_directory,
+)
+from spkver.errors import SpkverError
+
+WAV_SCP = "u1 a/1.wav\nu2 a/2.wav\nu3 b/3.wav\n"
+UTT2SPK = "u1 anna\nu2 anna\nu3 bert\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small directory with empty audio files (nothing here decodes them)."""
+    for name in ("a/1.wav", "a/2.wav", "b/3.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "wav.scp").write_text(WAV_SCP)
+    (tmp_path / "utt2spk").write_text(UTT2SPK)
+    return tmp_path
+
+
+def message(folder, **options) -> str:
+    with pytest.raises(SpkverError) as caught:
+        read_data_directory(folder, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def test_utterances_keep_the_order_of_the_list_and_speakers_are_sorted(folder):
+    (folder / "wav.scp").write_text("u3 b/3.wav\nu1 a/1.wav\nu2 a/2.wav\n")
+    directory = read_data_directory(folder)
+    assert [u.id for u in directory.utterances] == ["u3", "u1", "u2"]
+    assert directory.utterances[0] == Utterance("u3", folder / "b/3.wav", "bert")
+    assert directory.speakers == ["anna", "bert"]
+    assert directory.genders == {} and directory.durations is None
+
+
+def test_relative_paths_are_relative_to_the_directory_not_to_where_one_stands(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    for utterance in read_data_directory(Path(folder.name)).utterances:
+        assert utterance.path.is_absolute() and utterance.path.is_file()
+
+
+def test_utt2spk_is_derived_from_spk2utt_alone(folder):
+    expected = read_data_directory(folder).utterances
+    (folder / "utt2spk").unlink()
+    (folder / "spk2utt").write_text("anna u1 u2\nbert u3\n")
+    assert read_data_directory(folder).utterances == expected
+
+
+def test_crlf_tabs_byte_order_mark_blank_lines_and_spaces_in_paths_are_read(folder):
+    (folder / "a" / "my voice  1.wav").touch()
+    text = "\ufeffu1\ta/my voice  1.wav\r\nu2 \t a/2.wav\r\n\r\nu3  b/3.wav"
+    (folder / "wav.scp").write_bytes(text.encode())
+    (folder / "utt2spk").write_bytes(UTT2SPK.replace("\n", "\r\n").encode())
+    directory = read_data_directory(folder)
+    assert [u.path.name for u in directory.utterances] == ["my voice  1.wav", "2.wav", "3.wav"]
+    assert directory.speakers == ["anna", "bert"]
+
+
+def test_companion_files_are_read_and_lines_about_others_are_ignored(folder):
+    (folder / "spk2gender").write_text("anna f\nbert m\nzoe f\n")
+    (folder / "utt2dur").write_text("u1 1.5\nu3 2\nu9 4\n")
+    directory = read_data_directory(folder)
+    assert directory.genders == {"anna": "f", "bert": "m"}
+    assert directory.durations == {"u1": 1.5, "u3": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("wav.scp", WAV_SCP + "u1 a/1.wav\n", "wav.scp:4: 'u1' is listed twice"),
+        ("wav.scp", "u1 a/1.wav\nu2\n", "wav.scp:2: one column only, 'u2'"),
+        ("wav.scp", "u1 a/1.wav\nu2 sox x.wav -t wav - |\n", "wav.scp:2: 'u2' is a command"),
+        ("wav.scp", "u1 a/1.wav\nu2 a/9.wav\n", "wav.scp:2: no audio file "),
+        ("wav.scp", "\n \n", "wav.scp: the list is empty"),
+        ("utt2spk", "u1 anna\nu2 anna\n", "wav.scp:3: utterance 'u3' has no speaker in utt2spk"),
+        ("utt2spk", UTT2SPK + "u4 bert\n", "utt2spk:4: utterance 'u4' is not in wav.scp"),
+        ("utt2spk", UTT2SPK + "u1 bert\n", "utt2spk:4: 'u1' is listed twice"),
+        ("utt2spk", "u1 anna lee\n", "utt2spk:1: expected two columns, found 'u1 anna lee'"),
+        (
+            "spk2utt",
+            "anna u1\nbert u2 u3\n",
+            "utt2spk:2: utterance 'u2' is of speaker 'anna', but spk2utt lists",
+        ),
+        ("spk2utt", "anna u1 u2\n", "utt2spk:3: utterance 'u3' is of speaker 'bert', but spk2utt does not"),
+        ("spk2utt", "anna u1 u2\nbert u3 u7\n", "spk2utt:2: utterance 'u7' is not in wav.scp"),
+        ("spk2utt", "anna u1 u2\nbert u3 u1\n", "spk2utt:2: utterance 'u1' is listed twice"),
+        ("spk2utt", "anna u1\nanna u2\n", "spk2utt:2: speaker 'anna' has two lines"),
+        ("utt2dur", "u1 1.0\nu2 long\n", "utt2dur:2: 'long' is no duration"),
+        ("utt2dur", "u1 nan\n", "utt2dur:1: 'nan' is no duration"),
+        ("segments", "u1 r1 0 1\n", "segments: segments are not supported"),
+    ],
+)
+def test_a_fault_is_named_by_file_and_line(folder, name, content, expected):
+    (folder / name).write_text(content)
+    assert message(folder).startswith(expected)
+
+
+def test_a_missing_audio_file_is_named_and_its_check_can_be_left_out(folder):
+    (folder / "b/3.wav").unlink()
+    assert message(folder) == "wav.scp:3: no audio file b/3.wav"
+    assert len(read_data_directory(folder, check_files=False).utterances) == 3
+
+
+def test_text_that_is_not_utf8_is_named_by_line(folder):
+    (folder / "wav.scp").write_bytes(b"u1 a/1.wav\nu2 a/M\xfcller.wav\n")
+    assert message(folder).startswith("wav.scp:2: not UTF-8")
+
+
+def test_a_folder_that_is_no_data_directory_is_refused(folder):
+    (folder / "utt2spk").unlink()
+    assert "neither utt2spk nor spk2utt" in message(folder)
+    (folder / "wav.scp").unlink()
+    assert "it has no wav.scp" in message(folder)
+    with pytest.raises(SpkverError, match="no such list"):
+        read_path_list(folder / "noise.scp")
+
+
+def test_what_is_written_is_read_back_and_can_be_moved(folder, tmp_path_factory):
+    directory = read_data_directory(folder)
+    write_data_directory(folder, directory.utterances, {"anna": "f"}, {"u1": 1 / 3, "u2": 2.0, "u3": 1e-3})
+    again = read_data_directory(folder)
+    assert again.utterances == directory.utterances
+    assert again.genders == {"anna": "f"} and again.durations == {"u1": 1 / 3, "u2": 2.0, "u3": 1e-3}
+    assert (folder / "spk2utt").read_bytes() == b"anna u1 u2\nbert u3\n"
+    moved = folder.rename(tmp_path_factory.mktemp("moved") / "data")
+    assert read_data_directory(moved).utterances[0].path == moved / "a/1.wav"
+
+
+def test_writing_removes_companions_that_described_the_former_list(folder):
+    for name in ("utt2dur", "unusable", "spk2gender"):
+        (folder / name).write_text("u1 1\n")
+    write_data_directory(folder, read_data_directory(folder).utterances)
+    assert sorted(p.name for p in folder.iterdir() if p.is_file()) == ["spk2utt", "utt2spk", "wav.scp"]
+
+
+@pytest.mark.parametrize(
+    ("utterances", "expected"),
+    [
+        ([], "no utterance to write"),
+        ([("u 1", "/x.wav", "s")], "'u 1' cannot be an id"),
+        ([("u1", "/x.wav", "")], "'' cannot be an id"),
+        ([("u1", "/x.wav", "s"), ("u1", "/y.wav", "s")], "'u1' is given twice"),
+        ([("u1", "/x\ny.wav", "s")], "does not fit on a line"),
+    ],
+)
+def test_what_a_list_cannot_hold_is_not_written(tmp_path, utterances, expected):
+    with pytest.raises(SpkverError, match=expected):
+        write_data_directory(tmp_path, [Utterance(utt, Path(path), spk) for utt, path, spk in utterances])
+    assert not (tmp_path / "wav.scp").exists()
+
+
+IDS = st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=8)
+
+
+# Writing syncs to the disk, which is slow on some machines.
+@settings(max_examples=25, deadline=None)
+@given(st.dictionaries(IDS, IDS, min_size=1, max_size=12), st.data())
+def test_any_list_survives_writing_and_reading_and_subsets_partition_it(tmp_path_factory, speakers, data):
+    folder = tmp_path_factory.mktemp("any")
+    utterances = [Utterance(utt, Path(f"/x y/{i}.wav"), spk) for i, (utt, spk) in enumerate(speakers.items())]
+    write_data_directory(folder, utterances, durations={u.id: 1.0 for u in utterances})
+    directory = read_data_directory(folder, check_files=False)
+    assert directory.utterances == utterances
+
+    some = set(data.draw(st.lists(st.sampled_from(directory.speakers), min_size=1)))
+    rest = set(directory.speakers) - some
+    parts = [directory.subset(speakers=part) for part in (some, rest) if part]
+    assert parts[0].speakers == sorted(some)
+    assert sorted(u.id for part in parts for u in part.utterances) == sorted(speakers)
+    for part in parts:
+        assert part.utterances == [u for u in utterances if u in part.utterances]
+        assert set(part.durations) == {u.id for u in part.utterances}
+
+
+def test_a_subset_keeps_only_its_own_and_refuses_unknown_names():
+    utterances = [Utterance("u1", Path("/1"), "anna"), Utterance("u2", Path("/2"), "bert")]
+    directory = DataDirectory(Path("/d"), utterances, {"anna": "f", "bert": "m"}, {"u1": 1.0, "u2": 2.0})
+    part = directory.subset(utterances=["u2"])
+    assert (part.speakers, part.genders, part.durations) == (["bert"], {"bert": "m"}, {"u2": 2.0})
+    with pytest.raises(SpkverError, match="/d: no speaker 'carl'"):
+        directory.subset(speakers=["carl"])
+    with pytest.raises(SpkverError, match="no utterance is left"):
+        directory.subset(speakers=["anna"], utterances=["u2"])
+
+
+def test_the_real_lists_are_read(speechocean762, esc10):
+    # The corpus's own paths are relative to its root, not to the list: hence no check of files.
+    directory = read_data_directory(speechocean762 / "test", check_files=False)
+    assert (len(directory.utterances), len(directory.speakers)) == (2500, 125)
+    assert directory.genders["0003"] == "m"
+    assert len(read_path_list(esc10 / "wav.scp")) == 400

@@ -1,0 +1,222 @@
+"""Fbank against torchaudio on real speech, normalisation and masks against their definitions."""
+
+import pytest
+import soundfile
+import torch
+import torchaudio
+from torchaudio.compliance import kaldi
+
+from spkver.errors import SpkverError
+from spkver.features import Fbank, SpecAugment, mean_normalise
+
+
+@pytest.fixture(scope="module")
+def speech(speechocean762) -> list[torch.Tensor]:
+    """Six utterances of six speakers, (n_samples,) at 16 kHz."""
+    lines = (speechocean762 / "train" / "wav.scp").read_text().splitlines()[::400][:6]
+    paths = [speechocean762 / line.split()[1] for line in lines]
+    return [torch.from_numpy(soundfile.read(path, dtype="float32")[0]) for path in paths]
+
+
+def by_torchaudio(waveform, sample_rate=16000, window="hamming", n_mels=80, **options):
+    return kaldi.fbank(
+        waveform[None] * 32768,
+        sample_frequency=sample_rate,
+        window_type=window,
+        num_mel_bins=n_mels,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("window", ["hamming", "povey"])
+@pytest.mark.parametrize("sample_rate", [16000, 8000])
+def test_fbank_equals_torchaudio_on_real_speech(speech, sample_rate, window):
+    fbank = Fbank(sample_rate, window=window)
+    for waveform in speech:
+        waveform = torchaudio.functional.resample(waveform, 16000, sample_rate)
+        ours = fbank(waveform[None])[0][0]
+        # Bins 60 dB below their neighbours keep few digits in float32, torchaudio's own included:
+        # its double precision is the reference, its float32 error the measure for the worst bins.
+        theirs = by_torchaudio(waveform.double(), sample_rate, window)
+        their_error = (by_torchaudio(waveform, sample_rate, window) - theirs).abs()
+        error = (ours - theirs).abs()
+        assert ours.shape == theirs.shape
+        assert error.mean() < 1e-5 + 2 * their_error.mean()
+        assert (error > 1e-3).sum() <= 5 + 2 * (their_error > 1e-3).sum()
+        assert error.max() < 1e-3 + 3 * their_error.max()
+
+
+@pytest.mark.parametrize(
+    "settings, options",
+    [
+        ({"n_mels": 40}, {"n_mels": 40}),
+        ({"low_hz": 60.0, "high_hz": 7600.0}, {"low_freq": 60.0, "high_freq": 7600.0}),
+        (
+            {"frame_length_seconds": 0.032, "frame_shift_seconds": 0.0125},
+            {"frame_length": 32.0, "frame_shift": 12.5},
+        ),
+        ({"sample_rate": 11025}, {"sample_rate": 11025}),
+    ],
+)
+def test_fbank_settings_mean_what_they_mean_in_kaldi(settings, options):
+    waveform = 0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0))
+    ours = Fbank(**settings)(waveform[None])[0][0]
+    torch.testing.assert_close(ours, by_torchaudio(waveform, **options), rtol=0, atol=2e-3)
+
+
+def test_digital_silence_is_the_floor_and_finite():
+    features, _ = Fbank()(torch.zeros(1, 1600))
+    assert features.unique().tolist() == pytest.approx([-15.9424], abs=1e-4)
+
+
+def test_padded_items_have_the_features_they_have_alone(speech):
+    lengths = torch.tensor([len(waveform) for waveform in speech])
+    batch = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True, padding_value=0.7)
+    fbank = Fbank()
+    features, n_frames = fbank(batch, lengths)
+    for item, (waveform, n) in enumerate(zip(speech, n_frames.tolist())):
+        alone, no_lengths = fbank(waveform[None])
+        assert no_lengths is None
+        assert n == alone.shape[1] == 1 + (len(waveform) - 400) // 160
+        torch.testing.assert_close(features[item, :n], alone[0], rtol=0, atol=1e-4)
+        assert (features[item, n:] == 0).all()
+
+
+def test_fbank_in_pieces_equals_fbank_at_once(monkeypatch):
+    waveforms = 0.1 * torch.randn(3, 48000, generator=torch.Generator().manual_seed(0))
+    at_once = Fbank()(waveforms)[0]
+    for frames in (1, 7, 100, 298 * 3):
+        monkeypatch.setattr("spkver.features.FRAMES_AT_ONCE", frames)
+        torch.testing.assert_close(Fbank()(waveforms)[0], at_once, rtol=0, atol=1e-4)
+
+
+def test_fbank_ignores_autocast_and_has_an_empty_state_dict():
+    waveforms = 0.1 * torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
+    fbank = Fbank()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = fbank(waveforms)[0]
+    assert features.dtype == torch.float32
+    assert torch.equal(features, fbank(waveforms)[0])
+    assert fbank.state_dict() == {}
+
+
+def test_fbank_has_gradients():
+    waveforms = (0.1 * torch.randn(2, 4000)).requires_grad_()
+    Fbank()(waveforms)[0].sum().backward()
+    assert waveforms.grad.isfinite().all() and waveforms.grad.abs().max() > 0
+
+
+def test_dither_is_for_training_only_and_in_16_bit_steps():
+    fbank = Fbank(dither=1.0)
+    silence = torch.zeros(1, 16000)
+    torch.manual_seed(0)
+    dithered = fbank.train()(silence)[0]
+    # White noise of variance 1 under a Hamming window: what torchaudio makes of it.
+    expected = by_torchaudio(torch.randn(160000) / 32768).mean(0)
+    torch.testing.assert_close(dithered[0].mean(0), expected, rtol=0, atol=0.6)
+    assert (fbank.eval()(silence)[0] < -15).all()
+
+
+def test_less_than_a_frame_is_refused():
+    with pytest.raises(SpkverError, match=r"399 samples is shorter than one frame \(400 samples"):
+        Fbank()(torch.zeros(1, 399))
+    with pytest.raises(SpkverError, match="a waveform of 12 samples"):
+        Fbank()(torch.zeros(2, 1600), torch.tensor([1600, 12]))
+    assert Fbank()(torch.zeros(1, 400))[0].shape == (1, 1, 80)
+
+
+@pytest.mark.parametrize(
+    "waveforms, lengths, message",
+    [
+        (torch.zeros(1600), None, "waveforms must be"),
+        (torch.zeros(0, 1600), None, "waveforms must be"),
+        (torch.zeros(1, 1600, dtype=torch.int16), None, "torch.int16"),
+        (torch.zeros(2, 1600), torch.tensor([1600]), "lengths must be"),
+        (torch.zeros(1, 1600), torch.tensor([0.5]), "lengths must be"),
+        (torch.zeros(1, 1600), torch.tensor([1601]), "lengths holds 1601"),
+    ],
+)
+def test_wrong_tensors_are_refused(waveforms, lengths, message):
+    with pytest.raises(ValueError, match=message):
+        Fbank()(waveforms, lengths)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"window": "hann"}, "window 'hann' is not known"),
+        ({"sample_rate": 8000, "high_hz": 7600.0}, "7600.0 Hz at 8000 Hz"),
+        ({"low_hz": -1.0}, "the edges must rise"),
+        ({"n_mels": 0}, "0 bins"),
+        ({"frame_shift_seconds": 0.0}, "less than a sample"),
+    ],
+)
+def test_settings_without_a_filterbank_are_refused(settings, message):
+    with pytest.raises(SpkverError, match=message):
+        Fbank(**settings)
+
+
+def test_mean_normalise_makes_each_items_own_frames_zero_mean():
+    features = 5 + 3 * torch.randn(3, 50, 8, generator=torch.Generator().manual_seed(0))
+    n_frames = torch.tensor([50, 20, 1])
+    normalised = mean_normalise(features, n_frames)
+    for item, n in enumerate(n_frames.tolist()):
+        own = features[item, :n]
+        torch.testing.assert_close(normalised[item, :n], own - own.mean(0), rtol=0, atol=1e-5)
+        assert (normalised[item, n:] == 0).all()
+    torch.testing.assert_close(mean_normalise(features)[:1], normalised[:1])
+
+
+ONES = torch.ones(400, 198, 80)
+
+
+def drawn(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_spec_augment_masks_the_expected_share():
+    masked = SpecAugment(1.0, 1, 40, 1, 20).train()(ONES, drawn(0)) == 0
+    # A band's mean width is half of its maximum; the two kinds are independent.
+    over_time, over_freq = 20 / 198, 10 / 80
+    assert masked.all(dim=2).float().mean().item() == pytest.approx(over_time, abs=0.01)
+    assert masked.all(dim=1).float().mean().item() == pytest.approx(over_freq, abs=0.01)
+    expected = 1 - (1 - over_time) * (1 - over_freq)
+    assert masked.float().mean().item() == pytest.approx(expected, abs=0.01)
+
+
+def test_spec_augment_masks_bands_no_wider_than_the_maximum_anywhere_in_the_item():
+    masked_frames = (SpecAugment(1.0, 1, 12, 0, 0).train()(ONES, drawn(0)) == 0).all(dim=2)
+    assert sorted(masked_frames.sum(1).unique().tolist()) == list(range(13))
+    assert masked_frames.int().diff(dim=1).clamp_min(0).sum(1).max() <= 1, "one mask is one band"
+    assert masked_frames.any(dim=0).float().mean() > 0.95
+    assert masked_frames[:, 0].any() and masked_frames[:, -1].any()
+
+
+def test_spec_augment_masks_differ_between_items():
+    masked = (SpecAugment(1.0, 2, 20, 2, 10).train()(ONES[:32], drawn(0)) == 0).flatten(1)
+    assert len(masked.unique(dim=0)) == 32
+
+
+def test_spec_augment_leaves_out_items_by_probability():
+    augmented = SpecAugment(0.6, 4, 30, 4, 10).train()(ONES, drawn(0))
+    touched = (augmented == 0).flatten(1).any(1).float().mean().item()
+    assert touched == pytest.approx(0.6, abs=0.08)
+    assert torch.equal(SpecAugment(0.0, 4, 30, 4, 10).train()(ONES, drawn(0)), ONES)
+
+
+def test_spec_augment_repeats_with_its_generator():
+    augment = SpecAugment(0.6, 2, 20, 2, 10).train()
+    assert torch.equal(augment(ONES, drawn(1)), augment(ONES, drawn(1)))
+    assert not torch.equal(augment(ONES, drawn(1)), augment(ONES, drawn(2)))
+
+
+def test_spec_augment_leaves_its_input_and_evaluation_alone():
+    features = torch.ones(4, 100, 80)
+    augment = SpecAugment(1.0, 2, 20, 2, 10).train()
+    assert not torch.equal(augment(features, drawn(0)), features)
+    assert (features == 1).all()
+    assert torch.equal(augment.eval()(features, drawn(0)), features)
+
+
+def test_spec_augment_takes_items_shorter_than_a_mask():
+    assert SpecAugment(1.0, 2, 20, 2, 10).train()(torch.ones(2, 5, 4), drawn(0)).shape == (2, 5, 4)
