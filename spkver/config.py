@@ -2,10 +2,9 @@
 
 Notable:
 
-- The schema has no default values. Every value stands in YAML, where a reader looks for it.
+- The schema (``schema.py``) has no default values. Every value stands in YAML, where a reader looks for it.
 - ``base: other.yaml`` at the top of a file takes everything from that file and changes only what is
-  written here. A section whose ``name`` changes (another head, say) starts anew, because the keys
-  of the old one mean nothing to the new one.
+  written here. Another ``head.name`` starts that section anew: each head has keys of its own.
 - ``key.sub=value`` overrides come last; their values are YAML.
 - A mistake is one line: the file, the key, what it got, and the nearest valid key.
 """
@@ -13,223 +12,13 @@ Notable:
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from spkver.errors import SpkverError
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
-Range = Annotated[list[float], Field(min_length=2, max_length=2)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Data(Section):
-    sample_rate: Count  # Hz
-    crop_seconds: Positive
-    held_out_speakers: CountOrZero  # training speakers kept aside for the EER after each epoch
-    held_out_nontargets: Count  # at most so many of their nontarget trials
-    max_unusable_share: Probability  # of utterances that may be empty, silent or unreadable
-    workers: CountOrZero  # processes that read and augment ahead
-    cache_gigabytes: NotNegative  # decoded training audio kept in memory where all of it fits
-
-
-class Batch(Section):
-    speakers: Count
-    utterances: Count  # of each speaker
-
-
-class Noise(Section):
-    probability: Probability
-    list: str | None  # `utt path`, a noise recording a line
-    snr_db: Range
-
-
-class Babble(Section):
-    probability: Probability
-    voices: Pair
-    snr_db: Range
-
-
-class Reverb(Section):
-    probability: Probability
-    list: str | None  # `utt path`, a room impulse response a line; null: simulated
-    rt60_seconds: Range
-
-
-class SpecAugment(Section):
-    probability: Probability
-    time_masks: CountOrZero
-    time_frames: CountOrZero
-    freq_masks: CountOrZero
-    freq_bins: CountOrZero
-
-
-class Augment(Section):
-    speed_factors: Annotated[list[Positive], Field(min_length=1)]  # each makes new speakers; the first is 1.0
-    noise: Noise
-    babble: Babble
-    reverb: Reverb
-    specaugment: SpecAugment
-
-    @model_validator(mode="after")
-    def _first_speed_is_the_recorded_one(self):
-        if self.speed_factors[0] != 1.0 or len(set(self.speed_factors)) < len(self.speed_factors):
-            raise ValueError(
-                f"speed_factors: must begin with 1.0 and name no factor twice, got {self.speed_factors}"
-            )
-        return self
-
-
-class Features(Section):
-    n_mels: Count
-    frame_length_seconds: Positive
-    frame_shift_seconds: Positive
-    window: Literal["hamming", "povey"]
-    low_hz: NotNegative
-    high_hz: Positive | None  # null: half the sample rate
-    dither: NotNegative
-
-
-class SpeechEncoderV3(Section):
-    name: Literal["speech_encoder_v3"]
-    channels: Pair
-    groups: Count
-    time_strides: Pair
-    freq_strides: Pair
-    d_model: Count
-    n_layers: Count
-    n_heads: Count
-    feedforward: Count
-    dropout: Probability
-    layer_drop: Probability
-    position: Literal["sinusoidal", "convolutional", "none"]
-    position_kernel: Count
-    pooling: Literal["attentive_statistics", "statistics", "mean"]
-    pooling_hidden: Count
-    embed_dim: Count
-    embedding_dropout: Probability
-
-    @model_validator(mode="after")
-    def _widths_divide(self):
-        if self.d_model % self.n_heads:
-            raise ValueError(f"n_heads: must divide d_model {self.d_model}, got {self.n_heads}")
-        for channels in self.channels:
-            if channels % self.groups:
-                raise ValueError(f"groups: must divide channels {self.channels}, got {self.groups}")
-        if self.position_kernel % 2 == 0:
-            raise ValueError(f"position_kernel: must be odd, got {self.position_kernel}")
-        return self
-
-
-class Softmax(Section):
-    name: Literal["softmax"]
-
-
-class NormFace(Section):
-    name: Literal["normface"]
-    scale: Positive
-
-
-class ArcMargin(Section):
-    name: Literal["arc_margin"]
-    scale: Positive
-    margin: NotNegative  # radians, at the end of the margin schedule
-    easy_margin: bool
-
-
-class IntertopkSubcenter(Section):
-    name: Literal["intertopk_subcenter"]
-    scale: Positive
-    margin: NotNegative  # radians, at the end of the margin schedule
-    easy_margin: bool
-    K: Count  # sub-centers a speaker
-    mp: NotNegative  # radians, penalty of the nearest other speakers
-    k_top: CountOrZero  # how many of them
-    do_lm: bool  # large-margin fine-tuning: no penalty
-
-
-Head = Annotated[Softmax | NormFace | ArcMargin | IntertopkSubcenter, Field(discriminator="name")]
-
-
-class Optimizer(Section):
-    name: Literal["adamw", "adam", "radam", "nadam", "sgd"]
-    lr: Positive
-    weight_decay: NotNegative
-    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)]  # sgd: the first is the momentum
-
-
-class LearningRateSchedule(Section):
-    name: Literal["cosine", "exponential", "constant"]
-    warmup_epochs: NotNegative
-    final_lr: NotNegative
-
-    @model_validator(mode="after")
-    def _exponential_never_reaches_zero(self):
-        if self.name == "exponential" and self.final_lr == 0:
-            raise ValueError("final_lr: an exponential schedule needs a value above 0")
-        return self
-
-
-class MarginSchedule(Section):
-    start_epoch: NotNegative  # until then the margin is `initial`
-    end_epoch: NotNegative  # from then on it is head.margin
-    initial: NotNegative
-
-    @model_validator(mode="after")
-    def _ends_after_it_starts(self):
-        if self.end_epoch < self.start_epoch:
-            raise ValueError(f"end_epoch: must not lie before start_epoch {self.start_epoch}")
-        return self
-
-
-class Training(Section):
-    epochs: Count
-    clip_norm: Positive  # over encoder and head together
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "bfloat16", "float32"]
-    threads: CountOrZero  # 0: what torch chooses
-    keep_last: Count  # checkpoints of the last epochs, beside the best
-    average_last: Count  # checkpoints that make the final model
-    checkpoint_minutes: Positive  # between checkpoints within an epoch
-    max_skipped_in_a_row: Count  # non-finite steps before training gives up
-
-    @model_validator(mode="after")
-    def _keeps_what_it_averages(self):
-        if self.average_last > self.keep_last:
-            raise ValueError(f"average_last: {self.average_last} checkpoints, but keep_last is {self.keep_last}")
-        return self
-
-
-class Scoring(Section):
-    batch_seconds: Positive  # audio embedded at once
-    max_seconds: Positive  # of an utterance that are used, from its middle
-    p_targets: Annotated[list[Probability], Field(min_length=1)]
-    bootstrap: CountOrZero  # resamplings of the speakers for the intervals; 0: no intervals
-
-
-class Config(Section):
-    seed: CountOrZero
-    data: Data
-    batch: Batch
-    augment: Augment
-    features: Features
-    model: SpeechEncoderV3
-    head: Head
-    optimizer: Optimizer
-    lr_schedule: LearningRateSchedule
-    margin_schedule: MarginSchedule
-    training: Training
-    scoring: Scoring
+from spkver.schema import Config, Head, Section
 
 
 def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
@@ -279,7 +68,7 @@ _Loader.add_implicit_resolver(
 
 def _parse_yaml(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -322,8 +111,7 @@ def _merge(old: dict, new: dict) -> dict:
     for key, value in new.items():
         before = merged.get(key)
         both = isinstance(before, dict) and isinstance(value, dict)
-        renamed = both and value.get("name", before.get("name")) != before.get("name")
-        # An override such as head.name=softmax must not lose what the next override sets.
+        renamed = both and key == "head" and value.get("name", before["name"]) != before["name"]
         merged[key] = _merge(before, value) if both and not renamed else value
     return merged
 
@@ -350,22 +138,44 @@ def _explain(problem: dict) -> str:
     if kind.startswith("union_tag"):
         return f"key '{key}.name' must be one of {', '.join(_head_names())}, got {_shown(got)}"
     if kind == "value_error":
-        return f"key '{key}.{str(problem['ctx']['error']).replace(': ', chr(39) + ' ', 1)}"
-    wanted = problem["msg"].removeprefix("Input should be ").removeprefix("a ").removeprefix("valid ")
-    return f"key '{key}' must be {wanted}, got {_shown(got)}"
+        # Ours: "must ..." about the key itself, or "sub: must ..." about one of a section's keys.
+        sub, _, said = str(problem["ctx"]["error"]).rpartition(": ")
+        if sub:
+            return f"key '{key}.{sub}' {said}, got {_shown(got[sub])}"
+        return f"key '{key}' {said}, got {_shown(got)}"
+    return f"key '{key}' must be {_WANTED.get(kind, _lower(problem['msg']))}, got {_shown(got)}"
+
+
+_WANTED = {
+    "float_type": "a number",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "model_type": "a section",
+    "model_attributes_type": "a section",
+    "dict_type": "a section",
+}
+
+
+def _lower(message: str) -> str:
+    message = message.removeprefix("Input should be ")
+    return message[:1].lower() + message[1:]
 
 
 def _nearest(key: str, location: tuple) -> str:
     valid = list(_valid_keys(Config))
-    if location[0] == "head":
-        section = next((s for s in get_args(get_args(Head)[0]) if _name_of(s) == location[1]), None)
+    if location[0] == "head" and len(location) > 1:
+        section = next(s for s in get_args(get_args(Head)[0]) if _name_of(s) == location[1])
         valid = [k for k in valid if not k.startswith("head.")]
-        valid += [f"head.{name}" for name in section.model_fields] if section else []
-    siblings = [k for k in valid if k.rpartition(".")[0] == key.rpartition(".")[0]]
-    # The same name in another section ('lr' for 'optimizer.lr'), then a misspelling here, then anywhere.
-    same = [k for k in valid if k.rpartition(".")[2] == key.rpartition(".")[2]]
-    near = same or difflib.get_close_matches(key, siblings, 1, 0.6) or difflib.get_close_matches(key, valid, 1, 0.4)
-    return f" (did you mean '{near[0]}'?)" if near else f" (valid here: {', '.join(siblings)})"
+        valid += [f"head.{name}" for name in section.model_fields]
+    section, _, name = key.rpartition(".")
+    siblings = {k.rpartition(".")[2]: k for k in valid if k.rpartition(".")[0] == section}
+    # The same name in another section ('lr' for 'optimizer.lr'), else a misspelling of one here.
+    same = [k for k in valid if k.rpartition(".")[2] == name]
+    near = same or [siblings[n] for n in difflib.get_close_matches(name, siblings, 1, 0.6)]
+    return f" (did you mean '{near[0]}'?)" if near else f" (valid here: {', '.join(siblings.values())})"
 
 
 def _valid_keys(section: type[Section], prefix: str = ""):

@@ -67,9 +67,10 @@ class Extractor:
         """
         embeddings = np.zeros((len(utterances), self.encoder.embed_dim), np.float32)
         order = sorted(range(len(utterances)), key=lambda index: durations[utterances[index].id])
-        with ThreadPoolExecutor(1) as reader, tqdm(
-            total=len(utterances), desc=title, unit="utt", leave=False, disable=not title or None
-        ) as bar:
+        with (
+            ThreadPoolExecutor(1) as reader,
+            tqdm(total=len(utterances), desc=title, unit="utt", leave=False, disable=not title or None) as bar,
+        ):
             read = _ahead(reader, self._read, [utterances[index] for index in order])
             for indices, waveforms in self._batches(zip(order, read)):
                 embeddings[indices] = self.embed(waveforms)
@@ -102,7 +103,7 @@ class Extractor:
         most = round(self.config.scoring.max_seconds * self.sample_rate)
         start = max(len(samples) - most, 0) // 2
         samples = np.asarray(samples[start : start + most], np.float32)
-        return wrap_to(samples, round(_SHORTEST_SECONDS * self.sample_rate))
+        return wrap_to(samples, max(len(samples), round(_SHORTEST_SECONDS * self.sample_rate)))
 
 
 def _ahead(pool: ThreadPoolExecutor, function, arguments: list) -> Iterator:

@@ -67,9 +67,7 @@ class Fbank(nn.Module):
         self.n_fft = 1 << (self.frame_length - 1).bit_length()
         high_hz = sample_rate / 2 if high_hz is None else high_hz
         self.register_buffer("window", _window(window, self.frame_length), persistent=False)
-        self.register_buffer(
-            "mel", _mel_bank(sample_rate, self.n_fft, n_mels, low_hz, high_hz), persistent=False
-        )
+        self.register_buffer("mel", _mel_bank(sample_rate, self.n_fft, n_mels, low_hz, high_hz), persistent=False)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Filterbanks of padded waveforms.
@@ -174,9 +172,7 @@ class SpecAugment(nn.Module):
         freq_masks, freq_bins: number of masks over frequency, and their maximum width in mel bins.
     """
 
-    def __init__(
-        self, probability: float, time_masks: int, time_frames: int, freq_masks: int, freq_bins: int
-    ):
+    def __init__(self, probability: float, time_masks: int, time_frames: int, freq_masks: int, freq_bins: int):
         super().__init__()
         self.probability = probability
         self.time_masks = time_masks

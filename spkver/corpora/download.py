@@ -110,9 +110,7 @@ def _fetch(url: str, part: Path, size: int | None, timeout_seconds: float) -> No
         if known.validator:
             headers["If-Range"] = known.validator
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=timeout_seconds
-        ) as response:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout_seconds) as response:
             first, source = _position(response, url)
             if first and (first != start or source != known):
                 _forget(part)
@@ -129,9 +127,7 @@ def _fetch(url: str, part: Path, size: int | None, timeout_seconds: float) -> No
             raise _Broken("the file changed at its source, starting over") from None
         if error.code in _RETRY_STATUS:
             raise _Broken(f"the server answers {error.code} {error.reason}") from None
-        raise SpkverError(
-            f"{url}: the server answers {error.code} {error.reason}; check the address"
-        ) from None
+        raise SpkverError(f"{url}: the server answers {error.code} {error.reason}; check the address") from None
     except (OSError, http.client.HTTPException) as error:
         raise _told(error, url, part) from None
 
@@ -175,14 +171,10 @@ def _told(error: Exception, url: str, part: Path) -> Exception:
     """A low-level failure as the exception to raise: worth another attempt, or told to the user."""
     cause = getattr(error, "reason", error)
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return SpkverError(
-            f"{url}: its certificate is not trusted ({cause.verify_message}); check clock and proxy"
-        )
+        return SpkverError(f"{url}: its certificate is not trusted ({cause.verify_message}); check clock and proxy")
     if isinstance(cause, socket.gaierror):
         host = urllib.parse.urlsplit(url).hostname
-        return SpkverError(
-            f"{url}: no address found for {host}; check the network, or fetch the file by other means"
-        )
+        return SpkverError(f"{url}: no address found for {host}; check the network, or fetch the file by other means")
     if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return SpkverError(f"{part}: the disk is full; make room and run again, it goes on from there")
     if url.startswith("file:") or isinstance(cause, PermissionError | IsADirectoryError):
@@ -193,9 +185,7 @@ def _told(error: Exception, url: str, part: Path) -> Exception:
 def _make_room(part: Path, source: _Source, start: int) -> None:
     free = shutil.disk_usage(part.parent).free + (_length(part) - start)
     if source.total is not None and source.total - start > free:
-        raise SpkverError(
-            f"{part.parent}: {source.total - start} bytes are needed and {free} are free; make room"
-        )
+        raise SpkverError(f"{part.parent}: {source.total - start} bytes are needed and {free} are free; make room")
 
 
 def _digest(checksum: str | None) -> tuple[str, str] | None:

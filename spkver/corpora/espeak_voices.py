@@ -105,9 +105,7 @@ def write_voices(folder: str | Path, voices: list[Voice]) -> Path:
     variants = folder / _VARIANTS
     variants.mkdir(parents=True)
     for voice in voices:
-        text = "\n".join(
-            ("language variant", f"name {voice.name}", f"gender {voice.gender}", *voice.lines, "")
-        )
+        text = "\n".join(("language variant", f"name {voice.name}", f"gender {voice.gender}", *voice.lines, ""))
         (variants / voice.name).write_text(text, encoding="ascii", newline="\n")
     return folder
 
@@ -148,10 +146,7 @@ class Synthesiser:
 
         library = ctypes.CDLL(self._library)
         try:
-            if (
-                library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(self._folder), _DONT_EXIT)
-                != SAMPLE_RATE
-            ):
+            if library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(self._folder), _DONT_EXIT) != SAMPLE_RATE:
                 raise SpkverError(f"espeak-ng does not start with the data in {self._folder}")
             library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
             library.espeak_SetSynthCallback(collect)
@@ -163,9 +158,7 @@ class Synthesiser:
             library.espeak_SetParameter(_PITCH, round(pitch), 0)
             library.espeak_SetParameter(_VOLUME, 50, 0)  # at 100 loud voices clip
             bytes_ = text.encode()
-            library.espeak_Synth(
-                bytes_, ctypes.c_size_t(len(bytes_) + 1), 0, _CHARACTERS, 0, _UTF8, None, None
-            )
+            library.espeak_Synth(bytes_, ctypes.c_size_t(len(bytes_) + 1), 0, _CHARACTERS, 0, _UTF8, None, None)
             library.espeak_Terminate()
         finally:
             _unload(library)
@@ -184,7 +177,5 @@ def _loader():
     try:
         import espeakng_loader
     except ImportError:
-        raise SpkverError(
-            "the built-in corpus needs the synthesiser espeak-ng: pip install spkver[mini]"
-        ) from None
+        raise SpkverError("the built-in corpus needs the synthesiser espeak-ng: pip install spkver[mini]") from None
     return espeakng_loader

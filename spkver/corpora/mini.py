@@ -245,9 +245,7 @@ def _standing(folder: Path, wanted: dict) -> MiniCorpus | None:
     if record is None:
         for split in ("train", "test"):
             if (folder / split).exists():
-                raise SpkverError(
-                    f"{folder / split}: exists and is no built-in corpus; choose another folder"
-                )
+                raise SpkverError(f"{folder / split}: exists and is no built-in corpus; choose another folder")
         return None
     if "made" not in record or any(record.get(key) != value for key, value in wanted.items()):
         return None
@@ -281,9 +279,7 @@ def _read_record(path: Path) -> dict | None:
     except ValueError:
         record = None
     if not isinstance(record, dict) or record.get("corpus") != _NAME:
-        raise SpkverError(
-            f"{path}: no record of a built-in corpus; choose another folder, or remove this file"
-        )
+        raise SpkverError(f"{path}: no record of a built-in corpus; choose another folder, or remove this file")
     return record
 
 

@@ -154,9 +154,7 @@ def read_split(root: str | Path, split: str) -> DataDirectory:
             raise SpkverError(f"{where}: speaker '{speaker_of[utt]}' of '{utt}' is not in spk2gender")
         if not audio.is_file() or audio.stat().st_size == 0:
             fault = "empty" if audio.is_file() else "missing"
-            raise SpkverError(
-                f"{where}: audio file {audio} is {fault}; the corpus is incomplete, unpack it again"
-            )
+            raise SpkverError(f"{where}: audio file {audio} is {fault}; the corpus is incomplete, unpack it again")
         utterances.append(Utterance(utt, audio, speaker_of[utt]))
     data = DataDirectory(lists, utterances, genders)
     found = len(data.speakers), len(utterances)
@@ -196,9 +194,7 @@ def _ages(test: Path, speakers: list[str]) -> dict[str, int]:
     """Each test speaker's age in years."""
     path = test / "spk2age"
     if not path.is_file():
-        raise SpkverError(
-            f"{path}: missing, and without test/trials it is needed to draw trials; unpack again"
-        )
+        raise SpkverError(f"{path}: missing, and without test/trials it is needed to draw trials; unpack again")
     ages = {}
     for speaker, text in read_pairs(path).items():
         if not text.isdecimal():

@@ -48,9 +48,7 @@ def unpack(tar_path: str | Path, folder: str | Path, top: str | None = None) -> 
         root.rename(folder)
     except (tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
         what = str(error).partition("\n")[0].rstrip(":")  # tarfile lists every format on a line of its own
-        raise SpkverError(
-            f"{tar_path}: cut or damaged archive ({what}); remove it and get it again"
-        ) from None
+        raise SpkverError(f"{tar_path}: cut or damaged archive ({what}); remove it and get it again") from None
     except OSError as error:
         raise SpkverError(f"{tar_path}: cannot be unpacked to {folder}: {error.strerror or error}") from None
     finally:

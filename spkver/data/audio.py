@@ -169,9 +169,7 @@ def _open(path: str | os.PathLike) -> soundfile.SoundFile:
         raise AudioError(f"{path}: not audio that can be decoded ({detail})") from error
 
 
-def _decode(
-    path: str | os.PathLike, file: soundfile.SoundFile, begin: int, end: int, page_frames: int
-) -> np.ndarray:
+def _decode(path: str | os.PathLike, file: soundfile.SoundFile, begin: int, end: int, page_frames: int) -> np.ndarray:
     """Frames ``begin`` to ``end``, ``(n_frames, n_channels)``, the same as a full decode gives."""
     origin = begin if _EXACT_SEEK.match(file.subtype) else 0
     if file.subtype == "VORBIS":

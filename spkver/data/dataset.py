@@ -93,9 +93,7 @@ class SpeakerCrops(Dataset):
     def labels(self) -> np.ndarray:
         """Speaker index of each item; speed-major."""
         of_utterances = np.array([self._speaker_index[utterance.speaker] for utterance in self.utterances])
-        return np.concatenate(
-            [of_utterances + turn * len(self.speakers) for turn in range(len(self.factors))]
-        )
+        return np.concatenate([of_utterances + turn * len(self.speakers) for turn in range(len(self.factors))])
 
     @property
     def n_classes(self) -> int:
@@ -119,9 +117,7 @@ class SpeakerCrops(Dataset):
             samples = self._augmenter(samples, rng, speaker)
         except SpkverError as error:
             return error
-        return samples.astype(np.float32, copy=False), self._speaker_index[speaker] + turn * len(
-            self.speakers
-        )
+        return samples.astype(np.float32, copy=False), self._speaker_index[speaker] + turn * len(self.speakers)
 
     def _crop(self, index: int, factor: float, rng: np.random.Generator) -> np.ndarray:
         """A random crop at a speed, exactly ``crop_samples`` long."""
@@ -129,7 +125,7 @@ class SpeakerCrops(Dataset):
         samples = self._read(index, wanted, rng.random())
         if factor != 1.0:
             samples = speed(samples, factor)
-        return wrap_to(samples, self.crop_samples)[: self.crop_samples]
+        return wrap_to(samples, self.crop_samples)
 
     def _read(self, index: int, n_samples: int, position: float) -> np.ndarray:
         """At most ``n_samples`` of an utterance; ``position`` in [0, 1) says where."""
@@ -148,7 +144,7 @@ class SpeakerCrops(Dataset):
         while True:
             index = int(rng.integers(len(self.utterances)))
             if self.utterances[index].speaker != not_speaker:
-                return wrap_to(self._read(index, n_samples, rng.random()), n_samples)[:n_samples]
+                return wrap_to(self._read(index, n_samples, rng.random()), n_samples)
 
 
 def collate(items: list) -> tuple[Tensor, Tensor] | SpkverError:

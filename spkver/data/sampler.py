@@ -64,9 +64,7 @@ class SpeakerBatchSampler:
                 "training speakers (speeds included); lower batch.speakers or add speakers"
             )
         if speakers_per_batch % world_size:
-            raise SpkverError(
-                f"batch.speakers {speakers_per_batch} must be a multiple of {world_size} processes"
-            )
+            raise SpkverError(f"batch.speakers {speakers_per_batch} must be a multiple of {world_size} processes")
         self.speakers_per_batch = speakers_per_batch
         self.utterances_per_speaker = utterances_per_speaker
         self.seed = seed

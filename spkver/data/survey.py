@@ -33,9 +33,7 @@ class Survey:
     unusable: list[tuple[str, Path, str]] = field(default_factory=list)
 
 
-def survey(
-    directory: DataDirectory, sample_rate: int, workers: int = 2, max_unusable_share: float = 0.01
-) -> Survey:
+def survey(directory: DataDirectory, sample_rate: int, workers: int = 2, max_unusable_share: float = 0.01) -> Survey:
     """Decode every file of a directory at ``sample_rate`` (Hz), with a progress bar on the terminal.
 
     Args:

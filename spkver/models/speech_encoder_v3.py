@@ -92,14 +92,21 @@ class FrontEnd(nn.Module):
 
 
 class SinusoidalPosition(nn.Module):
-    """Adds the sinusoids of Vaswani et al. (2017), for any number of frames."""
+    """Adds the sinusoids of Vaswani et al. (2017), for any number of frames.
+
+    Their learnt scale starts small: at full size they drown the frames of a fresh projection.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.1))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         n_steps, d_model = x.shape[1:]
         step = torch.arange(n_steps, device=x.device, dtype=torch.float32).unsqueeze(1)
         rate = torch.exp(torch.arange(0, d_model, 2, device=x.device) * (-math.log(10000.0) / d_model))
         sinusoids = torch.stack([torch.sin(step * rate), torch.cos(step * rate)], 2).flatten(1)
-        return x + sinusoids[:, :d_model].to(x.dtype)
+        return x + (self.scale * sinusoids[:, :d_model]).to(x.dtype)
 
 
 class ConvolutionalPosition(nn.Module):
@@ -227,7 +234,8 @@ class SpeechEncoderV3(nn.Module):
         )
         self.norm = nn.LayerNorm(d_model)
         self.pooling = build_pooling(pooling, d_model, pooling_hidden)
-        self.pooled_norm = nn.LayerNorm(self.pooling.out_features)
+        # What all utterances have in common must go, or every cosine starts near 1 and learning is slow.
+        self.pooled_norm = nn.BatchNorm1d(self.pooling.out_features)
         self.embedding_dropout = nn.Dropout(embedding_dropout)
         self.embedding = nn.Linear(self.pooling.out_features, embed_dim)
 

@@ -43,9 +43,7 @@ def cosine_scores(
     for name, index in (("enroll_index", enroll_index), ("test_index", test_index)):
         # A negative index would be taken from the end, silently.
         if index.size and not 0 <= index.min() <= index.max() < len(embeddings):
-            raise ValueError(
-                f"{name} must lie in 0 .. {len(embeddings) - 1}, found {index.min()} .. {index.max()}"
-            )
+            raise ValueError(f"{name} must lie in 0 .. {len(embeddings) - 1}, found {index.min()} .. {index.max()}")
     unit = unit_rows(embeddings, chunk)
     scores = np.empty(len(enroll_index), dtype=np.float32)
     for start in range(0, len(scores), chunk):
@@ -101,9 +99,7 @@ def write_scores(path: str | os.PathLike, trials: Trials, scores: np.ndarray) ->
     if bad.size:
         first = int(bad[0])
         pair = f"'{trials.enroll[first]}' and '{trials.test[first]}'"
-        raise SpkverError(
-            f"{trials.where(first)}: the score of {pair} is {scores[first]}; look at their embeddings"
-        )
+        raise SpkverError(f"{trials.where(first)}: the score of {pair} is {scores[first]}; look at their embeddings")
     check_names(path, trials.enroll)
     check_names(path, trials.test)
     columns = [trials.enroll, trials.test, [f"{score:.9g}" for score in scores.tolist()]]
@@ -128,15 +124,11 @@ def read_scores(path: str | os.PathLike) -> tuple[Trials, np.ndarray]:
     for line, columns in table_rows(path):
         width = width or len(columns)
         if len(columns) not in (3, 4) or len(columns) != width:
-            expected = (
-                f"{width} as on the lines before" if lines else "'enroll test score [target|nontarget]'"
-            )
+            expected = f"{width} as on the lines before" if lines else "'enroll test score [target|nontarget]'"
             raise SpkverError(f"{path}:{line}: {len(columns)} columns; expected {expected}")
         if width == 4:
             if columns[3] not in LABEL_OF_WORD:
-                raise SpkverError(
-                    f"{path}:{line}: unknown label '{columns[3]}'; expected target or nontarget"
-                )
+                raise SpkverError(f"{path}:{line}: unknown label '{columns[3]}'; expected target or nontarget")
             labels.append(LABEL_OF_WORD[columns[3]])
         enroll.append(columns[0])
         test.append(columns[1])
@@ -151,7 +143,5 @@ def read_scores(path: str | os.PathLike) -> tuple[Trials, np.ndarray]:
         found = np.array(scores).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(found))
     if bad.size:
-        raise SpkverError(
-            f"{trials.where(bad[0])}: the score {scores[bad[0]]} is not a finite float32 number"
-        )
+        raise SpkverError(f"{trials.where(bad[0])}: the score {scores[bad[0]]} is not a finite float32 number")
     return trials, found

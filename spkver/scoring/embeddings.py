@@ -68,9 +68,7 @@ def read_embeddings(folder: str | os.PathLike) -> tuple[np.memmap, list[str]]:
     try:
         embeddings = np.load(folder / "embeddings.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise SpkverError(
-            f"{folder / 'embeddings.npy'}: cannot be read as an array ({_one_line(error)})"
-        ) from None
+        raise SpkverError(f"{folder / 'embeddings.npy'}: cannot be read as an array ({_one_line(error)})") from None
     if not isinstance(embeddings, np.memmap) or embeddings.ndim != 2 or embeddings.dtype != np.float32:
         what = f"{getattr(embeddings, 'dtype', 'an archive')} {getattr(embeddings, 'shape', '')}".strip()
         raise SpkverError(f"{folder / 'embeddings.npy'}: expected float32 (N, D), found {what}")
@@ -86,9 +84,7 @@ def read_embeddings(folder: str | os.PathLike) -> tuple[np.memmap, list[str]]:
 def _check(folder: Path, embeddings: np.ndarray, utts: list[str]) -> None:
     """The promises of the folder form, for writing and reading alike."""
     if len(embeddings) != len(utts):
-        raise SpkverError(
-            f"{folder}: {len(embeddings)} embeddings but {len(utts)} utterance ids; make them again"
-        )
+        raise SpkverError(f"{folder}: {len(embeddings)} embeddings but {len(utts)} utterance ids; make them again")
     if not embeddings.size:
         raise SpkverError(f"{folder}: there are no embeddings, the array is {embeddings.shape}")
     check_no_duplicates(folder / "utts", utts)
@@ -98,9 +94,7 @@ def _check(folder: Path, embeddings: np.ndarray, utts: list[str]) -> None:
         if bad.size:
             problem = "all zeros" if not rows[bad[0]].any() else "NaN or infinite"
             utt = utts[start + bad[0]]
-            raise SpkverError(
-                f"{folder}: the embedding of '{utt}' is {problem}; look at its audio, or the model"
-            )
+            raise SpkverError(f"{folder}: the embedding of '{utt}' is {problem}; look at its audio, or the model")
 
 
 def _one_line(error: Exception) -> str:

@@ -215,9 +215,7 @@ def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarr
     """Scores as floats and labels as truth values, after the checks that `det_points` promises."""
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.ndim != 1 or labels.ndim != 1:
-        raise ValueError(
-            f"scores and labels must have one dimension; shapes are {scores.shape}, {labels.shape}"
-        )
+        raise ValueError(f"scores and labels must have one dimension; shapes are {scores.shape}, {labels.shape}")
     if len(scores) != len(labels):
         raise ValueError(f"lengths differ: {len(scores)} scores, {len(labels)} labels")
     if not len(scores):

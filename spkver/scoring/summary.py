@@ -106,7 +106,5 @@ def _read_metrics(path: Path) -> dict[str, dict]:
     except (OSError, UnicodeDecodeError) as error:
         raise SpkverError(f"{path}: cannot be read ({error}); mend or remove the file") from None
     if not isinstance(metrics, dict) or not all(isinstance(systems, dict) for systems in metrics.values()):
-        raise SpkverError(
-            f'{path}: expected {{"trial list": {{"system": {{...}}}}}}; mend or remove the file'
-        )
+        raise SpkverError(f'{path}: expected {{"trial list": {{"system": {{...}}}}}}; mend or remove the file')
     return metrics

@@ -23,15 +23,18 @@ def save_state(folder: Path, state: dict) -> None:
         torch.save(state, file)
 
 
+def has_state(folder: Path) -> bool:
+    """Whether there is a ``last.pt``."""
+    return (folder / "last.pt").is_file()
+
+
 def load_state(folder: Path) -> dict:
     """Read ``last.pt``; only tensors and plain values are ever unpickled.
 
     Raises:
-        SpkverError: there is none, or it is damaged.
+        SpkverError: it is damaged.
     """
     path = folder / "last.pt"
-    if not path.is_file():
-        raise SpkverError(f"{path}: there is no checkpoint to resume from; start without --resume")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:

@@ -35,9 +35,7 @@ class Experiment:
             SpkverError: the folder already holds a run.
         """
         if self.log_file.exists():
-            raise SpkverError(
-                f"{self.folder}: already holds a run; go on with --resume, or choose another folder"
-            )
+            raise SpkverError(f"{self.folder}: already holds a run; go on with --resume, or choose another folder")
         with whole_file(self.config_file) as file:
             file.write(dump_config(config, run))
 

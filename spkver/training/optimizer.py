@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from spkver.config import Optimizer
+from spkver.schema import Optimizer
 
 
 def build_optimizer(config: Optimizer, *modules: nn.Module) -> torch.optim.Optimizer:

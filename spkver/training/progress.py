@@ -59,9 +59,7 @@ class Progress:
     def __init__(self, epoch: int, epochs: int, n_steps: int, first_step: int):
         self._title = _epoch_title(epoch + 1, epochs)
         self._n_steps = n_steps
-        self._bar = tqdm(
-            total=n_steps, initial=first_step, desc=self._title, unit="step", leave=False, disable=None
-        )
+        self._bar = tqdm(total=n_steps, initial=first_step, desc=self._title, unit="step", leave=False, disable=None)
         self._said = time.monotonic()
 
     def __enter__(self) -> "Progress":

@@ -105,7 +105,9 @@ class Trainer:
         parameters = sum(parameter.numel() for parameter in self.encoder.parameters()) / 1e6
         factors = len(self.config.augment.speed_factors)
         speeds = f" x {factors} speeds" if factors > 1 else ""
-        held_out = "" if self.held_out is None else f", {len(set(u.speaker for u in self.held_out.utterances))} held out"
+        held_out = (
+            "" if self.held_out is None else f", {len(set(u.speaker for u in self.held_out.utterances))} held out"
+        )
         return (
             f"training {type(self.encoder).__name__} ({parameters:.1f} M) + {type(self.head).__name__} on "
             f"{len(self.speakers)} speakers{speeds}{held_out} ({self.device.type}, {str(self.dtype)[6:]})"
@@ -124,10 +126,12 @@ class Trainer:
         log_size = 0
         if resume:
             self.experiment.check_same(self.config)
-            log_size = self._load()
         else:
             self.experiment.begin(self.config, run)
             self._save_untrained(run)
+        # A run that was stopped before its first checkpoint begins again.
+        if resume and checkpoint.has_state(self.experiment.checkpoints):
+            log_size = self._load()
         self.log = Log(self.experiment.log_file, log_size)
         self._saved_at = time.monotonic()
         try:

@@ -52,9 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send_error(416)
         self.send_response(206 if start else 200)
         if start:
-            self.send_header(
-                "Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}"
-            )
+            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
         if server.etag:
             self.send_header("ETag", server.etag)
         self.send_header("Content-Length", str(len(server.content) - start))
@@ -94,9 +92,7 @@ def parts(folder):
 @pytest.mark.parametrize("prefix", [False, True])
 def test_file_arrives_whole_and_only_under_its_name(server, tmp_path, algorithm, prefix):
     digest = hashlib.new(algorithm, CONTENT).hexdigest().upper()
-    path = fetch(
-        server, tmp_path / "new" / "f", checksum=f"{algorithm}:{digest}" if prefix else digest, size=3_000_000
-    )
+    path = fetch(server, tmp_path / "new" / "f", checksum=f"{algorithm}:{digest}" if prefix else digest, size=3_000_000)
     assert path.read_bytes() == CONTENT
     assert parts(path.parent) == ["f"]
 

@@ -62,16 +62,12 @@ def test_directories_hold_the_voices_that_were_asked_for(made):
     assert not set(train.speakers) & set(test.speakers)
     hours = sum([*train.durations.values(), *test.durations.values()]) / 3600
     assert report.hours == pytest.approx(hours)
-    assert str(report).startswith(
-        "4 training + 4 test voices, 2 sentences each, 0.0 h, 4 target + 8 nontarget"
-    )
+    assert str(report).startswith("4 training + 4 test voices, 2 sentences each, 0.0 h, 4 target + 8 nontarget")
 
 
 def test_no_sentence_is_spoken_twice(made):
     folder, _ = made
-    lines = [
-        line for split in ("train", "test") for line in (folder / split / "text").read_text().splitlines()
-    ]
+    lines = [line for split in ("train", "test") for line in (folder / split / "text").read_text().splitlines()]
     assert len({line.split(" ", 1)[1] for line in lines}) == len(lines) == 16
 
 
@@ -126,9 +122,7 @@ def test_standing_corpus_is_recognised(made, monkeypatch):
     assert prepare_mini(made[0], **SMALL) == made[1]
 
 
-@pytest.mark.parametrize(
-    "lost", ["test/trials", "train/wav.scp", "test/wav/test002/test002-01.wav", "corpus.json"]
-)
+@pytest.mark.parametrize("lost", ["test/trials", "train/wav.scp", "test/wav/test002/test002-01.wav", "corpus.json"])
 def test_corpus_with_a_lost_file_is_made_whole(made, tmp_path, in_this_process, lost):
     folder = tmp_path / "copy"
     shutil.copytree(made[0], folder)
@@ -221,9 +215,7 @@ def test_voices_are_told_apart_by_a_crude_measure_and_recordings_make_it_harder(
     rng = np.random.default_rng(0)
     voices = [draw_voice(f"v{n}", "f", rng) for n in range(8)]
     synthesiser = Synthesiser(write_voices(tmp_path, voices))
-    speech = [
-        synthesiser.speak(draw_sentence(rng), voice, voice.rate, 50, n) for voice in voices for n in range(4)
-    ]
+    speech = [synthesiser.speak(draw_sentence(rng), voice, voice.rate, 50, n) for voice in voices for n in range(4)]
     recorded = [record(sound, 22050, rng) for sound in speech]
     clean_rate, recorded_rate = (_crude_equal_error_rate(sounds) for sounds in (speech, recorded))
     assert clean_rate < 0.1

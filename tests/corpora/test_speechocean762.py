@@ -91,13 +91,9 @@ def test_copy_without_trials_gets_drawn_ones(small, tmp_path):
     report = prepare_speechocean762(small, tmp_path / "data")
     # 3 pairs of each of 4 speakers; only c and d agree in gender and side of 18 years.
     assert (report.targets, report.nontargets, report.own_trials) == (12, 9, False)
-    assert "4 training speakers (12 utterances) + 4 test speakers (12), 12 target + 9 nontarget" in str(
-        report
-    )
+    assert "4 training speakers (12 utterances) + 4 test speakers (12), 12 target + 9 nontarget" in str(report)
     trials = read_trials(tmp_path / "data" / "test" / "trials")
-    assert {(a[0], b[0]) for a, b, label in zip(trials.enroll, trials.test, trials.labels) if not label} == {
-        ("c", "d")
-    }
+    assert {(a[0], b[0]) for a, b, label in zip(trials.enroll, trials.test, trials.labels) if not label} == {("c", "d")}
 
 
 def test_corpus_is_found_directly_or_one_folder_below(small, tmp_path):
@@ -175,6 +171,4 @@ def test_download_of_something_else_is_refused(archive, tmp_path):
 
 def test_download_of_an_incomplete_corpus_is_refused(archive, tmp_path, monkeypatch):
     monkeypatch.setattr(corpus_module, "SPLITS", {"train": (5, 15), "test": (4, 12)})
-    assert "published are 5 and 15" in told(
-        download_speechocean762, tmp_path / "d", archive.as_uri(), size=None
-    )
+    assert "published are 5 and 15" in told(download_speechocean762, tmp_path / "d", archive.as_uri(), size=None)

@@ -89,9 +89,7 @@ def test_resampling_agrees_with_torchaudio_in_the_pass_band(tmp_path, rate):
     rng = np.random.default_rng(0)
     seconds = np.arange(2 * rate) / rate
     frequencies = rng.uniform(50, 0.8 * min(rate, 16000) / 2, 20)
-    tones = sum(0.04 * np.sin(2 * np.pi * (f * seconds + rng.random())) for f in frequencies).astype(
-        np.float32
-    )
+    tones = sum(0.04 * np.sin(2 * np.pi * (f * seconds + rng.random())) for f in frequencies).astype(np.float32)
     ours = read_audio(write(tmp_path / "a.float.wav", tones, rate), 16000)
     other = torchaudio.functional.resample(
         torch.from_numpy(tones), rate, 16000, lowpass_filter_width=128, resampling_method="sinc_interp_kaiser"

@@ -147,9 +147,7 @@ def test_reverberation_keeps_length_power_and_timing():
     response[[20, 1500]] = 0.1, -0.3
     wet = reverberate(speech, response)
     assert wet.shape == speech.shape and wet.dtype == np.float32
-    assert np.mean(wet.astype(np.float64) ** 2) == pytest.approx(
-        np.mean(speech.astype(np.float64) ** 2), rel=1e-4
-    )
+    assert np.mean(wet.astype(np.float64) ** 2) == pytest.approx(np.mean(speech.astype(np.float64) ** 2), rel=1e-4)
     slow = np.convolve(speech.astype(np.float64), response)[137 : 137 + len(speech)]
     slow *= np.sqrt(np.mean(speech.astype(np.float64) ** 2) / np.mean(slow**2))
     np.testing.assert_allclose(wet, slow, atol=1e-5)
@@ -159,9 +157,7 @@ def test_reverberation_keeps_length_power_and_timing():
 
 def test_a_response_that_is_only_a_direct_path_changes_nothing():
     speech = voice(2)
-    np.testing.assert_allclose(
-        reverberate(speech, np.eye(1, 500, 80, dtype=np.float32)[0]), speech, atol=1e-6
-    )
+    np.testing.assert_allclose(reverberate(speech, np.eye(1, 500, 80, dtype=np.float32)[0]), speech, atol=1e-6)
     np.testing.assert_array_equal(reverberate(np.zeros(1000, np.float32), np.ones(10, np.float32)), 0)
 
 

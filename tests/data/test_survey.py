@@ -34,8 +34,7 @@ def directory(tmp_path):
     (audio / "truncated.ogg").write_bytes(whole[: len(whole) // 2])
     (audio / "unreadable.wav").write_text("not audio")
     utterances = [
-        Utterance(path.stem, path, "anna" if path.stem < "good5" else "bert")
-        for path in sorted(audio.iterdir())
+        Utterance(path.stem, path, "anna" if path.stem < "good5" else "bert") for path in sorted(audio.iterdir())
     ]
     write_data_directory(tmp_path, utterances)
     return read_data_directory(tmp_path)
@@ -84,9 +83,7 @@ def test_too_many_unusable_files_stop_with_the_key_that_allows_more(directory):
     with pytest.raises(SpkverError) as caught:
         survey(directory, 16000, max_unusable_share=0.3)
     text = str(caught.value)
-    assert (
-        "5 of 15 files (33.3%)" in text and "empty.wav (empty)" in text and "data.max_unusable_share" in text
-    )
+    assert "5 of 15 files (33.3%)" in text and "empty.wav (empty)" in text and "data.max_unusable_share" in text
     assert "\n" not in text
 
 

@@ -50,9 +50,7 @@ def test_huge_and_tiny_rows_have_a_norm(rows):
 def test_no_score_leaves_minus_one_to_one():
     rows = np.random.default_rng(2).normal(size=(2000, 192)).astype(np.float32)
     at = np.arange(2000)
-    both = cosine_scores(
-        np.concatenate([rows, -rows]), np.concatenate([at, at]), np.concatenate([at, at + 2000])
-    )
+    both = cosine_scores(np.concatenate([rows, -rows]), np.concatenate([at, at]), np.concatenate([at, at + 2000]))
     assert both.min() >= -1 and both.max() <= 1
     assert (abs(both) > 1 - 1e-6).all()
 

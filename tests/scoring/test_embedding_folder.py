@@ -40,9 +40,7 @@ def test_ids_with_crlf_are_read(tmp_path, embeddings):
     assert read_embeddings(tmp_path)[1] == UTTS
 
 
-@pytest.mark.parametrize(
-    ("value", "problem"), [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (0, "zeros")]
-)
+@pytest.mark.parametrize(("value", "problem"), [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (0, "zeros")])
 def test_a_senseless_row_is_named_when_written_and_when_read(tmp_path, embeddings, value, problem):
     write_embeddings(tmp_path, embeddings, UTTS)
     bad = embeddings.copy()
@@ -124,9 +122,7 @@ def test_an_array_file_that_is_no_float32_matrix_is_refused(tmp_path, embeddings
         read_embeddings(tmp_path)
 
 
-def test_a_stop_between_the_two_files_never_leaves_new_embeddings_beside_old_ids(
-    tmp_path, embeddings, monkeypatch
-):
+def test_a_stop_between_the_two_files_never_leaves_new_embeddings_beside_old_ids(tmp_path, embeddings, monkeypatch):
     write_embeddings(tmp_path, embeddings, UTTS)
     replace = os.replace
 

@@ -154,9 +154,7 @@ def test_a_monotone_transform_changes_no_rate(trials):
 @given(scored_trials())
 def test_negated_scores_with_swapped_labels_are_the_same_problem(trials):
     scores, labels = trials
-    assert equal_error_rate(-scores, 1 - labels)[0] == pytest.approx(
-        equal_error_rate(scores, labels)[0], abs=1e-15
-    )
+    assert equal_error_rate(-scores, 1 - labels)[0] == pytest.approx(equal_error_rate(scores, labels)[0], abs=1e-15)
     assert rocch_equal_error_rate(-scores, 1 - labels) == pytest.approx(
         rocch_equal_error_rate(scores, labels), abs=1e-15
     )

@@ -36,9 +36,7 @@ def literal_interval(scores, labels, enroll, test, statistic, n, level, seed):
                 # A copy has its own targets; nontargets are between copies of two different speakers.
                 if (first == second) or (enroll_copy != test_copy):
                     picked += [
-                        trial
-                        for trial, pair in enumerate(zip(enroll, test))
-                        if pair == (enroll_copy, test_copy)
+                        trial for trial, pair in enumerate(zip(enroll, test)) if pair == (enroll_copy, test_copy)
                     ]
         if 0 < labels[picked].sum() < len(picked):
             values.append(statistic(scores[picked], labels[picked])[0])
@@ -84,9 +82,7 @@ def test_speakers_that_differ_widen_the_interval_beyond_that_of_independent_tria
     low, high = intervals(*trials, n=200)["eer"]
     rng = np.random.default_rng(0)
     draws = rng.integers(len(trials[1]), size=(200, len(trials[1])))
-    over_trials = np.quantile(
-        [equal_error_rate(trials[0][d], trials[1][d])[0] for d in draws], [0.025, 0.975]
-    )
+    over_trials = np.quantile([equal_error_rate(trials[0][d], trials[1][d])[0] for d in draws], [0.025, 0.975])
     assert high - low > 1.5 * np.ptp(over_trials)
 
 

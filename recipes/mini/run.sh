@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# The built-in corpus, from nothing to an equal error rate: voices spoken on the spot, training,
+# averaging, embeddings, scores, a large-margin fine-tune, and a table.
+#
+#   recipes/mini/run.sh [--stage N] [--stop-stage N] [--config FILE] [--exp DIR] [key.sub=value ...]
+#
+# Stages: 0 corpus, 1 training, 2 average, 3 embeddings, 4 scores and metrics, 5 large-margin
+# fine-tune (stages 1-4 again, with --lmf-config), 6 the table.
+# Further options: --lmf-config FILE, --data DIR, --init MODEL (fine-tune), --train-voices N,
+# --test-voices N, --sentences N (of the corpus).
+
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. recipes/common.sh
+
+stage=0 stop_stage=6
+config=conf/mini.yaml lmf_config=conf/mini_lmf.yaml
+exp=exp/mini data=data/mini init=
+train_voices=64 test_voices=24 sentences=12
+read_options "$@"
+set_up mini espeakng-loader
+
+if in_stage 0 "the built-in corpus"; then
+    spkver prepare mini "$data" --train-voices "$train_voices" --test-voices "$test_voices" --sentences "$sentences"
+fi
+if in_stage 1 "training with $config"; then
+    train_or_resume
+fi
+if in_stage 2 "the final model"; then
+    spkver average "$exp"
+fi
+if in_stage 3 "embeddings of the test voices"; then
+    spkver embed "$data/test" "$exp"
+    [ -n "$init" ] || spkver embed "$data/test" "$exp" --untrained
+fi
+if in_stage 4 "scores and metrics"; then
+    if [ -z "$init" ]; then
+        spkver score "$data/test" "$exp" --untrained
+        spkver evaluate "$data/test" "$exp" --untrained
+    fi
+    spkver score "$data/test" "$exp"
+    spkver evaluate "$data/test" "$exp"
+fi
+if in_stage 5 "large-margin fine-tune: stages 1 to 4 with $lmf_config"; then
+    "$0" --stage 1 --stop-stage 4 --config "$lmf_config" --exp "${exp}_lmf" --data "$data" --init "$exp/model" \
+        ${overrides[@]+"${overrides[@]}"}
+fi
+if in_stage 6 "results"; then
+    echo
+    spkver results "$exp" "${exp}_lmf"
+    echo
+    say next "spkver verify A.wav B.wav --model ${exp}_lmf/model"
+    say "" "recipes/mini/run.sh --stage 1 --exp exp/one_thing batch.speakers=16      change one thing"
+    say "" "recipes/speechocean762/run.sh                                            real speech"
+fi

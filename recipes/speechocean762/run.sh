@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# speechocean762 (OpenSLR 101): real recordings, 125 training and 125 test speakers. Two heads, ArcMargin
+# and sub-center inter-topk, each trained and then fine-tuned with a large margin.
+#
+#   recipes/speechocean762/run.sh [--corpus DIR] [--stage N] [--stop-stage N] [--config FILE] [--exp DIR]
+#                                 [key.sub=value ...]
+#
+# Stages: 0 corpus (downloaded without --corpus), 1 training, 2 average, 3 embeddings, 4 scores and
+# metrics, 5 large-margin fine-tune (stages 1-4 again), 6 the other head (stages 1-5 again), 7 the table.
+# Further options: --data DIR, --downloads DIR, --checksum SUM (of the archive), --lmf-config FILE, --init MODEL (fine-tune),
+# --other-config FILE, --other-lmf-config FILE (stage 6; an empty --other-config leaves it out).
+
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. recipes/common.sh
+
+stage=0 stop_stage=7
+config=conf/speechocean762.yaml lmf_config=conf/speechocean762_lmf.yaml
+other_config=conf/speechocean762_intertopk.yaml other_lmf_config=conf/speechocean762_intertopk_lmf.yaml
+exp=exp/speechocean762 data=data/speechocean762 corpus= downloads=downloads checksum= init=
+read_options "$@"
+set_up ""
+
+if in_stage 0 "the corpus"; then
+    spkver prepare speechocean762 "$data" --downloads "$downloads" ${corpus:+--corpus "$corpus"} \
+        ${checksum:+--checksum "$checksum"}
+fi
+if in_stage 1 "training with $config"; then
+    train_or_resume
+fi
+if in_stage 2 "the final model"; then
+    spkver average "$exp"
+fi
+if in_stage 3 "embeddings of the test speakers"; then
+    spkver embed "$data/test" "$exp"
+    [ -n "$init" ] || spkver embed "$data/test" "$exp" --untrained
+fi
+if in_stage 4 "scores and metrics"; then
+    if [ -z "$init" ]; then
+        spkver score "$data/test" "$exp" --untrained
+        spkver evaluate "$data/test" "$exp" --untrained
+    fi
+    spkver score "$data/test" "$exp"
+    spkver evaluate "$data/test" "$exp"
+fi
+if in_stage 5 "large-margin fine-tune: stages 1 to 4 with $lmf_config"; then
+    "$0" --stage 1 --stop-stage 4 --config "$lmf_config" --exp "${exp}_lmf" --data "$data" --init "$exp/model" \
+        ${overrides[@]+"${overrides[@]}"}
+fi
+if [ -n "$other_config" ] && in_stage 6 "the other head: stages 1 to 5 with $other_config"; then
+    "$0" --stage 1 --stop-stage 5 --config "$other_config" --lmf-config "$other_lmf_config" \
+        --exp "${exp}_intertopk" --data "$data" ${overrides[@]+"${overrides[@]}"}
+fi
+if in_stage 7 "results"; then
+    echo
+    spkver results "$exp" "${exp}_lmf" ${other_config:+"${exp}_intertopk" "${exp}_intertopk_lmf"}
+fi

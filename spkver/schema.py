@@ -1,0 +1,227 @@
+"""What a configuration holds: every section and key, with its type and limits.
+
+There are no default values here: each stands in ``conf/base.yaml``. Keys that need more words than
+their name have a comment; units are in the names.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
+
+
+def _ordered(pair: list) -> list:
+    if len(pair) != 2 or pair[0] > pair[1]:
+        raise ValueError("must be [lowest, highest]")
+    return pair
+
+
+Range = Annotated[list[float], AfterValidator(_ordered)]
+CountRange = Annotated[list[Count], AfterValidator(_ordered)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Data(Section):
+    sample_rate: Count  # Hz
+    crop_seconds: Positive
+    held_out_speakers: CountOrZero  # training speakers kept aside for the EER after each epoch
+    held_out_nontargets: Count  # at most so many of their nontarget trials
+    max_unusable_share: Probability  # of utterances that may be empty, silent or unreadable
+    workers: CountOrZero  # processes that read and augment ahead
+    cache_gigabytes: NotNegative  # decoded training audio kept in memory where all of it fits
+
+
+class Batch(Section):
+    speakers: Count
+    utterances: Count  # of each speaker
+
+
+class Noise(Section):
+    probability: Probability
+    list: str | None  # `utt path`, a noise recording a line
+    snr_db: Range
+
+
+class Babble(Section):
+    probability: Probability
+    voices: CountRange
+    snr_db: Range
+
+
+class Reverb(Section):
+    probability: Probability
+    list: str | None  # `utt path`, a room impulse response a line; null: simulated
+    rt60_seconds: Range
+
+
+class SpecAugment(Section):
+    probability: Probability
+    time_masks: CountOrZero
+    time_frames: CountOrZero
+    freq_masks: CountOrZero
+    freq_bins: CountOrZero
+
+
+class Augment(Section):
+    speed_factors: Annotated[list[Positive], Field(min_length=1)]  # each makes new speakers; the first is 1.0
+    noise: Noise
+    babble: Babble
+    reverb: Reverb
+    specaugment: SpecAugment
+
+    @model_validator(mode="after")
+    def _first_speed_is_the_recorded_one(self):
+        if self.speed_factors[0] != 1.0 or len(set(self.speed_factors)) < len(self.speed_factors):
+            raise ValueError("speed_factors: must begin with 1.0 and name no factor twice")
+        return self
+
+
+class Features(Section):
+    n_mels: Count
+    frame_length_seconds: Positive
+    frame_shift_seconds: Positive
+    window: Literal["hamming", "povey"]
+    low_hz: NotNegative
+    high_hz: Positive | None  # null: half the sample rate
+    dither: NotNegative
+
+
+class SpeechEncoderV3(Section):
+    name: Literal["speech_encoder_v3"]
+    channels: Pair
+    groups: Count
+    time_strides: Pair
+    freq_strides: Pair
+    d_model: Count
+    n_layers: Count
+    n_heads: Count
+    feedforward: Count
+    dropout: Probability
+    layer_drop: Probability
+    position: Literal["sinusoidal", "convolutional", "none"]
+    position_kernel: Count
+    pooling: Literal["attentive_statistics", "statistics", "mean"]
+    pooling_hidden: Count
+    embed_dim: Count
+    embedding_dropout: Probability
+
+    @model_validator(mode="after")
+    def _widths_divide(self):
+        if self.d_model % self.n_heads:
+            raise ValueError(f"n_heads: must divide d_model {self.d_model}")
+        for channels in self.channels:
+            if channels % self.groups:
+                raise ValueError(f"groups: must divide channels {self.channels}")
+        if self.position_kernel % 2 == 0:
+            raise ValueError("position_kernel: must be odd")
+        return self
+
+
+class Softmax(Section):
+    name: Literal["softmax"]
+
+
+class NormFace(Section):
+    name: Literal["normface"]
+    scale: Positive
+
+
+class ArcMargin(Section):
+    name: Literal["arc_margin"]
+    scale: Positive
+    margin: NotNegative  # radians, at the end of the margin schedule
+    easy_margin: bool
+
+
+class IntertopkSubcenter(Section):
+    name: Literal["intertopk_subcenter"]
+    scale: Positive
+    margin: NotNegative  # radians, at the end of the margin schedule
+    easy_margin: bool
+    K: Count  # sub-centers a speaker
+    mp: NotNegative  # radians, penalty of the nearest other speakers
+    k_top: CountOrZero  # how many of them
+    do_lm: bool  # large-margin fine-tuning: no penalty
+
+
+Head = Annotated[Softmax | NormFace | ArcMargin | IntertopkSubcenter, Field(discriminator="name")]
+
+
+class Optimizer(Section):
+    name: Literal["adamw", "adam", "radam", "nadam", "sgd"]
+    lr: Positive
+    weight_decay: NotNegative
+    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)]  # sgd: the first is the momentum
+
+
+class LearningRateSchedule(Section):
+    name: Literal["cosine", "exponential", "constant"]
+    warmup_epochs: NotNegative
+    final_lr: NotNegative
+
+    @model_validator(mode="after")
+    def _exponential_never_reaches_zero(self):
+        if self.name == "exponential" and self.final_lr == 0:
+            raise ValueError("final_lr: must be above 0 in an exponential schedule")
+        return self
+
+
+class MarginSchedule(Section):
+    start_epoch: NotNegative  # until then the margin is `initial`
+    end_epoch: NotNegative  # from then on it is head.margin
+    initial: NotNegative
+
+    @model_validator(mode="after")
+    def _ends_after_it_starts(self):
+        if self.end_epoch < self.start_epoch:
+            raise ValueError(f"end_epoch: must not lie before start_epoch {self.start_epoch}")
+        return self
+
+
+class Training(Section):
+    epochs: Count
+    clip_norm: Positive  # over encoder and head together
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "bfloat16", "float32"]
+    threads: CountOrZero  # 0: what torch chooses
+    keep_last: Count  # checkpoints of the last epochs, beside the best
+    average_last: Count  # checkpoints that make the final model
+    checkpoint_minutes: Positive  # between checkpoints within an epoch
+    max_skipped_in_a_row: Count  # non-finite steps before training gives up
+
+    @model_validator(mode="after")
+    def _keeps_what_it_averages(self):
+        if self.average_last > self.keep_last:
+            raise ValueError(f"average_last: must not be above keep_last {self.keep_last}")
+        return self
+
+
+class Scoring(Section):
+    batch_seconds: Positive  # audio embedded at once
+    max_seconds: Positive  # of an utterance that are used, from its middle
+    p_targets: Annotated[list[Probability], Field(min_length=1)]
+    bootstrap: CountOrZero  # resamplings of the speakers for the intervals; 0: no intervals
+
+
+class Config(Section):
+    seed: CountOrZero
+    data: Data
+    batch: Batch
+    augment: Augment
+    features: Features
+    model: SpeechEncoderV3
+    head: Head
+    optimizer: Optimizer
+    lr_schedule: LearningRateSchedule
+    margin_schedule: MarginSchedule
+    training: Training
+    scoring: Scoring

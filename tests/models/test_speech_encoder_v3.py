@@ -1,0 +1,201 @@
+"""SpeechEncoderV3: each known fault of the architecture's public sketch, and exactness under padding."""
+
+import numpy as np
+import pytest
+import torch
+
+from spkver.models.pooling import build_pooling
+from spkver.models.speech_encoder_v3 import MaskedGroupNorm, SpeechEncoderV3, _attention
+
+SMALL = {
+    "channels": [8, 16],
+    "groups": 4,
+    "d_model": 32,
+    "n_layers": 2,
+    "n_heads": 2,
+    "feedforward": 64,
+    "pooling_hidden": 16,
+    "embed_dim": 24,
+}
+
+
+def encoder(seed=0, **changes):
+    torch.manual_seed(seed)
+    return SpeechEncoderV3(**{**SMALL, **changes}).eval()
+
+
+def features(batch, n_frames, seed=1):
+    return 3 * torch.randn(batch, n_frames, 80, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("position", ["sinusoidal", "convolutional", "none"])
+@pytest.mark.parametrize("pooling", ["attentive_statistics", "statistics", "mean"])
+@torch.no_grad()
+def test_an_utterance_alone_batched_and_padded_has_one_embedding(position, pooling):
+    model = encoder(position=position, pooling=pooling)
+    lengths = [50, 131, 97, 200]
+    utterances = [features(1, n, seed=n) for n in lengths]
+    padded = torch.full((4, 230, 80), 7.0)  # what stands in the padding must not matter
+    for row, utterance, n in zip(padded, utterances, lengths):
+        row[:n] = utterance[0]
+    together = model(padded, torch.tensor(lengths))
+    for utterance, n, embedding in zip(utterances, lengths, together):
+        alone = model(utterance)
+        assert (alone - embedding).abs().max() < 1e-5
+        assert (model(utterance, torch.tensor([n])) - alone).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_batch_mates_do_not_move_an_embedding():
+    model = encoder()
+    mine = features(1, 160)
+    one = model(torch.cat([mine, features(3, 160, seed=2)]))[0]
+    other = model(torch.cat([mine, features(3, 160, seed=3)]))[0]
+    assert (one - other).abs().max() < 1e-6
+
+
+@torch.no_grad()
+def test_early_frames_move_the_embedding_as_late_ones_do():
+    model = encoder()
+    x = features(1, 160)
+    base = model(x)
+    moved = []
+    for start in (0, 70, 140):
+        changed = x.clone()
+        changed[:, start : start + 20] = features(1, 20, seed=5)
+        moved.append(1 - (model(changed) @ base.T).item())
+    assert min(moved) > 1e-3
+    assert moved[0] > 0.2 * moved[2]
+
+
+@torch.no_grad()
+def test_the_front_end_keeps_where_energy_lies():
+    # A formant-like bump at mel bins 10-16, and the same at 24-30.
+    low, high = torch.zeros(1, 60, 80), torch.zeros(1, 60, 80)
+    low[:, :, 10:17] = 4
+    high[:, :, 24:31] = 4
+    outputs = [encoder().front_end(x - x.mean(), None)[0].flatten() for x in (low, high)]
+    assert np.corrcoef(outputs)[0, 1] < 0.9
+
+
+@pytest.mark.parametrize("position", ["sinusoidal", "convolutional"])
+@torch.no_grad()
+def test_the_order_of_frames_matters_to_the_transformer(position):
+    model = encoder(position=position)
+    if position == "sinusoidal":
+        model.position.scale.fill_(1.0)
+    frames = torch.randn(1, 40, 32)
+    shuffled = frames[:, torch.randperm(40, generator=torch.Generator().manual_seed(0))]
+
+    def pooled(x):
+        x = model.position(x, None)
+        for layer in model.layers:
+            x = layer(x, None)
+        return x.mean(1)
+
+    assert (pooled(frames) - pooled(shuffled)).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_embeddings_fill_the_sphere_not_one_orthant():
+    model = encoder()
+    # The running statistics of a fresh BatchNorm are no statistics yet.
+    model.train()
+    for seed in range(30):
+        model(features(16, 100, seed=seed))
+    model.eval()
+    embeddings = model(features(64, 100, seed=99))
+    assert (embeddings < 0).float().mean() > 0.3
+    assert torch.allclose(embeddings.norm(dim=1), torch.ones(64), atol=1e-6)
+    cosines = (embeddings @ embeddings.T)[~torch.eye(64, dtype=bool)]
+    assert cosines.abs().mean() < 0.5
+
+
+@torch.no_grad()
+def test_masked_group_norm_without_padding_is_group_norm():
+    norm = MaskedGroupNorm(4, 16)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = 5 + 3 * torch.randn(3, 16, 20, 7)
+    assert torch.allclose(norm(x, torch.ones(3, 20, dtype=bool)), norm(x), atol=1e-5)
+
+
+@torch.no_grad()
+def test_masked_group_norm_leaves_padded_frames_out():
+    norm = MaskedGroupNorm(4, 16)
+    x = torch.randn(2, 16, 20, 7)
+    mask = torch.arange(20) < torch.tensor([[12], [20]])
+    padded = x.clone()
+    padded[0, :, 12:] = 1000.0
+    assert torch.allclose(norm(padded, mask)[0, :, :12], norm(x[:1, :, :12])[0], atol=1e-5)
+
+
+def test_attention_of_training_equals_that_of_inference():
+    query, key, value = torch.randn(3, 2, 4, 30, 8).double()
+    fused = _attention(query, key, value, None)
+    products = _attention(query.requires_grad_(), key, value, None)
+    assert (fused - products).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("name", ["attentive_statistics", "statistics", "mean"])
+@torch.no_grad()
+def test_pooling_ignores_masked_frames(name):
+    torch.manual_seed(0)
+    pooling = build_pooling(name, 12, 8)
+    frames = torch.randn(2, 30, 12)
+    mask = torch.arange(30) < torch.tensor([[17], [30]])
+    pooled = pooling(frames.masked_fill(~mask.unsqueeze(2), 50.0), mask)
+    assert pooled.shape == (2, pooling.out_features)
+    assert torch.allclose(pooled[:1], pooling(frames[:1, :17]), atol=1e-6)
+
+
+@torch.no_grad()
+def test_statistics_pooling_is_mean_and_standard_deviation():
+    frames = torch.randn(3, 50, 6)
+    pooled = build_pooling("statistics", 6, 1)(frames)
+    assert torch.allclose(pooled[:, :6], frames.mean(1), atol=1e-6)
+    assert torch.allclose(pooled[:, 6:], frames.std(1, correction=0), atol=1e-4)
+
+
+def test_pooling_a_constant_channel_has_finite_gradients():
+    frames = torch.ones(2, 10, 4, requires_grad=True)
+    build_pooling("attentive_statistics", 4, 3)(frames).sum().backward()
+    assert torch.isfinite(frames.grad).all()
+
+
+def test_channel_dropout_keeps_the_mean_and_drops_the_configured_share():
+    layer = encoder(dropout=0.3, layer_drop=0.0).layers[0].train()
+    torch.manual_seed(0)
+    dropped = layer._drop(torch.ones(2000, 5, 32))
+    assert (dropped == 0).float().mean() == pytest.approx(0.3, abs=0.01)
+    assert dropped.mean() == pytest.approx(1.0, abs=0.01)
+    assert (dropped == dropped[:, :1]).all()
+
+
+def test_stochastic_depth_leaves_out_whole_branches_more_often_in_later_layers():
+    model = encoder(dropout=0.0, layer_drop=0.4).train()
+    torch.manual_seed(0)
+    shares = [(layer._drop(torch.ones(4000, 1, 32)) == 0).float().mean().item() for layer in model.layers]
+    assert shares == pytest.approx([0.2, 0.4], abs=0.03)
+
+
+def test_the_smallest_utterance_that_fbank_gives_can_be_embedded():
+    with torch.no_grad():
+        embedding = encoder()(features(1, 1))
+    assert torch.isfinite(embedding).all()
+
+
+def test_bfloat16_training_step_gives_finite_gradients_close_to_float32():
+    model = encoder(dropout=0.0, layer_drop=0.0).train()
+    x, direction = features(8, 100), torch.randn(8, 24)
+
+    def gradient(dtype):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            embedding = model(x)
+        assert embedding.dtype == torch.float32
+        (embedding * direction).sum().backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    exact, rounded = gradient(torch.float32), gradient(torch.bfloat16)
+    assert torch.cosine_similarity(exact, rounded, 0) > 0.98

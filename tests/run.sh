@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# All tests, with their set-up. Words are passed to pytest: tests/run.sh -k sampler
+#
+#   tests/run.sh [PYTEST OPTION ...]
+
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. recipes/common.sh
+set_up test pytest pytest-xdist hypothesis ruff espeakng-loader
+
+# Two processes with one torch thread each; more threads would slow one another down.
+OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -q "$@"

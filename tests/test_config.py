@@ -1,0 +1,135 @@
+"""Configuration: what a file, its bases and overrides give, and what a mistake looks like."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spkver.config import dump_config, load_config
+from spkver.errors import SpkverError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+BASE = CONF / "base.yaml"
+
+
+def message(path, *overrides):
+    with pytest.raises(SpkverError) as caught:
+        load_config(path, list(overrides))
+    text = str(caught.value)
+    assert "\n" not in text
+    return text.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_valid_and_its_dump_reads_back(path, tmp_path):
+    config = load_config(path)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_config(config, {"torch": "2"}))
+    assert load_config(copy) == config
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*_lmf.yaml")), ids=lambda path: path.stem)
+def test_a_large_margin_fine_tune_has_what_it_is_named_for(path):
+    config, before = load_config(path), load_config(path.with_name(path.name.replace("_lmf", "")))
+    assert config.head.margin == 0.5
+    assert config.data.crop_seconds > before.data.crop_seconds
+    assert config.optimizer.lr < before.optimizer.lr / 2
+    assert config.augment.speed_factors == [1.0]
+    assert getattr(config.head, "do_lm", True)
+    assert (config.model, config.features, config.data.held_out_speakers, config.seed) == (
+        before.model,
+        before.features,
+        before.data.held_out_speakers,
+        before.seed,
+    )
+
+
+def test_a_file_changes_only_what_it_names(tmp_path):
+    (tmp_path / "middle.yaml").write_text(f"base: {BASE}\noptimizer: {{lr: 0.5}}\n")
+    (tmp_path / "top.yaml").write_text("base: middle.yaml\nbatch: {speakers: 3}\n")
+    config = load_config(tmp_path / "top.yaml", ["seed=9"])
+    before = load_config(BASE)
+    assert (config.optimizer.lr, config.batch.speakers, config.seed) == (0.5, 3, 9)
+    assert config.optimizer.betas == before.optimizer.betas
+    assert config.model == before.model
+
+
+def test_another_head_starts_its_section_anew(tmp_path):
+    assert load_config(BASE, ["head={name: normface, scale: 30.0}"]).head.model_dump() == {
+        "name": "normface",
+        "scale": 30.0,
+    }
+    assert load_config(BASE, ["head.name=softmax"]).head.name == "softmax"
+
+
+def test_numbers_in_scientific_notation_are_numbers():
+    assert load_config(BASE, ["optimizer.lr=1e-3"]).optimizer.lr == 0.001
+    assert load_config(BASE, ["optimizer.lr=2E-4"]).optimizer.lr == 0.0002
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("optimiser.lr=1.0", "unknown key 'optimiser' (did you mean 'optimizer'?)"),
+        ("optimizer.ler=1.0", "unknown key 'optimizer.ler' (did you mean 'optimizer.lr'?)"),
+        ("lr=1.0", "unknown key 'lr' (did you mean 'optimizer.lr'?)"),
+        (
+            "head.K=3",
+            "unknown key 'head.K' (valid here: head.name, head.scale, head.margin, head.easy_margin)",
+        ),
+        ("head.magin=0.1", "unknown key 'head.magin' (did you mean 'head.margin'?)"),
+        ("optimizer.lr=fast", "key 'optimizer.lr' must be a number, got 'fast'"),
+        ("optimizer.lr=-1.0", "key 'optimizer.lr' must be greater than 0, got -1.0"),
+        ("data.workers=1.5", "key 'data.workers' must be an integer, got 1.5"),
+        (
+            "training.precision=half",
+            "key 'training.precision' must be 'auto', 'bfloat16' or 'float32', got 'half'",
+        ),
+        (
+            "head.name=arcface",
+            "key 'head.name' must be one of softmax, normface, arc_margin, intertopk_subcenter, got 'arcface'",
+        ),
+        ("data=3", "key 'data' must be a section, got 3"),
+        ("model.n_heads=7", "key 'model.n_heads' must divide d_model 256, got 7"),
+        (
+            "augment.speed_factors=[0.9]",
+            "key 'augment.speed_factors' must begin with 1.0 and name no factor twice, got [0.9]",
+        ),
+        ("augment.noise.snr_db=[9, 3]", "key 'augment.noise.snr_db' must be [lowest, highest], got [9, 3]"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(override, expected):
+    assert message(BASE, override) == expected
+
+
+def test_a_missing_key_and_a_missing_file_are_named(tmp_path):
+    content = yaml.safe_load(BASE.read_text())
+    del content["optimizer"]["lr"]
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert message(path) == "key 'optimizer.lr' is missing"
+    assert message(tmp_path / "none.yaml").startswith("cannot be read")
+
+
+def test_faulty_yaml_names_the_line(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 1\ndata: [1\n")
+    assert str(path) in message(path)
+    path.write_text("seed: 1\nseed: 2\n")
+    assert message(path) == f"{path}:2: key 'seed' stands twice".removeprefix(f"{path}: ")
+    path.write_text("- 1\n")
+    assert "must hold 'key: value' lines" in message(path)
+    path.write_text("base: c.yaml\n")
+    assert message(path) == "its 'base' leads back to itself"
+
+
+def test_an_override_without_equals_is_explained():
+    with pytest.raises(SpkverError, match=r"^override 'seed': must look like key.sub=value$"):
+        load_config(BASE, ["seed"])
+
+
+def test_yaml_cannot_make_objects(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(SpkverError):
+        load_config(path)
