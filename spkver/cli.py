@@ -15,7 +15,7 @@ from spkver.errors import SpkverError
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         return options.verb(options) or 0
     except SpkverError as error:
@@ -145,6 +145,18 @@ def _system(options):
     from spkver.evaluation import System
 
     return System(Path(options.exp), untrained=options.untrained)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Options and overrides in any order, which argparse alone does not allow."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    strange = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    if rest:
+        options.overrides += rest
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

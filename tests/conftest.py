@@ -2,8 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
+
+from spkver.cli import main
+from spkver.data.directory import Utterance, write_data_directory
 
 # Parallel test processes with several torch threads each slow one another down many times over.
 torch.set_num_threads(1)
@@ -27,3 +32,67 @@ def esc10() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real noise: no folder {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def voices(tmp_path_factory) -> Path:
+    """A data directory of ten made-up voices (harmonics under a voice's own formants), six short files each."""
+    folder = tmp_path_factory.mktemp("voices")
+    rng = np.random.default_rng(0)
+    utterances = []
+    for speaker in range(10):
+        formants = rng.uniform(300, 3800, 4)
+        f0 = rng.uniform(90, 220)
+        for take in range(6):
+            path = folder / "wav" / f"v{speaker}" / f"{take}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, _voice(f0, formants, rng.uniform(0.8, 1.5), rng), 16000)
+            utterances.append(Utterance(f"v{speaker}-{take}", path, f"v{speaker}"))
+    genders = {f"v{speaker}": "fm"[speaker % 2] for speaker in range(10)}
+    write_data_directory(folder, utterances, genders=genders)
+    return folder
+
+
+def _voice(f0: float, formants: np.ndarray, seconds: float, rng: np.random.Generator) -> np.ndarray:
+    time = np.arange(int(seconds * 16000)) / 16000
+    glide = f0 * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(1, 4) * time))
+    phase = 2 * np.pi * np.cumsum(glide) / 16000
+    harmonics = np.arange(1, 30)
+    loudness = np.exp(-(((harmonics[:, None] * f0 - formants) / 200) ** 2)).sum(1) + 0.02
+    samples = (loudness[:, None] * np.sin(harmonics[:, None] * phase)).sum(0)
+    samples += 0.05 * rng.standard_normal(len(samples))
+    return 0.3 * samples / np.abs(samples).max()
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory) -> Path:
+    """A configuration that trains in seconds on ``voices``."""
+    path = tmp_path_factory.mktemp("conf") / "tiny.yaml"
+    path.write_text(
+        f"""
+base: {Path(__file__).resolve().parent.parent / "conf" / "base.yaml"}
+data: {{crop_seconds: 0.5, held_out_speakers: 3, workers: 0}}
+batch: {{speakers: 6, utterances: 1}}
+augment:
+  speed_factors: [1.0, 0.9]
+  babble: {{probability: 0.3}}
+  reverb: {{probability: 0.3}}
+model: {{channels: [8, 8], groups: 4, d_model: 16, n_layers: 1, n_heads: 2, feedforward: 32,
+         pooling_hidden: 8, embed_dim: 16}}
+optimizer: {{lr: 0.01}}
+lr_schedule: {{warmup_epochs: 0.5}}
+margin_schedule: {{start_epoch: 0, end_epoch: 2}}
+training: {{epochs: 3, keep_last: 2, average_last: 2, precision: float32, threads: 1}}
+scoring: {{bootstrap: 20}}
+"""
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_config, voices, tmp_path_factory) -> Path:
+    """The experiment of a finished tiny run, with its final model."""
+    exp = tmp_path_factory.mktemp("exp") / "tiny"
+    assert main(["train", str(tiny_config), "--data", str(voices), "--exp", str(exp)]) == 0
+    assert main(["average", str(exp)]) == 0
+    return exp

@@ -72,14 +72,11 @@ def average(paths: list[Path]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     Returns:
         The weights of encoder and head.
     """
-    total: dict[str, Tensor] = {}
-    for path in paths:
-        for name, tensor in load_tensors(path).items():
-            # Sums in double: the result must not depend on the order of the files.
-            total[name] = total.get(name, 0) + tensor.double()
-    mean = {name: (tensor / len(paths)).float() for name, tensor in total.items()}
+    files = [load_tensors(path) for path in paths]
     parts = ({}, {})
-    for name, tensor in mean.items():
+    for name, first in files[0].items():
+        # Sums in double: the result must not depend on the order of the files.
+        mean = torch.stack([file[name].double() for file in files]).mean(0).to(first.dtype)
         part, _, rest = name.partition(".")
-        parts[part == "head"][rest] = tensor
+        parts[part == "head"][rest] = mean
     return parts

@@ -1,0 +1,114 @@
+"""Crops: what they depend on, the labels of speeds, and the cache."""
+
+import numpy as np
+import pytest
+
+from spkver.config import load_config
+from spkver.data.dataset import SpeakerCrops, WaveformCache, collate
+from spkver.data.directory import read_data_directory
+from spkver.data.sampler import Draw
+from spkver.data.survey import keep_usable
+from spkver.errors import SpkverError
+
+
+@pytest.fixture(scope="session")
+def directory(voices):
+    return keep_usable(read_data_directory(voices), 16000)
+
+
+@pytest.fixture
+def make(directory, tiny_config):
+    def make(*overrides, cache_gigabytes=1.0, seed=1, crop_seconds=0.5):
+        augment = load_config(tiny_config, list(overrides)).augment
+        return SpeakerCrops(directory, 16000, crop_seconds, augment, seed, cache_gigabytes)
+
+    return make
+
+
+PLAIN = ("augment.babble.probability=0.0", "augment.reverb.probability=0.0")
+
+
+def test_labels_are_speed_major(make):
+    dataset = make()
+    assert len(dataset) == 120
+    assert dataset.n_classes == 20
+    assert list(dataset.labels[:60]) == list(np.repeat(np.arange(10), 6))
+    assert list(dataset.labels[60:]) == list(10 + np.repeat(np.arange(10), 6))
+    for item in (0, 59, 60, 119):
+        assert dataset[Draw(item, 0, 0, 0)][1] == dataset.labels[item]
+
+
+def test_a_crop_depends_on_its_draw_only(make):
+    one, two = make(), make()
+    draws = [Draw(item, 2, step, item % 6) for step, item in enumerate(range(0, 120, 7))]
+    for draw in draws:
+        one[Draw(3, 0, 0, 0)]  # what was read before must not matter
+        assert np.array_equal(one[draw][0], two[draw][0])
+    for other in (Draw(7, 3, 1, 1), Draw(7, 2, 2, 1), Draw(7, 2, 1, 2)):
+        assert not np.array_equal(one[Draw(7, 2, 1, 1)][0], one[other][0])
+    assert not np.array_equal(one[draws[1]][0], make(seed=2)[draws[1]][0])
+
+
+@pytest.mark.parametrize("item", [5, 65])
+@pytest.mark.parametrize("crop_seconds", [0.5, 1.0, 3.0])
+def test_every_crop_has_the_same_length_also_of_short_files_and_other_speeds(make, item, crop_seconds):
+    dataset = make(crop_seconds=crop_seconds)
+    for epoch in range(5):
+        samples, _ = dataset[Draw(item, epoch, 0, 0)]
+        assert samples.shape == (round(16000 * crop_seconds),)
+        assert samples.dtype == np.float32
+        assert np.isfinite(samples).all()
+
+
+def test_crops_start_anywhere_in_the_file(make, directory):
+    dataset = make(*PLAIN)
+    first = np.stack([dataset[Draw(0, epoch, 0, 0)][0][:200] for epoch in range(40)])
+    assert len(np.unique(first.round(3), axis=0)) > 35
+
+
+def test_cached_crops_equal_those_read_from_the_file_to_16_bits(make):
+    cached, read = make(*PLAIN), make(*PLAIN, cache_gigabytes=0.0)
+    assert cached._cache is not None
+    assert read._cache is None
+    for draw in (Draw(0, 0, 0, 0), Draw(0, 0, 1, 0)):
+        # The start may differ by a sample where a time in seconds is rounded.
+        a, b = cached[draw][0], read[draw][0]
+        assert min(np.abs(a - b).max(), np.abs(a[1:] - b[:-1]).max(), np.abs(a[:-1] - b[1:]).max()) < 1e-4
+    assert np.array_equal(cached[Draw(0, 0, 0, 0)][0], cached[Draw(0, 0, 0, 0)][0])
+
+
+def test_a_faster_voice_is_higher(make):
+    dataset = make(*PLAIN, "augment.speed_factors=[1.0, 2.0]")
+    slow = np.abs(np.fft.rfft(dataset[Draw(0, 0, 0, 0)][0]))
+    fast = np.abs(np.fft.rfft(dataset[Draw(60, 0, 0, 0)][0]))
+    bins = np.arange(len(slow))
+    assert (bins * fast).sum() / fast.sum() > 1.5 * (bins * slow).sum() / slow.sum()
+
+
+def test_babble_comes_from_other_speakers(make, directory):
+    dataset = make()
+    drawn = []
+    read = dataset._read
+    dataset._read = lambda index, *rest: drawn.append(index) or read(index, *rest)
+    for seed in range(50):
+        dataset._draw_voice(np.random.default_rng(seed), 1000, "v3")
+    assert len(drawn) == 50
+    assert not any(directory.utterances[index].speaker == "v3" for index in drawn)
+
+
+def test_the_cache_gives_back_what_was_put():
+    cache = WaveformCache([5, 3, 4])
+    assert cache.get(1) is None
+    put = cache.put(1, np.array([0.5, -1.5, 0.25, 9.0], np.float32))
+    assert list(put) == [16384, -32767, 8192]
+    assert list(cache.get(1)) == list(put)
+    assert cache.get(0) is None
+    assert cache.get(2) is None
+
+
+def test_collate_gives_tensors_or_the_first_error():
+    waveforms, labels = collate([(np.zeros(4, np.float32), 3), (np.ones(4, np.float32), 1)])
+    assert waveforms.shape == (2, 4)
+    assert labels.tolist() == [3, 1]
+    error = SpkverError("bad")
+    assert collate([(np.zeros(4, np.float32), 3), error]) is error

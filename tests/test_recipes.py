@@ -1,0 +1,68 @@
+"""The recipes' shell: options, overrides, and the set-up's choice (what they compute is run by .ci/run)."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*/run.sh"))
+
+
+def run(script, *words, **environment):
+    return subprocess.run(
+        ["bash", str(script), *words], capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize("script", RECIPES, ids=lambda path: path.parent.name)
+def test_help_names_every_stage(script):
+    done = run(script, "--help")
+    assert done.returncode == 0
+    for word in ("--stage", "--stop-stage", "--config", "--exp", "key.sub=value", "0 corpus"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("script", RECIPES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["--stgae", "1"], "unknown option --stgae"),
+        (["--stage"], "option --stage needs a value"),
+        (["lr"], "'lr' is neither an option nor key.sub=value"),
+    ],
+)
+def test_a_mistyped_option_is_refused_before_anything_runs(script, words, expected):
+    done = run(script, *words)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert done.stdout == ""
+
+
+def shell(tmp_path, body):
+    script = tmp_path / "recipe.sh"
+    script.write_text(f"set -euo pipefail\n. {ROOT}/recipes/common.sh\nstage=1 stop_stage=3 exp=e\n{body}\n")
+    return subprocess.run(["bash", str(script)], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+
+
+def test_options_become_variables_and_overrides_are_kept_apart(tmp_path):
+    done = shell(
+        tmp_path,
+        'read_options --stop-stage 2 a.b=1 --exp "my exp" c=[1, 2]\necho "$stage $stop_stage $exp"'.replace(
+            "c=[1, 2]", "'c=[1, 2]'"
+        )
+        + '\nprintf "%s|" "${overrides[@]}"',
+    )
+    assert done.stdout == "1 2 my exp\na.b=1|c=[1, 2]|"
+
+
+def test_stages_outside_the_wanted_ones_are_left_out(tmp_path):
+    done = shell(tmp_path, "for n in 0 1 2 3 4; do if in_stage $n title$n; then echo ran $n; fi; done")
+    assert [line for line in done.stdout.splitlines() if line.startswith("ran")] == ["ran 1", "ran 2", "ran 3"]
+
+
+def test_a_failing_stage_stops_the_recipe(tmp_path):
+    done = shell(tmp_path, "if in_stage 1 x; then false; fi\necho went on")
+    assert done.returncode != 0
+    assert "went on" not in done.stdout

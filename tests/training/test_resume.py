@@ -1,0 +1,77 @@
+"""A run that is killed and resumed logs the losses of one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from spkver.training.log import read_log
+
+
+def start(tiny_config, voices, exp, *words):
+    command = [sys.executable, "-m", "spkver.cli", "train", tiny_config, "--data", voices, "--exp", exp, *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def wait_for_steps(process, exp, n):
+    log = exp / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if log.exists() and len(read_log(log, "step")) >= n:
+            return
+        time.sleep(0.005)
+    pytest.fail(f"no {n} steps: {process.communicate()}")
+
+
+def figures(exp):
+    steps = [(r["epoch"], r["step"], r["loss"], r["grad_norm"]) for r in read_log(exp / "log.jsonl", "step")]
+    keys = ("epoch", "loss", "accuracy", "held_out_eer", "held_out_threshold")
+    return steps, [[r[key] for key in keys] for r in read_log(exp / "log.jsonl", "epoch")]
+
+
+# With kill -9 nothing can be saved: the run goes on from the last checkpoint, here of a moment before,
+# in the middle of an epoch. Steps 9 and 20 are in epochs 1 and 2; 1 is before the first checkpoint.
+@pytest.mark.parametrize(
+    "signal_number, at_step, checkpoint_minutes",
+    [(signal.SIGKILL, 9, 0.002), (signal.SIGKILL, 20, 0.002), (signal.SIGKILL, 1, 5), (signal.SIGTERM, 17, 5)],
+)
+def test_a_stopped_run_goes_on_to_the_same_losses(
+    trained, tiny_config, voices, tmp_path, signal_number, at_step, checkpoint_minutes
+):
+    exp = tmp_path / "exp"
+    words = (f"training.checkpoint_minutes={checkpoint_minutes}", "data.workers=1")
+    process = start(tiny_config, voices, exp, *words)
+    wait_for_steps(process, exp, at_step)
+    process.send_signal(signal_number)
+    _, errors = process.communicate(timeout=60)
+    if signal_number == signal.SIGTERM:
+        assert process.returncode == 128 + signal.SIGTERM
+        assert "stopped and saved at epoch" in errors
+        assert "Traceback" not in errors
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert len(read_log(exp / "log.jsonl", "epoch")) < 3, "it was stopped too late to show anything"
+
+    resumed = start(tiny_config, voices, exp, *words, "--resume")
+    assert resumed.wait(timeout=120) == 0, resumed.communicate()
+    assert figures(exp) == figures(trained)
+
+
+def test_a_finished_run_resumes_to_nothing(trained, tiny_config, voices):
+    before = (trained / "log.jsonl").read_bytes()
+    process = start(tiny_config, voices, trained, "--resume")
+    assert process.wait(timeout=120) == 0
+    assert (trained / "log.jsonl").read_bytes() == before
+
+
+def test_the_log_is_json_with_every_digit(trained):
+    for line in (trained / "log.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        assert json.dumps(record) == line

@@ -1,0 +1,25 @@
+"""Ctrl-C and SIGTERM are noted first and obeyed after the step; a second one acts at once."""
+
+import os
+import signal
+
+import pytest
+
+from spkver.training.stopping import StopRequest
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted(number):
+    before = signal.getsignal(number)
+    with StopRequest() as request:
+        assert request.signal_number is None
+        os.kill(os.getpid(), number)
+        assert request.signal_number == number
+    assert signal.getsignal(number) is before
+
+
+def test_the_second_interrupt_acts_at_once():
+    with pytest.raises(KeyboardInterrupt), StopRequest():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.sigtimedwait([], 0.1)

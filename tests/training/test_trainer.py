@@ -1,0 +1,210 @@
+"""Training: the records it leaves, its independence of workers, and what it does with bad steps."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from spkver.config import load_config
+from spkver.data.directory import read_data_directory
+from spkver.data.survey import keep_usable
+from spkver.errors import SpkverError
+from spkver.model_folder import load_model, load_tensors
+from spkver.training.checkpoint import epochs_kept
+from spkver.training.device import choose_dtype
+from spkver.training.experiment import Experiment
+from spkver.training.held_out import split_speakers
+from spkver.training.log import read_log
+from spkver.training.trainer import Trainer
+
+
+@pytest.fixture(scope="session")
+def directory(voices):
+    return keep_usable(read_data_directory(voices), 16000)
+
+
+@pytest.fixture
+def make_trainer(tiny_config, directory, tmp_path):
+    def make(*overrides, exp="run", init=None):
+        return Trainer(load_config(tiny_config, list(overrides)), directory, Experiment(tmp_path / exp), init)
+
+    return make
+
+
+def losses(trainer):
+    return [record["loss"] for record in read_log(trainer.experiment.log_file, "step")]
+
+
+def test_training_lowers_the_loss_and_logs_every_step_and_epoch(trained):
+    steps = read_log(trained / "log.jsonl", "step")
+    epochs = read_log(trained / "log.jsonl", "epoch")
+    # 7 training voices x 6 files x 2 speeds = 84 items, 14 batches of 6.
+    assert [(record["epoch"], record["step"]) for record in steps] == [(e, s) for e in (1, 2, 3) for s in range(1, 15)]
+    assert np.mean([r["loss"] for r in steps[:5]]) > np.mean([r["loss"] for r in steps[-5:]])
+    assert epochs[-1]["margin"] == pytest.approx(0.2)
+    for record in epochs:
+        of_epoch = [r for r in steps if r["epoch"] == record["epoch"]]
+        assert record["loss"] == pytest.approx(np.mean([r["loss"] for r in of_epoch]))
+        assert 0 <= record["held_out_eer"] <= 1
+        assert -1 <= record["held_out_threshold"] <= 1
+
+
+def test_the_experiment_holds_the_configuration_as_run_and_the_last_checkpoints(trained, tiny_config, voices):
+    config, run = Experiment(trained).read()
+    assert config == load_config(tiny_config)
+    assert run["data"] == str(voices)
+    assert run["torch"] == str(torch.__version__)
+    kept = set(epochs_kept(trained / "checkpoints"))
+    assert {2, 3} <= kept
+
+
+def test_the_model_is_the_average_and_knows_its_threshold(trained):
+    model = load_model(trained / "model")
+    assert model.run["epochs_averaged"] == [2, 3]
+    assert -1 < model.run["threshold"] < 1
+    files = [load_tensors(trained / "checkpoints" / f"epoch-00{epoch}.safetensors") for epoch in (2, 3)]
+    name = "embedding.weight"
+    mean = (files[0][f"encoder.{name}"] + files[1][f"encoder.{name}"]) / 2
+    assert torch.allclose(model.encoder.state_dict()[name], mean, atol=1e-7)
+
+
+def test_the_losses_do_not_depend_on_the_number_of_workers(make_trainer):
+    one = make_trainer("training.epochs=1", exp="w0")
+    one.run(False, {})
+    two = make_trainer("training.epochs=1", "data.workers=2", exp="w2")
+    two.run(False, {})
+    assert losses(one) == losses(two)
+
+
+def test_another_seed_gives_other_losses(make_trainer):
+    one, two = make_trainer("training.epochs=1", exp="s1"), make_trainer("training.epochs=1", "seed=2", exp="s2")
+    one.run(False, {})
+    two.run(False, {})
+    assert losses(one)[1:] != losses(two)[1:]
+
+
+def test_gradients_are_clipped_over_encoder_and_head_together(make_trainer):
+    trainer = make_trainer("training.clip_norm=0.5")
+    trainer.sampler.set_epoch(0)
+    waveforms, labels = next(iter(trainer._loader()))
+    trainer.encoder.train()
+    record = trainer._train_step(waveforms, labels)
+    norms = [p.grad.norm() for p in [*trainer.encoder.parameters(), *trainer.head.parameters()]]
+    assert record["grad_norm"] > 0.5
+    assert record["clipped"]
+    assert torch.stack(norms).norm().item() == pytest.approx(0.5, rel=1e-4)
+    assert trainer.head.weight.grad.norm() > 0
+
+
+def poison(trainer, steps):
+    """Make the logits of these steps (counted from 0 over the run) NaN."""
+    calls = iter(range(10**6))
+    trainer.head.register_forward_hook(lambda head, inputs, logits: logits * math.nan if next(calls) in steps else None)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(make_trainer):
+    trainer = make_trainer("training.epochs=1")
+    poison(trainer, {3})
+    seen = []
+    trainer.optimizer.register_step_post_hook(lambda *_: seen.append(trainer.step))
+    trainer.run(False, {})
+    assert 3 not in seen
+    assert len(seen) == 13
+    (epoch,) = read_log(trainer.experiment.log_file, "epoch")
+    assert epoch["skipped"] == 1
+    assert math.isfinite(epoch["loss"])
+    assert all(torch.isfinite(p).all() for p in trainer.encoder.parameters())
+
+
+def test_too_many_such_steps_in_a_row_stop_with_advice(make_trainer):
+    trainer = make_trainer("training.max_skipped_in_a_row=4")
+    poison(trainer, set(range(2, 100)))
+    with pytest.raises(SpkverError, match=r"4 steps in a row were not finite \(epoch 1, step 6.*optimizer.lr"):
+        trainer.run(False, {})
+
+
+def test_an_unreadable_file_stops_training_with_its_path(make_trainer, directory):
+    trainer = make_trainer("data.cache_gigabytes=0")
+    trainer.dataset.utterances = [
+        u.__class__(u.id, u.path.with_name("gone.wav"), u.speaker) for u in directory.utterances
+    ]
+    with pytest.raises(SpkverError, match=r"gone\.wav"):
+        trainer.run(False, {})
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(make_trainer):
+    make_trainer("training.epochs=1").run(False, {})
+    with pytest.raises(SpkverError, match="already holds a run; go on with --resume"):
+        make_trainer("training.epochs=1").run(False, {})
+
+
+def test_resuming_with_another_value_names_the_key(make_trainer):
+    make_trainer("training.epochs=1").run(False, {})
+    with pytest.raises(SpkverError, match=r"the run began with optimizer.lr=0.01, not 0.02"):
+        make_trainer("training.epochs=1", "optimizer.lr=0.02").run(True, {})
+
+
+def test_fine_tuning_starts_from_the_model_with_the_head_cut_to_the_recorded_speakers(make_trainer, trained):
+    trainer = make_trainer("augment.speed_factors=[1.0]", init=trained / "model")
+    head = load_tensors(trained / "model" / "head.safetensors")["weight"]
+    assert len(head) == 14
+    assert torch.equal(trainer.head.weight.detach(), head[:7])
+    before = load_model(trained / "model").encoder.state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.encoder.state_dict().items())
+
+
+def test_the_optimizer_of_a_fine_tune_trains_the_cut_head(make_trainer, trained):
+    trainer = make_trainer("augment.speed_factors=[1.0]", "training.epochs=1", init=trained / "model")
+    before = trainer.head.weight.detach().clone()
+    trainer.run(False, {})
+    assert not torch.equal(trainer.head.weight.detach(), before)
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("data.held_out_speakers=4", r"trained on 7 speakers, this run has 6"),
+        ("model.embed_dim=8", r"model.safetensors: 'embedding.weight' has shape \(16, 32\), .* wants \(8, 32\)"),
+        ("model.n_layers=2", r"model.safetensors: has no 'layers.1"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_named(make_trainer, trained, override, expected):
+    with pytest.raises(SpkverError, match=expected):
+        make_trainer(override, "augment.speed_factors=[1.0]", init=trained / "model")
+
+
+def test_held_out_speakers_are_apart_from_training_and_share_the_genders(directory):
+    train, held_out = split_speakers(directory, 4, seed=1)
+    assert set(train) | set(held_out) == set(directory.speakers)
+    assert not set(train) & set(held_out)
+    assert sorted(directory.genders[speaker] for speaker in held_out) == ["f", "f", "m", "m"]
+    assert split_speakers(directory, 4, seed=1) == (train, held_out)
+    assert any(split_speakers(directory, 4, seed=seed)[1] != held_out for seed in (2, 3, 4))
+
+
+@pytest.mark.parametrize("n", [1, 9, 11])
+def test_a_number_of_held_out_speakers_that_cannot_be_is_refused(directory, n):
+    with pytest.raises(SpkverError, match=rf"data.held_out_speakers is {n} of 10"):
+        split_speakers(directory, n, seed=1)
+
+
+def test_without_held_out_speakers_training_has_no_eer(make_trainer):
+    trainer = make_trainer("data.held_out_speakers=0", "training.epochs=1")
+    trainer.run(False, {})
+    (epoch,) = read_log(trainer.experiment.log_file, "epoch")
+    assert "held_out_eer" not in epoch
+
+
+def test_precision_by_name():
+    cpu = torch.device("cpu")
+    assert choose_dtype("float32", cpu) == torch.float32
+    assert choose_dtype("bfloat16", cpu) == torch.bfloat16
+    assert choose_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+
+
+def test_the_log_leaves_out_a_line_that_a_stop_cut_short(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps({"kind": "step", "loss": 1.0}) + "\n" + '{"kind": "st')
+    assert read_log(path, "step") == [{"loss": 1.0}]
