@@ -13,7 +13,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
-Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
+PerConvolution = Annotated[list[Count], Field(min_length=2)]
 
 
 def _ordered(pair: list) -> list:
@@ -97,10 +97,10 @@ class Features(Section):
 
 class SpeechEncoderV3(Section):
     name: Literal["speech_encoder_v3"]
-    channels: Pair
+    channels: PerConvolution
     groups: Count
-    time_strides: Pair
-    freq_strides: Pair
+    time_strides: PerConvolution
+    freq_strides: PerConvolution
     d_model: Count
     n_layers: Count
     n_heads: Count
@@ -116,6 +116,9 @@ class SpeechEncoderV3(Section):
 
     @model_validator(mode="after")
     def _widths_divide(self):
+        for name in ("time_strides", "freq_strides"):
+            if len(getattr(self, name)) != len(self.channels):
+                raise ValueError(f"{name}: must have one value for each of channels {self.channels}")
         if self.d_model % self.n_heads:
             raise ValueError(f"n_heads: must divide d_model {self.d_model}")
         for channels in self.channels:
@@ -195,6 +198,7 @@ class Training(Section):
     threads: CountOrZero  # 0: what torch chooses
     keep_last: Count  # checkpoints of the last epochs, beside the best
     average_last: Count  # checkpoints that make the final model
+    statistics_utterances: Annotated[int, Field(ge=2)]  # whole ones, for the averaged model's BatchNorms
     checkpoint_minutes: Positive  # between checkpoints within an epoch
     max_skipped_in_a_row: Count  # non-finite steps before training gives up
 

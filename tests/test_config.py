@@ -92,6 +92,10 @@ def test_numbers_in_scientific_notation_are_numbers():
         ("data=3", "key 'data' must be a section, got 3"),
         ("model.n_heads=7", "key 'model.n_heads' must divide d_model 256, got 7"),
         (
+            "model.time_strides=[1,2,2]",
+            "key 'model.time_strides' must have one value for each of channels [32, 64], got [1, 2, 2]",
+        ),
+        (
             "augment.speed_factors=[0.9]",
             "key 'augment.speed_factors' must begin with 1.0 and name no factor twice, got [0.9]",
         ),

@@ -36,16 +36,14 @@ class MaskedGroupNorm(nn.GroupNorm):
 
 
 class FrontEnd(nn.Module):
-    """Conv2d + GroupNorm + ReLU, twice, then channels x frequency projected to ``d_model``.
-
-    The first convolution may halve frequency, the second halves time and frequency.
+    """Conv2d + GroupNorm + ReLU, twice or more, then channels x frequency projected to ``d_model``.
 
     Args:
         n_mels: filterbank bins.
-        channels: output channels of the two convolutions.
+        channels: output channels of the convolutions.
         groups: groups of the GroupNorms.
-        freq_strides: stride over frequency of the two convolutions.
-        time_strides: stride over time of the two convolutions.
+        freq_strides: stride over frequency of each convolution.
+        time_strides: stride over time of each convolution.
         d_model: width of a frame behind the projection.
     """
 
@@ -185,10 +183,10 @@ class SpeechEncoderV3(nn.Module):
 
     Args:
         n_mels: bins of the filterbank.
-        channels: output channels of the two front-end convolutions.
+        channels: output channels of the front-end convolutions.
         groups: groups of their GroupNorms.
-        time_strides: strides over time of the two convolutions.
-        freq_strides: strides over frequency of the two convolutions.
+        time_strides: stride over time of each convolution.
+        freq_strides: stride over frequency of each convolution.
         d_model: width of the transformer.
         n_layers: its layers.
         n_heads: attention heads a layer.
@@ -237,7 +235,9 @@ class SpeechEncoderV3(nn.Module):
         # What all utterances have in common must go, or every cosine starts near 1 and learning is slow.
         self.pooled_norm = nn.BatchNorm1d(self.pooling.out_features)
         self.embedding_dropout = nn.Dropout(embedding_dropout)
-        self.embedding = nn.Linear(self.pooling.out_features, embed_dim)
+        self.embedding = nn.Linear(self.pooling.out_features, embed_dim, bias=False)
+        # Again for the embedding itself: cosines of centred embeddings tell speakers apart better.
+        self.embedding_norm = nn.BatchNorm1d(embed_dim, affine=False)
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Embed a batch of utterances.
@@ -257,7 +257,7 @@ class SpeechEncoderV3(nn.Module):
         pooled = self.pooling(self.norm(x), mask)
         with torch.autocast(features.device.type, enabled=False):
             embedding = self.embedding(self.embedding_dropout(self.pooled_norm(pooled)))
-            return F.normalize(embedding, dim=1)
+            return F.normalize(self.embedding_norm(embedding), dim=1)
 
 
 class _NoPosition(nn.Module):

@@ -3,11 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spkver.config import Config
 from spkver.data.directory import DataDirectory
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor
 from spkver.model_folder import fit, save_model
 from spkver.models import build_encoder
+from spkver.models.speech_encoder_v3 import SpeechEncoderV3
 from spkver.training import checkpoint
 from spkver.training.experiment import Experiment
 from spkver.training.held_out import HeldOut, split_speakers
@@ -48,6 +54,7 @@ def average_model(experiment: Experiment, directory: DataDirectory) -> Averaged:
     fit(encoder, encoder_weights, experiment.checkpoints)
 
     train_speakers, held_out_speakers = split_speakers(directory, config.data.held_out_speakers, config.seed)
+    renew_statistics(encoder, directory.subset(speakers=train_speakers), config)
     eer = threshold = None
     if held_out_speakers:
         held_out = HeldOut.of(
@@ -55,8 +62,32 @@ def average_model(experiment: Experiment, directory: DataDirectory) -> Averaged:
         )
         eer, threshold = held_out.equal_error_rate(Extractor(encoder, config))
     run = {**run, "epochs_averaged": epochs, "held_out_eer": eer, "threshold": threshold}
-    save_model(experiment.model, config, run, encoder_weights, head_weights, train_speakers)
+    save_model(experiment.model, config, run, encoder.state_dict(), head_weights, train_speakers)
     return Averaged(epochs, eer, threshold)
+
+
+def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config: Config) -> None:
+    """Let both BatchNorms of the encoder hold the statistics of whole, clean training utterances.
+
+    Averaged weights need statistics of their own (Izmailov et al., UAI 2018), and those of the training
+    were those of short, masked, augmented crops: embeddings of whole utterances would not be centred.
+    """
+    n = min(config.training.statistics_utterances, len(directory.utterances))
+    chosen = np.random.default_rng([config.seed, 0xBA7C]).choice(len(directory.utterances), n, replace=False)
+    utterances = [directory.utterances[index] for index in sorted(chosen)]
+    pooled = []
+    hook = encoder.pooled_norm.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0]))
+    Extractor(encoder, config).embed_utterances(utterances, directory.durations, "statistics")
+    hook.remove()
+    with torch.no_grad():
+        values = torch.cat(pooled)
+        _hold_statistics(encoder.pooled_norm, values)
+        _hold_statistics(encoder.embedding_norm, encoder.embedding(encoder.pooled_norm(values)))
+
+
+def _hold_statistics(norm: nn.BatchNorm1d, values: Tensor) -> None:
+    norm.running_mean.copy_(values.mean(0))
+    norm.running_var.copy_(values.var(0))
 
 
 def directory_of(run: dict, data: Path | None) -> Path:

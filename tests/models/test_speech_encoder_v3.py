@@ -46,6 +46,17 @@ def test_an_utterance_alone_batched_and_padded_has_one_embedding(position, pooli
 
 
 @torch.no_grad()
+def test_a_front_end_of_any_depth_leaves_padding_out():
+    model = encoder(channels=[8, 16, 16], time_strides=[1, 2, 2], freq_strides=[2, 2, 1])
+    padded = torch.full((2, 160, 80), 7.0)
+    padded[0, :121] = features(1, 121)[0]
+    padded[1] = features(1, 160, seed=2)[0]
+    together = model(padded, torch.tensor([121, 160]))
+    assert (model(features(1, 121)) - together[0]).abs().max() < 1e-5
+    assert (model(features(1, 160, seed=2)) - together[1]).abs().max() < 1e-5
+
+
+@torch.no_grad()
 def test_batch_mates_do_not_move_an_embedding():
     model = encoder()
     mine = features(1, 160)
@@ -109,6 +120,19 @@ def test_embeddings_fill_the_sphere_not_one_orthant():
     assert torch.allclose(embeddings.norm(dim=1), torch.ones(64), atol=1e-6)
     cosines = (embeddings @ embeddings.T)[~torch.eye(64, dtype=bool)]
     assert cosines.abs().mean() < 0.5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shared", [0.0, 5.0])
+def test_what_all_utterances_share_does_not_reach_the_score(shared):
+    model = encoder()
+    model.pooled_norm.bias.fill_(shared)
+    model.train()
+    for seed in range(60):
+        model(features(16, 100, seed=seed))
+    embeddings = model.eval()(features(64, 100, seed=99))
+    cosines = (embeddings @ embeddings.T)[~torch.eye(64, dtype=bool)]
+    assert cosines.mean() < 0.3  # .99 without the last normalisation when all share an offset of 5
 
 
 @torch.no_grad()
