@@ -39,7 +39,7 @@ set_up() {
         { echo "spkver needs Python 3.10 or newer; name one, as in PYTHON=python3.11 $0" >&2; exit 1; }
     say set-up "making .venv and installing spkver${extra:+[$extra]} with torch into it (about a minute, then never again)"
     [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".${extra:+[$extra]}"
+    .venv/bin/python -m pip install -qq --disable-pip-version-check -e ".${extra:+[$extra]}"
     cp pyproject.toml "$stamp"
     say set-up ".venv holds $(.venv/bin/spkver --version) ($((SECONDS - start)) s; the next start takes a second)"
 }
