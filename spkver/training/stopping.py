@@ -13,12 +13,16 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM is only noted in ``signal_number``; a second one acts at once."""
+    """While entered, the first SIGINT or SIGTERM is only noted in ``signal_number``; a second one acts at once.
+
+    A signal that the process was started to ignore (``nohup``, a script's background job) stays ignored.
+    """
 
     signal_number: int | None = None
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        obeyed = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in obeyed}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -8,6 +8,14 @@ import pytest
 from spkver.training.stopping import StopRequest
 
 
+@pytest.fixture(autouse=True)
+def interrupts_raise():
+    """As in a terminal; a background job is started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_noted(number):
     before = signal.getsignal(number)
@@ -23,3 +31,11 @@ def test_the_second_interrupt_acts_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         signal.sigtimedwait([], 0.1)
+
+
+def test_an_ignored_signal_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopRequest() as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.signal_number is None
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
