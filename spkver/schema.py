@@ -209,6 +209,11 @@ class Training(Section):
         return self
 
 
+class Snapshots(Section):
+    speakers: CountOrZero  # at most so many training and so many held-out speakers; 0: no snapshots
+    utterances: Count  # at most so many of each
+
+
 class Scoring(Section):
     batch_seconds: Positive  # audio embedded at once
     max_seconds: Positive  # of an utterance that are used, from its middle
@@ -228,4 +233,5 @@ class Config(Section):
     lr_schedule: LearningRateSchedule
     margin_schedule: MarginSchedule
     training: Training
+    snapshots: Snapshots
     scoring: Scoring

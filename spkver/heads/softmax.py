@@ -12,7 +12,7 @@ from spkver.errors import SpkverError
 
 
 class Head(nn.Module):
-    """Embedding and label -> logits. A kind of head defines ``logits``.
+    """Embedding and label -> logits. A kind of head defines ``logits`` and ``plain_logits``.
 
     ``weight`` is (out_features * rows_per_class, in_features), class-major: class c owns the rows
     from c * rows_per_class on.
@@ -46,6 +46,10 @@ class Head(nn.Module):
 
     def logits(self, embedding: Tensor, label: Tensor) -> Tensor:
         """What ``forward`` returns, from a float32 embedding and checked labels."""
+        raise NotImplementedError
+
+    def plain_logits(self, embedding: Tensor) -> Tensor:
+        """(batch, in_features) -> (batch, out_features): the logits without any label's margin or penalty."""
         raise NotImplementedError
 
     def update(self, margin: float) -> None:
@@ -88,6 +92,9 @@ class Softmax(Head):
         self.bias = nn.Parameter(torch.zeros(out_features))
 
     def logits(self, embedding: Tensor, label: Tensor) -> Tensor:
+        return self.plain_logits(embedding)
+
+    def plain_logits(self, embedding: Tensor) -> Tensor:
         return F.linear(embedding, self.weight.float(), self.bias.float())
 
     def cut(self, out_features: int) -> None:
@@ -110,6 +117,9 @@ class NormFace(Head):
         self.scale = scale
 
     def logits(self, embedding: Tensor, label: Tensor) -> Tensor:
+        return self.plain_logits(embedding)
+
+    def plain_logits(self, embedding: Tensor) -> Tensor:
         return self.scale * self.cosine(embedding)
 
     def cosine(self, embedding: Tensor) -> Tensor:

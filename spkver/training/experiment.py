@@ -24,6 +24,7 @@ class Experiment:
         self.config_file = self.folder / "config.yaml"
         self.log_file = self.folder / "log.jsonl"
         self.checkpoints = self.folder / "checkpoints"
+        self.snapshots = self.folder / "snapshots"
         self.model = self.folder / "model"
         self.untrained = self.folder / "untrained"
         self.metrics_file = self.folder / "metrics.json"

@@ -38,6 +38,7 @@ from spkver.training.log import Log
 from spkver.training.optimizer import build_optimizer
 from spkver.training.progress import Progress, Sums
 from spkver.training.schedules import learning_rate, margin
+from spkver.training.snapshots import Snapshots, gradient_histogram
 from spkver.training.stopping import Stopped, StopRequest
 
 
@@ -66,10 +67,20 @@ class Trainer:
         train_speakers, held_out_speakers = split_speakers(directory, config.data.held_out_speakers, config.seed)
         training = directory.subset(speakers=train_speakers)
         self.speakers = training.speakers
+        held_out = directory.subset(speakers=held_out_speakers) if held_out_speakers else None
         self.held_out = None
-        if held_out_speakers:
-            held_out = directory.subset(speakers=held_out_speakers)
+        if held_out is not None:
             self.held_out = HeldOut.of(held_out, config.data.held_out_nontargets, config.seed)
+        self.snapshots = None
+        if config.snapshots.speakers:
+            self.snapshots = Snapshots(
+                experiment.snapshots,
+                training,
+                held_out,
+                config.snapshots.speakers,
+                config.snapshots.utterances,
+                config.seed,
+            )
 
         self.dataset = SpeakerCrops(
             training,
@@ -99,6 +110,7 @@ class Trainer:
         self.seconds = 0.0  # of training so far
         self.skipped_in_a_row = 0
         self.best = None  # (held-out EER, epoch counted from 1)
+        self.gradients = None  # histograms of the epoch's last step, before and after clipping
 
     def description(self) -> str:
         """One line: what trains on what."""
@@ -129,6 +141,9 @@ class Trainer:
         else:
             self.experiment.begin(self.config, run)
             self._save_untrained(run)
+            if self.snapshots is not None:
+                self.snapshots.begin()
+                self.snapshots.take(0, Extractor(self.encoder, self.config), self.head, None)
         # A run that was stopped before its first checkpoint begins again.
         if resume and checkpoint.has_state(self.experiment.checkpoints):
             log_size = self._load()
@@ -182,7 +197,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [*self.encoder.parameters(), *self.head.parameters()]
+        watched = self.snapshots is not None and self.step == self.sampler.n_batches - 1
+        before = gradient_histogram(parameters) if watched else None
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.training.clip_norm).item()
+        if watched:
+            self.gradients = torch.stack([before, gradient_histogram(parameters)])
         finite = math.isfinite(loss.item()) and math.isfinite(grad_norm)
         if finite:
             self.optimizer.step()
@@ -211,8 +230,10 @@ class Trainer:
     def _finish_epoch(self) -> None:
         """Measure, keep the weights, log, say; then the next epoch."""
         record = {"epoch": self.epoch + 1, **self.sums.mean(), "seconds": round(self.seconds, 1)}
+        extractor = Extractor(self.encoder, self.config)
+        if self.snapshots is not None:
+            self.snapshots.take(self.epoch + 1, extractor, self.head, self.gradients)
         if self.held_out is not None:
-            extractor = Extractor(self.encoder, self.config)
             record["held_out_eer"], record["held_out_threshold"] = self.held_out.equal_error_rate(extractor)
             # The later one of equals: it has seen more.
             if self.best is None or record["held_out_eer"] <= self.best[0]:
@@ -252,6 +273,7 @@ class Trainer:
                 "seconds": self.seconds,
                 "skipped_in_a_row": self.skipped_in_a_row,
                 "best": self.best,
+                "gradients": self.gradients,
                 "log_size": self.log.sync(),
                 "encoder": self.encoder.state_dict(),
                 "head": self.head.state_dict(),
@@ -271,6 +293,7 @@ class Trainer:
         self.seconds = state["seconds"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
         self.best = state["best"]
+        self.gradients = state["gradients"]
         return state["log_size"]
 
     def _save_untrained(self, run: dict) -> None:

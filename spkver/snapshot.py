@@ -1,0 +1,116 @@
+"""Snapshots: the embeddings of a fixed subset after each epoch, which the pictures are drawn from.
+
+``exp/NAME/snapshots/`` holds ``utterances`` (``utt speaker train|held_out`` a line: the rows of every
+snapshot) and ``epoch-007.npz``, one an epoch; epoch 0 is the encoder before its first step.
+"""
+
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spkver.errors import SpkverError
+from spkver.whole_file import whole_file
+
+# Edges of the gradient histograms, in powers of ten.
+GRADIENT_EDGES = np.linspace(-12.0, 2.0, 141)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Whose embeddings the snapshots hold.
+
+    Args:
+        utts: (n,) utterance ids.
+        speakers: (n,) the speaker of each.
+        held_out: (n,) bool, True where training does not see the speaker.
+    """
+
+    utts: np.ndarray
+    speakers: np.ndarray
+    held_out: np.ndarray
+
+    @property
+    def train_speakers(self) -> list[str]:
+        """The training speakers, in the order of ``Snapshot.centres`` and of what ``predicted`` counts."""
+        return list(dict.fromkeys(self.speakers[~self.held_out].tolist()))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The subset after an epoch.
+
+    Args:
+        epoch: counted from 1; 0 is before training.
+        embeddings: (n, embed_dim) float32.
+        predicted: (n,) the subset's training speaker to whom the head gives the highest logit, without a
+            margin; -1 for held-out speakers.
+        centres: (n_train_speakers, rows_per_class, embed_dim) float32, the head's weights of those speakers.
+        gradients_before, gradients_after: counts between ``GRADIENT_EDGES`` of log10 of the absolute
+            gradients of all weights in the epoch's last step, before and after clipping; empty at epoch 0.
+    """
+
+    epoch: int
+    embeddings: np.ndarray
+    predicted: np.ndarray
+    centres: np.ndarray
+    gradients_before: np.ndarray
+    gradients_after: np.ndarray
+
+
+def write_subset(folder: Path, subset: Subset) -> None:
+    """Write ``utterances``."""
+    with whole_file(folder / "utterances") as file:
+        for utt, speaker, held_out in zip(subset.utts, subset.speakers, subset.held_out):
+            file.write(f"{utt} {speaker} {'held_out' if held_out else 'train'}\n")
+
+
+def read_subset(folder: Path) -> Subset:
+    """Read ``utterances``.
+
+    Raises:
+        SpkverError: it is not there, or a line has not three columns.
+    """
+    path = folder / "utterances"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise SpkverError(f"{path}: cannot be read ({error.strerror}); train with snapshots.speakers above 0") from None
+    rows = [line.split() for line in lines]
+    for number, row in enumerate(rows, 1):
+        if len(row) != 3 or row[2] not in ("train", "held_out"):
+            raise SpkverError(f"{path}:{number}: expected `utt speaker train|held_out`, found '{lines[number - 1]}'")
+    utts, speakers, kinds = zip(*rows) if rows else ((), (), ())
+    return Subset(np.array(utts, str), np.array(speakers, str), np.array([kind == "held_out" for kind in kinds], bool))
+
+
+def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
+    """Write ``epoch-NNN.npz``."""
+    arrays = {name: value for name, value in vars(snapshot).items() if name != "epoch"}
+    with whole_file(folder / f"epoch-{snapshot.epoch:03d}.npz", "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def snapshot_files(folder: Path) -> dict[int, Path]:
+    """The snapshots in a folder by epoch, in order."""
+    found = {}
+    for path in folder.glob("epoch-*.npz"):
+        match = re.fullmatch(r"epoch-(\d+)\.npz", path.name)
+        if match:
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def read_snapshot(path: Path, epoch: int) -> Snapshot:
+    """Read one file.
+
+    Raises:
+        SpkverError: it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Snapshot(epoch, **{name: arrays[name] for name in arrays.files})
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise SpkverError(f"{path}: is no snapshot of an epoch ({error}); delete it or train again") from None
