@@ -135,6 +135,53 @@ def verify(options) -> int:
     return 0 if outcome.same_speaker else 3
 
 
+def plot_margin(options) -> None:
+    """Draw how a margin works: angles, logits, decision boundaries, the loss."""
+    from spkver.pictures import margin
+
+    margin.check_margins(options.margin, options.scale)
+    takes_scale = ("logits", "landscape")
+    for name, draw in margin.PICTURES.items():
+        scale = {"scale": options.scale} if name in takes_scale else {}
+        print(draw(options.margin, **scale).save(options.out / f"margin_{name}.{options.format}"))
+
+
+def plot_run(options) -> int:
+    """Draw how a run went, one file a picture; what it has no data for is said and left out."""
+    from spkver.pictures import Run
+
+    run = Run(options.exp)
+    out = options.out or run.folder / "pictures"
+    unknown = sorted(set(options.only or ()) - set(Run.PICTURES))
+    if unknown:
+        raise SpkverError(f"--only {unknown[0]}: choose among {', '.join(Run.PICTURES)}")
+    drawn = 0
+    for name in options.only or Run.PICTURES:
+        try:
+            print(getattr(run, name)().save(out / f"{name}.{options.format}"))
+            drawn += 1
+        except SpkverError as error:
+            print(f"no {name}: {error}", file=sys.stderr)
+    return 0 if drawn else 1
+
+
+def plot_det(options) -> None:
+    """Draw the DET curves of several experiments in one figure."""
+    from spkver.pictures import Run
+    from spkver.pictures.detection import det_curves
+
+    runs = [Run(exp) for exp in options.exps]
+    systems = {f"{run.name}, {name}": both for run in runs for name, both in run.scores().items()}
+    print(det_curves(systems, runs[0].config.scoring.p_targets).save(options.out / f"det.{options.format}"))
+
+
+def plot_architecture(options) -> None:
+    """Draw what a model is made of, with shapes and parameter counts."""
+    from spkver.pictures.architecture import architecture
+
+    print(architecture(options.model).save(options.out / f"architecture.{options.format}"))
+
+
 def _read(path: Path, check_files: bool = True):
     from spkver.data.directory import read_data_directory
 
@@ -213,7 +260,29 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("b", help="another one")
     added.add_argument("--model", type=Path, required=True, help="model folder, such as exp/mini/model")
     added.add_argument("--threshold", type=float, help="score from which on it is the same speaker")
+    plot = verbs.add_parser("plot", help="draw margins, runs, DET curves, a model")
+    subjects = plot.add_subparsers(title="subjects", metavar="SUBJECT", required=True)
+    added = verb("margin", plot_margin, subjects)
+    added.add_argument("--margin", type=float, nargs="+", default=[0.2, 0.5], help="in radians (0.2 0.5)")
+    added.add_argument("--scale", type=float, default=32.0, help="of the cosines (32)")
+    _add_out(added, Path("pictures"))
+    added = verb("run", plot_run, subjects)
+    added.add_argument("exp", type=Path, help="folder of the experiment")
+    added.add_argument("--only", nargs="+", metavar="PICTURE", help="such as records det (all)")
+    _add_out(added, None)
+    added = verb("det", plot_det, subjects)
+    added.add_argument("exps", nargs="+", type=Path, metavar="exp", help="experiments")
+    _add_out(added, Path("pictures"))
+    added = verb("architecture", plot_architecture, subjects)
+    added.add_argument("model", type=Path, help="model folder, such as exp/mini/model")
+    _add_out(added, Path("pictures"))
     return parser
+
+
+def _add_out(parser: argparse.ArgumentParser, default: Path | None) -> None:
+    where = "EXP/pictures" if default is None else default
+    parser.add_argument("--out", type=Path, default=default, help=f"folder for the pictures ({where})")
+    parser.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="(png)")
 
 
 if __name__ == "__main__":

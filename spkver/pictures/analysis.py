@@ -1,0 +1,152 @@
+"""The numbers behind the pictures of embeddings.
+
+A run's embeddings are ``(n_snapshots, n, dim)``: the same n utterances at each snapshot. ``labels``
+``(n,)`` say whose they are. Everything is computed in float64.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.spatial.distance import pdist, squareform
+
+
+def drift(embeddings: np.ndarray, skip: int, metric: str = "euclidean") -> np.ndarray:
+    """How far each embedding has moved since ``skip`` snapshots before.
+
+    Args:
+        embeddings: (n_snapshots, n, dim).
+        metric: ``"euclidean"``, or ``"cosine"`` for 1 - cosine.
+
+    Returns:
+        (n_snapshots - skip, n); empty when there are no more than ``skip`` snapshots.
+    """
+    embeddings = np.asarray(embeddings, np.float64)
+    before, after = embeddings[: max(len(embeddings) - skip, 0)], embeddings[skip:]
+    if metric == "euclidean":
+        return np.linalg.norm(after - before, axis=2)
+    norms = np.linalg.norm(before, axis=2) * np.linalg.norm(after, axis=2)
+    return 1 - (before * after).sum(2) / np.maximum(norms, np.finfo(float).tiny)
+
+
+def linear_cka(x: ArrayLike, y: ArrayLike) -> float:
+    """Centred kernel alignment of two representations of the same n items, linear kernel, unbiased HSIC.
+
+    1 where they are the same up to rotation and scale, about 0 where they have nothing in common (it may
+    fall slightly below). S. Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML
+    2019, with the unbiased HSIC of L. Song et al., JMLR 2012, as in T. Nguyen et al., ICLR 2021.
+
+    Args:
+        x: (n, dim_x), n at least 4.
+        y: (n, dim_y).
+
+    Raises:
+        ValueError: fewer than 4 items, or numbers of items that differ.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if len(x) != len(y) or len(x) < 4:
+        raise ValueError(f"CKA compares the same 4 or more items; there are {len(x)} and {len(y)}")
+    # Removing the means first changes nothing but the rounding.
+    kernel_x, kernel_y = (_gram_without_diagonal(values - values.mean(0)) for values in (x, y))
+    norm = _unbiased_hsic(kernel_x, kernel_x) * _unbiased_hsic(kernel_y, kernel_y)
+    return float(_unbiased_hsic(kernel_x, kernel_y) / np.sqrt(norm)) if norm > 0 else float("nan")
+
+
+def _gram_without_diagonal(values: np.ndarray) -> np.ndarray:
+    gram = values @ values.T
+    np.fill_diagonal(gram, 0)
+    return gram
+
+
+def _unbiased_hsic(k: np.ndarray, m: np.ndarray) -> float:
+    n = len(k)
+    total = (k * m).sum() + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 * (k.sum(0) @ m.sum(0)) / (n - 2)
+    return total / (n * (n - 3))
+
+
+def eigenvalues(embeddings: ArrayLike) -> np.ndarray:
+    """The eigenvalues of the covariance of ``(n, dim)``, largest first, ``(min(n, dim),)``."""
+    embeddings = np.asarray(embeddings, np.float64)
+    singular = np.linalg.svd(embeddings - embeddings.mean(0), compute_uv=False)
+    return singular**2 / max(len(embeddings) - 1, 1)
+
+
+def effective_rank(values: ArrayLike) -> float:
+    """exp of the entropy of eigenvalues: how many dimensions are really in use.
+
+    O. Roy, M. Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007 (there of
+    singular values).
+    """
+    values = np.asarray(values, np.float64)
+    share = values[values > 0] / values.sum()
+    return float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0
+
+
+def curvature(embeddings: np.ndarray) -> np.ndarray:
+    """The angle, in radians, by which each embedding turns between one move and the next.
+
+    0: straight on; pi: back. An embedding that did not move has no direction: NaN.
+
+    Args:
+        embeddings: (n_snapshots, n, dim).
+
+    Returns:
+        (n_snapshots - 2, n).
+    """
+    moves = np.diff(np.asarray(embeddings, np.float64), axis=0)
+    lengths = np.linalg.norm(moves, axis=2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines = (moves[1:] * moves[:-1]).sum(2) / (lengths[1:] * lengths[:-1])
+    return np.arccos(np.clip(cosines, -1, 1))
+
+
+def dunn_index(embeddings: ArrayLike, labels: ArrayLike, keep: float = 1.0) -> float:
+    """Smallest distance between items of two classes over the largest distance within a class.
+
+    Above 1 the classes are compact and well apart. J. C. Dunn, "Well-separated clusters and optimal fuzzy
+    partitions", Journal of Cybernetics 1974.
+
+    Args:
+        embeddings: (n, dim).
+        labels: (n,).
+        keep: the share of each class that is kept, nearest to its centroid first; 0.95 is the robust form,
+            for a single outlier decides the plain one.
+
+    Raises:
+        ValueError: fewer than two classes.
+    """
+    embeddings, labels = np.asarray(embeddings, np.float64), np.asarray(labels)
+    if len(np.unique(labels)) < 2:
+        raise ValueError("the Dunn index needs two classes or more")
+    kept = _near_centroid(embeddings, labels, keep)
+    labels = labels[kept]
+    distances = squareform(pdist(embeddings[kept]))
+    same = labels[:, None] == labels
+    diameter = distances[same].max()
+    return float(distances[~same].min() / diameter) if diameter > 0 else float("inf")
+
+
+def _near_centroid(embeddings: np.ndarray, labels: np.ndarray, keep: float) -> np.ndarray:
+    kept = np.ones(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        distance = np.linalg.norm(embeddings[members] - embeddings[members].mean(0), axis=1)
+        kept[members] = distance <= np.quantile(distance, keep)
+    return kept
+
+
+def confusion(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> np.ndarray:
+    """Counts ``(n_classes, n_classes)``: rows are the true class, columns the predicted one."""
+    flat = np.asarray(truth) * n_classes + np.asarray(predicted)
+    return np.bincount(flat, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def most_confused(matrices: Sequence[np.ndarray], n: int) -> np.ndarray:
+    """The n classes that take part in most errors over all matrices, in ascending order of class.
+
+    All frames of an animation show the same classes in the same order.
+    """
+    total = np.sum(matrices, axis=0)
+    errors = total - np.diag(np.diag(total))
+    involved = errors.sum(0) + errors.sum(1)
+    return np.sort(np.argsort(-involved, kind="stable")[:n])

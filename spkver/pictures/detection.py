@@ -1,0 +1,90 @@
+"""What scores can tell apart: histograms of targets and nontargets, and DET curves."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.stats import norm
+
+from spkver.pictures.style import BLUE, ORANGE, RED, Picture, legend_beside, line_style, picture
+from spkver.scoring.metrics import det_points, equal_error_rate, min_dcf
+
+Systems = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""Name of a system -> its scores and labels (1 target, 0 nontarget), each ``(n_trials,)``."""
+
+# Error rates that get a tick on a DET's axes, in percent.
+_TICKS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 40, 50, 60, 80)
+# A curve has one point a score; of so many, spread evenly over the picture, more cannot be seen.
+_MOST_POINTS = 1000
+
+
+def score_histograms(systems: Systems) -> Picture:
+    """Scores of targets and nontargets, with the threshold at the EER, one panel a system."""
+    figure, axes = picture(1, len(systems), (4.6, 3.6))
+    for axis, (name, (scores, labels)) in zip(axes[0], systems.items()):
+        scores, is_target = np.asarray(scores), np.asarray(labels) == 1
+        eer, threshold = equal_error_rate(scores, labels)
+        bins = np.linspace(scores.min(), scores.max(), 80)
+        axis.hist(scores[~is_target], bins, density=True, color=ORANGE, alpha=0.6, label="nontargets")
+        axis.hist(scores[is_target], bins, density=True, color=BLUE, alpha=0.6, label="targets")
+        axis.axvline(threshold, color=RED, linestyle="--", label=f"threshold {threshold:.3f}")
+        axis.set(xlabel="score (cosine)", ylabel="density", title=f"{name}\nEER {eer:.2%}", yticks=[])
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    names[-1] = "threshold at the EER"
+    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def det_curves(systems: Systems, p_targets: Sequence[float] = (0.01,)) -> Picture:
+    """Detection error trade-off of several systems, with the points of the EER and of each minDCF.
+
+    A. Martin et al., "The DET curve in assessment of detection task performance", Eurospeech 1997: on
+    normal-deviate axes, Gaussian scores give straight lines.
+
+    Args:
+        systems: by name.
+        p_targets: priors of the minDCF points.
+    """
+    figure, axes = picture(1, 1, (5.4, 5.0))
+    axis = axes[0, 0]
+    lowest = 0.05
+    for index, (name, (scores, labels)) in enumerate(systems.items()):
+        style = line_style(index)
+        fpr, fnr = thinned(*det_points(scores, labels)[:2])
+        # A rate of 0 or 1 has no place on these axes; it is drawn at half a trial.
+        n_targets = np.count_nonzero(labels)
+        half_target, half_nontarget = 0.5 / n_targets, 0.5 / (len(labels) - n_targets)
+        lowest = min(lowest, half_target, half_nontarget)
+        x = norm.ppf(np.clip(fpr, half_nontarget, 1 - half_nontarget))
+        axis.plot(x, norm.ppf(np.clip(fnr, half_target, 1 - half_target)), label=name, **style)
+        eer, _ = equal_error_rate(scores, labels)
+        at = norm.ppf(np.clip(eer, half_target, 1 - half_target))
+        axis.plot(at, at, "o", color=style["color"], label=f"EER {eer:.2%}")
+        for p_target, marker in zip(p_targets, "^vsD"):
+            cost, threshold = min_dcf(scores, labels, p_target)
+            x, y = _rates_at(scores, labels, threshold)
+            point = (np.clip(x, half_nontarget, 1 - half_nontarget), np.clip(y, half_target, 1 - half_target))
+            axis.plot(*norm.ppf(point), marker, color=style["color"], label=f"minDCF({p_target:g}) {cost:.3f}")
+    axis.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
+    ticks = [tick for tick in _TICKS if tick / 100 >= lowest]
+    axis.set_xticks(norm.ppf(np.array(ticks) / 100), [f"{tick:g}" for tick in ticks], fontsize=8)
+    axis.set_yticks(norm.ppf(np.array(ticks) / 100), [f"{tick:g}" for tick in ticks], fontsize=8)
+    limits = norm.ppf([lowest, 0.6])
+    axis.set(xlim=limits, ylim=limits, aspect="equal", title="detection error trade-off")
+    axis.set(xlabel="false alarms (% of nontargets)", ylabel="misses (% of targets)")
+    legend_beside(axis, fontsize=8)
+    return figure
+
+
+def thinned(fpr: np.ndarray, fnr: np.ndarray, most: int = _MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """At most about ``most`` points of a DET curve, evenly along its length on normal-deviate axes."""
+    if len(fpr) <= most:
+        return fpr, fnr
+    x, y = norm.ppf(np.clip(fpr, 1e-6, 1 - 1e-6)), norm.ppf(np.clip(fnr, 1e-6, 1 - 1e-6))
+    along = np.append(0, np.cumsum(np.hypot(np.diff(x), np.diff(y))))
+    kept = np.unique(np.searchsorted(along, np.linspace(0, along[-1], most)).clip(max=len(fpr) - 1))
+    return fpr[kept], fnr[kept]
+
+
+def _rates_at(scores: np.ndarray, labels: np.ndarray, threshold: float) -> tuple[float, float]:
+    accepted, is_target = np.asarray(scores) >= threshold, np.asarray(labels) == 1
+    return accepted[~is_target].mean(), 1 - accepted[is_target].mean()

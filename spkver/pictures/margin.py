@@ -1,0 +1,260 @@
+"""How a margin works: angles, logits, decision boundaries and the loss, computed by the heads themselves.
+
+Every curve is what the real head returns for an embedding put at an angle to its class's weight.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from spkver.errors import SpkverError
+from spkver.heads import ArcMarginProduct, ArcMarginProductIntertopkSubcenter, Head, NormFace, Softmax
+from spkver.pictures.style import BLACK, BLUE, GREY, ORANGE, RED, Picture, legend_below, line_style, picture
+
+MARGINS = (0.2, 0.5)
+SCALE = 32.0
+_ANGLES = np.linspace(0.0, math.pi, 721)
+
+
+def head_at(weights: Sequence[Sequence[float]], kind: type[Head] = ArcMarginProduct, **arguments) -> Head:
+    """A head with the given class weights ``(n_classes, dim)``."""
+    weights = torch.tensor(weights, dtype=torch.float32)
+    head = kind(weights.shape[1], len(weights) // arguments.get("K", 1), **arguments)
+    with torch.no_grad():
+        head.weight.copy_(weights)
+    return head
+
+
+def target_logit(theta: np.ndarray, kind: type[Head] = ArcMarginProduct, **arguments) -> np.ndarray:
+    """The target's logit when the embedding stands at ``theta`` radians from its class's weight.
+
+    Args:
+        theta: (n,) in [0, pi].
+        kind: of head, made with ``arguments`` (margin, scale, easy_margin).
+
+    Returns:
+        (n,) from the head's own ``forward``.
+    """
+    head = head_at([[1.0, 0.0], [-1.0, 0.0]], kind, **arguments)
+    with torch.inference_mode():
+        return head(_unit(theta), torch.zeros(len(theta), dtype=torch.int64))[:, 0].numpy()
+
+
+def raised_nontarget_logit(theta: np.ndarray, margin: float, scale: float) -> np.ndarray:
+    """The logit of another speaker at ``theta``, raised by sub-center inter-topk's penalty.
+
+    Returns:
+        (n,) from ``ArcMarginProductIntertopkSubcenter`` with one sub-center and one penalised class.
+    """
+    # The target's weight stands upright on the plane in which the embedding turns, so it is never nearest.
+    head = head_at(
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]],
+        ArcMarginProductIntertopkSubcenter,
+        margin=margin,
+        scale=scale,
+        K=1,
+        k_top=1,
+    )
+    flat = F.pad(_unit(theta), (0, 1))
+    with torch.inference_mode():
+        return head(flat, torch.zeros(len(theta), dtype=torch.int64))[:, 1].numpy()
+
+
+def shifted_angle(theta: np.ndarray, margin: float, easy_margin: bool = False) -> np.ndarray:
+    """The angle, in radians, that the head treats ``theta`` as; beyond pi - margin NaN (there is none)."""
+    cosine = target_logit(theta, margin=margin, scale=1.0, easy_margin=easy_margin)
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    return angle if easy_margin else np.where(theta <= math.pi - margin, angle, np.nan)
+
+
+def boundary_angle(theta_between: float, kind: type[Head] = ArcMarginProduct, **arguments) -> float:
+    """Where, from the target's weight, target and other class get equal logits in training, in radians.
+
+    Args:
+        theta_between: angle between the two classes' weights.
+
+    Returns:
+        The angle towards the other class; without a margin half of ``theta_between``.
+    """
+    other = [math.cos(theta_between), math.sin(theta_between)]
+    head = head_at([[1.0, 0.0], other], kind, **arguments)
+
+    def advantage(theta: float) -> float:
+        with torch.inference_mode():
+            logits = head(_unit(np.array([theta])), torch.zeros(1, dtype=torch.int64))[0]
+        return float(logits[0] - logits[1])
+
+    low, high = 0.0, theta_between
+    if advantage(low) <= 0:
+        return 0.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (middle, high) if advantage(middle) > 0 else (low, middle)
+    return low
+
+
+def angles(margins: Sequence[float] = MARGINS) -> Picture:
+    """theta -> theta + m as a polar picture: the angle that training sees instead of the real one."""
+    figure, axes = picture(1, len(margins), (4.2, 2.7), subplot_kw={"projection": "polar"})
+    for axis, margin in zip(axes[0], margins):
+        theta = _ANGLES[~np.isnan(shifted_angle(_ANGLES, margin))]
+        axis.plot(theta, np.full_like(theta, 1.0), color=BLUE, linewidth=2, label="theta, the embedding's angle")
+        axis.plot(shifted_angle(theta, margin), np.full_like(theta, 0.8), "--", color=ORANGE, label="theta + m")
+        for start in np.linspace(0.15, math.pi - margin, 7):
+            end = float(shifted_angle(np.array([start]), margin)[0])
+            axis.annotate("", (end, 0.8), (start, 1.0), arrowprops={"arrowstyle": "->", "color": GREY})
+        axis.plot(
+            np.linspace(math.pi - margin, math.pi), np.ones(50), color=RED, linewidth=4, label="beyond pi - m: fallback"
+        )
+        axis.set_thetalim(0, math.pi)
+        axis.set_rlim(0, 1.1)
+        axis.set_yticks([])
+        axis.set_title(f"m = {margin:g} rad ({math.degrees(margin):.0f}°)", y=0.85)
+    legend_below(figure, axes[0, 0], most=3)
+    return figure
+
+
+def logit_curves(margins: Sequence[float] = MARGINS, scale: float = SCALE) -> Picture:
+    """The target's logit over theta for every head, and another speaker's logit as inter-topk raises it."""
+    figure, axes = picture(1, len(margins), (5.2, 4.2), sharey=True)
+    for axis, margin in zip(axes[0], margins):
+        curves = {
+            "softmax (|x| = |w| = sqrt(s))": target_logit(_ANGLES, _scaled_softmax(scale)),
+            "NormFace: s cos(theta)": target_logit(_ANGLES, NormFace, scale=scale),
+            "ArcFace: s cos(theta + m)": target_logit(_ANGLES, margin=margin, scale=scale),
+            "ArcFace, easy margin": target_logit(_ANGLES, margin=margin, scale=scale, easy_margin=True),
+            "inter-topk: another speaker, raised": raised_nontarget_logit(_ANGLES, margin, scale),
+        }
+        for index, (name, logit) in enumerate(curves.items()):
+            axis.plot(
+                np.degrees(_ANGLES),
+                logit,
+                label=name,
+                linewidth=4 if index == 0 else 1.8,
+                **line_style(index),
+                alpha=0.4 if index == 0 else 1,
+            )
+        turn = math.degrees(math.pi - margin)
+        axis.axvspan(turn, 180, color=RED, alpha=0.08)
+        axis.annotate(
+            "fallback\nbeyond\npi - m",
+            (turn, 0.55 * scale),
+            ha="right",
+            color=RED,
+            fontsize=9,
+            xytext=(-4, 0),
+            textcoords="offset points",
+        )
+        axis.set(title=f"m = {margin:g} rad, s = {scale:g}", xlabel="theta, angle to the weight (degrees)")
+        axis.set_xticks(range(0, 181, 30))
+    axes[0, 0].set_ylabel("logit")
+    legend_below(figure, axes[0, 0], most=3)
+    return figure
+
+
+def boundaries(margins: Sequence[float] = MARGINS, theta_between: float = math.pi / 2) -> Picture:
+    """Two classes in two dimensions: where each must be to win against the margin, and the gap between."""
+    margins = [0.0, *margins]
+    figure, axes = picture(1, len(margins), (3.4, 3.8))
+    around = np.linspace(0, 2 * math.pi, 1441)
+    weights = [[1.0, 0.0], [math.cos(theta_between), math.sin(theta_between)]]
+    for axis, margin in zip(axes[0], margins):
+        head = head_at(weights, margin=margin)
+        axis.plot(np.cos(around), np.sin(around), color=GREY, linewidth=0.8)
+        for index, colour in enumerate((BLUE, ORANGE)):
+            with torch.inference_mode():
+                logits = head(_unit(around), torch.full((len(around),), index))
+            wins = (logits.argmax(1) == index).numpy()
+            for arc in _arcs(around, wins):
+                axis.fill(np.r_[0, np.cos(arc)], np.r_[0, np.sin(arc)], color=colour, alpha=0.25)
+            axis.annotate(
+                f"w{index + 1}",
+                (0, 0),
+                1.12 * np.array(weights[index]),
+                color=colour,
+                ha="center",
+                va="center",
+                arrowprops={"arrowstyle": "<|-", "color": colour, "linewidth": 2},
+            )
+        gap = theta_between - 2 * boundary_angle(theta_between, margin=margin)
+        axis.set_title("no margin" if margin == 0 else f"m = {margin:g} rad: a gap of {math.degrees(gap):.0f}°")
+        axis.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25), aspect="equal")
+        axis.set_axis_off()
+    figure.supxlabel(
+        "coloured: where an embedding of that class wins in training; white: where neither does", fontsize=10
+    )
+    return figure
+
+
+def loss_landscape(margins: Sequence[float] = MARGINS, scale: float = SCALE, n_classes: int = 3) -> Picture:
+    """The loss of class 1 over a two-dimensional embedding, with the classes' weights on the unit circle."""
+    margins = [0.0, *margins]
+    figure, axes = picture(1, len(margins), (4.0, 3.8), subplot_kw={"projection": "3d"})
+    around = np.linspace(0, 2 * math.pi, n_classes, endpoint=False)
+    weights = np.stack([np.cos(around), np.sin(around)], 1)
+    # Polar, since the loss of a normalising head depends on the angle alone: no grid point at the origin.
+    radius, angle = np.meshgrid(np.linspace(0.15, 1.2, 12), np.linspace(0, 2 * math.pi, 181))
+    x, y = radius * np.cos(angle), radius * np.sin(angle)
+    label = torch.zeros(x.size, dtype=torch.int64)
+    for axis, margin in zip(axes[0], margins):
+        head = head_at(weights.tolist(), margin=margin, scale=scale)
+        with torch.inference_mode():
+            logits = head(torch.tensor(np.stack([x.ravel(), y.ravel()], 1), dtype=torch.float32), label)
+            loss = F.cross_entropy(logits, label, reduction="none").view(x.shape).numpy()
+        axis.plot_surface(x, y, loss, cmap="viridis", linewidth=0, alpha=0.9, rcount=181, ccount=12)
+        for index, (wx, wy) in enumerate(weights):
+            height = loss[np.abs(angle[:, 0] - around[index]).argmin(), -1]
+            axis.plot([wx, wx], [wy, wy], [0, height], color=BLACK, linewidth=1)
+            axis.text(1.35 * wx, 1.35 * wy, height, f"w{index + 1}", color=BLACK)
+        axis.set(xlabel="x1", ylabel="x2", title=f"m = {margin:g} rad, s = {scale:g}")
+        axis.view_init(32, 40)
+    figure.supxlabel(
+        "height: cross-entropy of an embedding (x1, x2) of class 1; w1 to w3: the classes' weights", fontsize=10
+    )
+    return figure
+
+
+PICTURES = {"angles": angles, "logits": logit_curves, "boundaries": boundaries, "landscape": loss_landscape}
+
+
+def check_margins(margins: Sequence[float], scale: float) -> None:
+    """Refuse what no picture can be drawn of.
+
+    Raises:
+        SpkverError: a margin outside [0, pi/2], more than four of them, or a scale that is not above 0.
+    """
+    if not 1 <= len(margins) <= 4:
+        raise SpkverError(f"--margin has {len(margins)} values: give one to four, such as --margin 0.2 0.5")
+    for margin in margins:
+        if not 0 <= margin <= math.pi / 2:
+            raise SpkverError(f"--margin {margin:g}: it must be in [0, pi/2] radians, usually 0.2 to 0.5")
+    if not 0 < scale < math.inf:
+        raise SpkverError(f"--scale {scale:g}: it must be above 0, usually 16 to 64")
+
+
+def _unit(theta: np.ndarray) -> torch.Tensor:
+    """(n, 2) unit vectors at ``theta`` from the first axis."""
+    return torch.tensor(np.stack([np.cos(theta), np.sin(theta)], 1), dtype=torch.float32)
+
+
+def _arcs(around: np.ndarray, wins: np.ndarray) -> list[np.ndarray]:
+    """The angles of each unbroken run of ``wins`` on a circle."""
+    turned = np.flatnonzero(~wins)
+    start = int(turned[0]) if len(turned) else 0
+    order = np.roll(np.arange(len(around) - 1), -start)
+    runs = np.split(order, np.flatnonzero(np.diff(wins[order].astype(int))) + 1)
+    return [np.unwrap(around[run]) for run in runs if wins[run[0]]]
+
+
+def _scaled_softmax(scale: float) -> type[Head]:
+    """Plain softmax has no scale: its logit is |x| |w| cos(theta), here with |x| |w| = scale."""
+
+    def make(in_features: int, out_features: int) -> Softmax:
+        head = Softmax(in_features, out_features)
+        head.register_forward_hook(lambda module, inputs, logits: scale * logits)
+        return head
+
+    return make

@@ -1,0 +1,115 @@
+"""How the training itself went: loss, accuracy, schedules, gradients, held-out EER."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spkver.errors import SpkverError
+from spkver.pictures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, Picture, epoch_axis, legend_beside, picture
+from spkver.snapshot import GRADIENT_EDGES
+
+if TYPE_CHECKING:
+    from spkver.pictures.run import Run
+
+# Points of a smoothed line: so many steps are averaged that about this many remain.
+_POINTS = 100
+
+
+def training_records(run: "Run") -> Picture:
+    """Loss, accuracy, learning rate, margin and gradient norm over the steps; held-out EER over the epochs."""
+    steps, epochs = run.steps, run.epochs
+    figure, axes = picture(2, 3, (4.2, 2.9))
+    for axis, key, title, colour in (
+        (axes[0, 0], "loss", "loss (cross-entropy)", BLUE),
+        (axes[0, 1], "accuracy", "accuracy on training crops", GREEN),
+    ):
+        axis.plot(steps["position"], steps[key], color=colour, alpha=0.2, linewidth=0.6)
+        axis.plot(*smoothed(steps["position"], steps[key]), color=colour)
+        axis.set_title(title)
+    axes[0, 1].set_ylim(-0.02, 1.02)
+
+    if "held_out_eer" in epochs:
+        best = int(np.nanargmin(epochs["held_out_eer"]))
+        eer = 100 * epochs["held_out_eer"]
+        axes[0, 2].plot(epochs["epoch"], eer, "o-", color=RED, markersize=4)
+        axes[0, 2].set_title(f"held-out EER (%); best {eer[best]:.2f} in epoch {epochs['epoch'][best]:.0f}")
+        axes[0, 2].set_ylim(bottom=0)
+    else:
+        _say(axes[0, 2], "no speakers were held out", "held-out EER")
+
+    axes[1, 0].plot(steps["position"], steps["lr"], color=ORANGE)
+    axes[1, 0].set_title("learning rate")
+    axes[1, 0].ticklabel_format(axis="y", scilimits=(-2, 2))
+    axes[1, 1].plot(steps["position"], steps["margin"], color=PURPLE)
+    axes[1, 1].set_title("margin (radians)")
+    axes[1, 1].set_ylim(bottom=-0.01)
+
+    before = steps["grad_norm"]
+    limit = run.config.training.clip_norm
+    axes[1, 2].plot(*smoothed(steps["position"], before), color=GREY, label="before")
+    axes[1, 2].plot(*smoothed(steps["position"], np.minimum(before, limit)), "--", color=BLUE, label="after")
+    axes[1, 2].set_title(f"gradient norm; {np.nanmean(steps['clipped']):.0%} of steps clipped at {limit:g}")
+    axes[1, 2].legend(frameon=False)
+    for axis in axes.flat:
+        epoch_axis(axis)
+    figure.suptitle(run.name)
+    return figure
+
+
+def gradients(run: "Run") -> Picture:
+    """Gradient norms of all steps, and the magnitudes of single weights' gradients, before and after clipping."""
+    norms = run.steps["grad_norm"]
+    norms = norms[np.isfinite(norms) & (norms > 0)]
+    if not len(norms):
+        raise SpkverError(f"{run.folder}: no step had a finite gradient, there is nothing to draw")
+    limit = run.config.training.clip_norm
+    snapshots = [snapshot for snapshot in _snapshots(run) if snapshot.gradients_before.sum()]
+    figure, axes = picture(1, 2, (5.6, 3.6))
+    left, right = axes[0]
+    bins = np.geomspace(min(norms.min(), limit) * 0.9, max(norms.max(), limit) * 1.1, 50)
+    left.hist(norms, bins, color=GREY, alpha=0.5, label="before")
+    left.hist(np.minimum(norms, limit), bins, histtype="step", color=BLUE, linewidth=1.6, label="after")
+    left.axvline(limit, color=RED, linestyle=":", label=f"clipped at {limit:g}")
+    left.set(xscale="log", xlabel="gradient norm of a step", ylabel="steps", title=f"{len(norms)} steps")
+    left.legend(frameon=False)
+
+    if not snapshots:
+        _say(right, "no snapshots were kept", "single weights")
+        return figure
+    middle = (GRADIENT_EDGES[1:] + GRADIENT_EDGES[:-1]) / 2
+    chosen = {index: snapshots[index] for index in (0, len(snapshots) // 2, len(snapshots) - 1)}
+    for snapshot, colour in zip(chosen.values(), (ORANGE, GREEN, PURPLE)):
+        for counts, dash, when in (
+            (snapshot.gradients_before, "-", "before"),
+            (snapshot.gradients_after, ":", "after"),
+        ):
+            right.plot(10**middle, counts / counts.sum(), dash, color=colour, label=f"epoch {snapshot.epoch}, {when}")
+    seen = np.flatnonzero(sum(snapshot.gradients_before + snapshot.gradients_after for snapshot in chosen.values()))
+    right.set(xscale="log", xlim=(10 ** middle[seen[0]], 10 ** middle[seen[-1]]), xlabel="|gradient| of a weight")
+    right.set(ylabel="share of weights", title="last step of an epoch")
+    legend_beside(right)
+    figure.suptitle(run.name)
+    return figure
+
+
+def smoothed(position: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means over groups of neighbouring steps, so that a long run stays readable; NaN is left out."""
+    size = max(len(values) // _POINTS, 1)
+    starts = np.arange(0, len(values), size)
+    finite = np.isfinite(values)
+    counts = np.add.reduceat(finite.astype(float), starts)
+    with np.errstate(invalid="ignore"):
+        means = np.add.reduceat(np.where(finite, values, 0.0), starts) / counts
+    return np.add.reduceat(position, starts) / np.diff(np.append(starts, len(values))), means
+
+
+def _snapshots(run: "Run") -> list:
+    try:
+        return run.snapshots
+    except SpkverError:
+        return []
+
+
+def _say(axis, what: str, title: str) -> None:
+    axis.text(0.5, 0.5, what, ha="center", va="center", transform=axis.transAxes, color=GREY)
+    axis.set(xticks=[], yticks=[], title=title)

@@ -1,0 +1,200 @@
+"""An experiment, read for the pictures.
+
+``Run("exp/mini")`` reads what training and scoring left; each picture of it is a method that returns a
+matplotlib figure (``run.records()``, ``run.drift()``, ``run.det()``, ...), and ``Run.PICTURES`` names them.
+"""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from spkver.config import Config
+from spkver.errors import SpkverError
+from spkver.pictures import detection, embeddings, records
+from spkver.pictures.style import Picture
+from spkver.scoring.cosine import read_scores
+from spkver.snapshot import Snapshot, Subset, read_snapshot, read_subset, snapshot_files
+from spkver.training.experiment import Experiment
+from spkver.training.log import read_log
+
+
+class Run:
+    """What is known of an experiment.
+
+    Args:
+        folder: ``exp/NAME``.
+
+    Raises:
+        SpkverError: it holds no run. Whatever else is missing is said by the picture that needs it.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.experiment = Experiment(folder)
+        self.folder = self.experiment.folder
+        self.name = self.folder.resolve().name
+        self.config: Config
+        self.config, self.about = self.experiment.read()
+
+    @cached_property
+    def steps(self) -> dict[str, np.ndarray]:
+        """The values of every step, such as ``steps["loss"]`` ``(n_steps,)``; ``"position"`` counts in epochs."""
+        steps = self._log("step")
+        counts = np.bincount(steps["epoch"].astype(int))
+        # The epoch that a run is in has not all of its steps yet.
+        per_epoch = counts.max()
+        return steps | {"position": steps["epoch"] - 1 + steps["step"] / per_epoch}
+
+    @cached_property
+    def epochs(self) -> dict[str, np.ndarray]:
+        """The values of every epoch, such as ``epochs["held_out_eer"]`` ``(n_epochs,)``."""
+        return self._log("epoch")
+
+    @cached_property
+    def subset(self) -> Subset:
+        """Whose embeddings the snapshots hold."""
+        return read_subset(self.experiment.snapshots)
+
+    @cached_property
+    def snapshots(self) -> list[Snapshot]:
+        """The snapshots in the order of the epochs, the untrained encoder first.
+
+        Raises:
+            SpkverError: there are none, or they do not fit the list of utterances.
+        """
+        folder = self.experiment.snapshots
+        n = len(self.subset.utts)
+        found = [read_snapshot(path, epoch) for epoch, path in snapshot_files(folder).items()]
+        if not found:
+            raise SpkverError(f"{folder}: there is no snapshot yet; train with snapshots.speakers above 0")
+        for snapshot in found:
+            if len(snapshot.embeddings) != n:
+                raise SpkverError(
+                    f"{folder}/epoch-{snapshot.epoch:03d}.npz: {len(snapshot.embeddings)} embeddings, but "
+                    f"{folder}/utterances names {n}; it is of another run, delete it"
+                )
+        return found
+
+    @property
+    def snapshot_epochs(self) -> np.ndarray:
+        """The epoch of each snapshot; 0 is before training."""
+        return np.array([snapshot.epoch for snapshot in self.snapshots])
+
+    def trajectory(self, speakers: str = "all", at_least: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings over the snapshots and whose they are.
+
+        Args:
+            speakers: ``"train"``, ``"held_out"`` or ``"all"``.
+            at_least: as many snapshots are needed.
+
+        Returns:
+            ``(n_snapshots, n, embed_dim)`` and ``(n,)``.
+
+        Raises:
+            SpkverError: too few snapshots, or no such speakers.
+        """
+        snapshots = self.snapshots
+        if len(snapshots) < at_least:
+            raise SpkverError(
+                f"{self.experiment.snapshots}: {len(snapshots)} snapshots, this picture needs {at_least}; "
+                "train for more epochs"
+            )
+        chosen = {"all": slice(None), "train": ~self.subset.held_out, "held_out": self.subset.held_out}[speakers]
+        labels = self.subset.speakers[chosen]
+        if not len(labels):
+            raise SpkverError(f"{self.experiment.snapshots}: there are no {speakers.replace('_', '-')} speakers")
+        return np.stack([snapshot.embeddings[chosen] for snapshot in snapshots]), labels
+
+    def kinds(self, n_speakers: int = 1) -> list[str]:
+        """``"train"`` and ``"held_out"`` as far as the snapshots hold so many speakers of them.
+
+        Raises:
+            SpkverError: neither kind has so many.
+        """
+        held_out, speakers = self.subset.held_out, self.subset.speakers
+        found = [
+            kind
+            for kind, chosen in (("train", ~held_out), ("held_out", held_out))
+            if len(np.unique(speakers[chosen])) >= n_speakers
+        ]
+        if not found:
+            raise SpkverError(f"{self.experiment.snapshots}: fewer than {n_speakers} speakers; set snapshots.speakers")
+        return found
+
+    def scores(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Scores and labels of each system of the first trial list that was scored.
+
+        Raises:
+            SpkverError: none was scored, or only without labels.
+        """
+        files = sorted((self.folder / "scores").glob("*/*-*"))
+        found: dict[str, dict] = {}
+        for path in files:
+            trials_name, _, system = path.name.rpartition("-")
+            trials, scores = read_scores(path)
+            if trials.labels is not None:
+                found.setdefault(f"{path.parent.name}/{trials_name}", {})[system] = (scores, trials.labels)
+        if not found:
+            raise SpkverError(f"{self.folder}/scores: no labelled trial list was scored yet; run `spkver score`")
+        return next(iter(found.values()))
+
+    def _log(self, kind: str) -> dict[str, np.ndarray]:
+        path = self.experiment.log_file
+        found = read_log(path, kind) if path.is_file() else []
+        if not found:
+            raise SpkverError(f"{path}: holds no finished {kind} yet; wait for it, or train")
+        return {key: np.array([record.get(key, np.nan) for record in found], float) for key in found[-1]}
+
+    # The pictures; what each shows stands at the function that draws it.
+
+    def records(self) -> Picture:
+        return records.training_records(self)
+
+    def gradients(self) -> Picture:
+        return records.gradients(self)
+
+    def confusion(self) -> Picture:
+        return embeddings.confusion_development(self)
+
+    def drift(self) -> Picture:
+        return embeddings.drift(self)
+
+    def cka(self) -> Picture:
+        return embeddings.cka(self)
+
+    def spectrum(self) -> Picture:
+        return embeddings.spectrum(self)
+
+    def curvature(self) -> Picture:
+        return embeddings.curvature(self)
+
+    def clusters(self) -> Picture:
+        return embeddings.clusters(self)
+
+    def space(self) -> Picture:
+        return embeddings.space(self)
+
+    def tsne(self) -> Picture:
+        return embeddings.tsne(self)
+
+    def score_histograms(self) -> Picture:
+        return detection.score_histograms({f"{self.name}, {name}": both for name, both in self.scores().items()})
+
+    def det(self) -> Picture:
+        systems = {f"{self.name}, {name}": both for name, both in self.scores().items()}
+        return detection.det_curves(systems, self.config.scoring.p_targets)
+
+    PICTURES = (
+        "records",
+        "gradients",
+        "confusion",
+        "drift",
+        "cka",
+        "spectrum",
+        "curvature",
+        "clusters",
+        "space",
+        "tsne",
+        "score_histograms",
+        "det",
+    )

@@ -1,0 +1,99 @@
+"""How all pictures look, and how they are kept.
+
+Figures are made without pyplot: nothing global changes, nothing needs a display, and a figure can be
+drawn in any thread. Colours are those of Okabe and Ito, which the colour-blind can tell apart; lines
+that share axes also differ in dash or marker.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from spkver.whole_file import whole_file
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#000000",
+)
+# Yellow is too light for lines.
+COLOURS = [BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK]
+DASHES = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2))]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+GREY = "#666666"
+
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+class Picture(Figure):
+    """A matplotlib figure that also shows itself in a notebook."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+    def save(self, path: str | Path, dpi: float = 110) -> Path:
+        """Write the figure, in the format of the name's ending; returns the path."""
+        path = Path(path)
+        with whole_file(path, "wb") as file:
+            self.savefig(file, format=path.suffix[1:] or "png", dpi=dpi)
+        return path
+
+
+def picture(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (5.0, 3.6), **subplots
+) -> tuple[Picture, np.ndarray]:
+    """A figure and its axes ``(rows, columns)``; ``size`` is of one of them, in inches."""
+    with rc_context(STYLE):
+        figure = Picture(figsize=(size[0] * columns, size[1] * rows), layout="constrained", dpi=110)
+        axes = figure.subplots(rows, columns, squeeze=False, **subplots)
+    return figure, axes
+
+
+def line_style(index: int) -> dict:
+    """Colour and dash of the ``index``-th line."""
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[(index // len(COLOURS) + index) % len(DASHES)]}
+
+
+def speaker_styles(n: int) -> list[tuple[str, str]]:
+    """Colour and marker of each of n speakers; no two are the same up to 56."""
+    return [(COLOURS[i % len(COLOURS)], MARKERS[(i // len(COLOURS) + i) % len(MARKERS)]) for i in range(n)]
+
+
+def legend_beside(axes: Axes, **options) -> None:
+    """A legend to the right of the axes, where it covers no data."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), borderaxespad=0.0, frameon=False, **options)
+
+
+def legend_below(figure: Figure, axes: Axes, most: int = 6, **options) -> None:
+    """The legend of one axes below the whole figure, at most ``most`` entries a row."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = min(len(labels), most)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, **options)
+
+
+def epoch_axis(axes: Axes) -> None:
+    """An x axis that counts epochs: whole numbers only."""
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

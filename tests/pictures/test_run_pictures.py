@@ -1,0 +1,185 @@
+"""Pictures of runs: what is drawn equals what was logged, and what is missing is said."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from spkver.cli import main
+from spkver.errors import SpkverError
+from spkver.pictures import Run, analysis
+from spkver.pictures.detection import det_curves, score_histograms, thinned
+from spkver.pictures.embeddings import confusions
+from spkver.pictures.records import smoothed
+from spkver.scoring.metrics import det_points, equal_error_rate
+
+
+@pytest.fixture
+def copy(scored, tmp_path):
+    """A copy of the run to take things from."""
+    shutil.copytree(scored, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def lines_of(axis):
+    return {line.get_label(): line.get_xydata() for line in axis.lines}
+
+
+def test_plot_run_writes_every_picture(scored, tmp_path, capsys):
+    assert main(["plot", "run", str(scored), "--out", str(tmp_path)]) == 0
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {f"{name}.png" for name in Run.PICTURES}
+    assert capsys.readouterr().err == ""
+
+
+def test_records_show_the_logged_values(scored):
+    run = Run(scored)
+    axes = run.records().axes
+    logged = [json.loads(line) for line in (scored / "log.jsonl").read_text().splitlines()]
+    losses = [record["loss"] for record in logged if record["kind"] == "step"]
+    np.testing.assert_allclose(axes[0].lines[0].get_ydata(), losses)
+    eers = [100 * record["held_out_eer"] for record in logged if record["kind"] == "epoch"]
+    np.testing.assert_allclose(axes[2].lines[0].get_ydata(), eers)
+    # 14 steps an epoch: the first ends at 1/14 of the first epoch, the last at its end.
+    position = run.steps["position"]
+    assert position[0] == pytest.approx(1 / 14)
+    assert position[13] == pytest.approx(1)
+    assert position[-1] == pytest.approx(3)
+    after = lines_of(axes[5])["after"][:, 1]
+    assert after.max() <= run.config.training.clip_norm + 1e-9
+
+
+def test_drift_and_cka_show_the_analysis_of_the_snapshots(scored):
+    run = Run(scored)
+    trajectory, _ = run.trajectory()
+    drawn = lines_of(run.drift().axes[0])["2"]
+    np.testing.assert_allclose(drawn[:, 0], [2, 3])
+    expected = np.linalg.norm(trajectory[2:].astype(float) - trajectory[:-2], axis=2).mean(1)
+    np.testing.assert_allclose(drawn[:, 1], expected, rtol=1e-6)
+    cka = lines_of(run.cka().axes[0])["1"][:, 1]
+    np.testing.assert_allclose(cka[0], 1 - analysis.linear_cka(trajectory[0], trajectory[1]))
+
+
+def test_confusions_count_every_training_utterance_once_in_the_same_order(scored):
+    run = Run(scored)
+    matrices, names = confusions(run)
+    assert len(matrices) == 4
+    assert names == run.subset.train_speakers
+    for matrix, snapshot in zip(matrices, run.snapshots):
+        assert matrix.sum() == (~run.subset.held_out).sum()
+        truth = np.array([names.index(s) for s in run.subset.speakers[~run.subset.held_out]])
+        assert np.trace(matrix) == (snapshot.predicted[~run.subset.held_out] == truth).sum()
+
+
+def test_det_points_are_drawn_on_normal_deviate_axes():
+    rng = np.random.default_rng(0)
+    labels = np.r_[np.ones(4000), np.zeros(40000)]
+    scores = np.r_[rng.normal(3, 1, 4000), rng.normal(0, 1, 40000)]
+    axis = det_curves({"gauss": (scores, labels)}, [0.01]).axes[0]
+    x, y = lines_of(axis)["gauss"].T
+    middle = (x > -2.5) & (x < 0) & (y > -2.5)
+    # Two Gaussians of equal width are a line of slope -1 on these axes, 3 below the origin in the sum.
+    np.testing.assert_allclose(x[middle] + y[middle], -3, atol=0.2)
+    eer, _ = equal_error_rate(scores, labels)
+    assert f"EER {eer:.2%}" in lines_of(axis)
+
+
+def test_thinning_keeps_the_ends_and_the_shape_of_a_curve():
+    rng = np.random.default_rng(1)
+    labels = rng.random(200_000) < 0.2
+    scores = rng.normal(size=200_000) + 2 * labels
+    fpr, fnr, _ = det_points(scores, labels)
+    few_fpr, few_fnr = thinned(fpr, fnr, 500)
+    assert len(few_fpr) <= 500
+    assert (few_fpr[0], few_fnr[-1]) == (0, 0)
+    assert (few_fpr[-1], few_fnr[0]) == (1, 1)
+    np.testing.assert_allclose(np.interp(fpr, few_fpr, few_fnr), fnr, atol=0.01)
+
+
+def test_histograms_show_the_threshold_at_the_eer():
+    rng = np.random.default_rng(2)
+    scores, labels = rng.normal(size=500), np.arange(500) % 2
+    axis = score_histograms({"a": (scores, labels)}).axes[0]
+    _, threshold = equal_error_rate(scores, labels)
+    assert axis.lines[0].get_xdata()[0] == pytest.approx(threshold)
+
+
+def test_smoothing_keeps_the_mean_and_leaves_nan_out():
+    position, values = np.arange(1000.0), np.arange(1000.0)
+    values[5] = np.nan
+    x, y = smoothed(position, values)
+    assert len(x) == 100
+    assert x[0] == 4.5
+    assert y[0] == pytest.approx((45 - 5) / 9)
+    assert y[1:].mean() == pytest.approx(np.arange(10.0, 1000).mean())
+
+
+def test_a_run_without_snapshots_says_so_and_draws_the_rest(copy, tmp_path, capsys):
+    shutil.rmtree(copy / "snapshots")
+    assert main(["plot", "run", str(copy), "--out", str(tmp_path / "out")]) == 0
+    error = capsys.readouterr().err
+    assert "no drift:" in error
+    assert "snapshots.speakers" in error
+    assert {"records.png", "gradients.png", "det.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_a_run_of_one_snapshot_says_what_it_lacks(copy):
+    for epoch in (1, 2, 3):
+        (copy / "snapshots" / f"epoch-00{epoch}.npz").unlink()
+    run = Run(copy)
+    with pytest.raises(SpkverError, match="1 snapshots, this picture needs 2"):
+        run.drift()
+    with pytest.raises(SpkverError, match="needs 3"):
+        run.curvature()
+    assert len(run.space().axes) == 1
+
+
+def test_a_run_without_scores_says_so(copy):
+    shutil.rmtree(copy / "scores")
+    with pytest.raises(SpkverError, match="run `spkver score`"):
+        Run(copy).det()
+
+
+def test_a_run_without_a_finished_epoch_says_so(copy):
+    (copy / "log.jsonl").write_text("")
+    with pytest.raises(SpkverError, match="no finished step yet"):
+        Run(copy).records()
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
+    assert main(["plot", "run", str(tmp_path)]) == 1
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_an_unknown_picture_is_refused_with_the_choices(scored, capsys):
+    assert main(["plot", "run", str(scored), "--only", "dett"]) == 1
+    assert "--only dett: choose among records" in capsys.readouterr().err
+
+
+def test_snapshots_of_another_subset_are_refused(copy):
+    path = copy / "snapshots" / "utterances"
+    path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
+    with pytest.raises(SpkverError, match="it is of another run"):
+        Run(copy).snapshots  # noqa: B018
+
+
+def test_two_speakers_are_enough_for_every_picture(tiny_config, voices, tmp_path, capsys):
+    overrides = ["snapshots.speakers=2", "training.epochs=1", "data.held_out_speakers=0"]
+    train = ["train", str(tiny_config), "--data", str(voices), "--exp", str(tmp_path / "two"), *overrides]
+    assert main(train) == 0
+    assert main(["plot", "run", str(tmp_path / "two")]) == 0
+    error = capsys.readouterr().err
+    missing = [line.split(":")[0] for line in error.splitlines() if line.startswith("no ")]
+    assert missing == ["no curvature", "no score_histograms", "no det"]
+
+
+def test_det_compares_several_runs(scored, copy, tmp_path, capsys):
+    assert main(["plot", "det", str(scored), str(copy), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "det.png").stat().st_size > 10_000
+    run, other = Run(scored), Run(copy)
+    assert (run.name, other.name) == ("tiny", "copy")
+
+
+def test_pictures_show_themselves_in_a_notebook(scored):
+    assert Run(scored).cka()._repr_png_().startswith(b"\x89PNG")
