@@ -182,6 +182,29 @@ def plot_architecture(options) -> None:
     print(architecture(options.model).save(options.out / f"architecture.{options.format}"))
 
 
+def animate(options) -> None:
+    """Animate how embeddings move while a run trains."""
+    from spkver.pictures import Run
+    from spkver.pictures.animation import animate
+
+    run = Run(options.exp)
+    motion = animate(
+        run,
+        options.method,
+        confusion=options.confusion,
+        n_frames=options.frames,
+        smoothing=options.smooth,
+        pixels=options.pixels,
+        speakers=options.speakers,
+    )
+    out = options.out or run.folder / "pictures" / f"{'_'.join(options.method)}.gif"
+    print(motion.save(out))
+    if options.npz:
+        print(motion.save(out.with_suffix(".npz")))
+    if options.png:
+        print(motion.save_frames(out.with_suffix("")))
+
+
 def _read(path: Path, check_files: bool = True):
     from spkver.data.directory import read_data_directory
 
@@ -276,6 +299,19 @@ def _parser() -> argparse.ArgumentParser:
     added = verb("architecture", plot_architecture, subjects)
     added.add_argument("model", type=Path, help="model folder, such as exp/mini/model")
     _add_out(added, Path("pictures"))
+
+    added = verb("animate", animate)
+    added.add_argument("exp", type=Path, help="folder of the experiment")
+    methods = "pca, pca-window, tsne, umap, mphate; sphere for 3-D embeddings; several stand side by side"
+    added.add_argument("--method", nargs="+", default=["pca"], metavar="METHOD", help=f"{methods} (pca)")
+    added.add_argument("--confusion", action="store_true", help="the confusion matrix beside them")
+    added.add_argument("--speakers", choices=("all", "train", "held_out"), default="all", help="whose embeddings (all)")
+    added.add_argument("--frames", type=int, default=60, help="interpolated between the epochs (60)")
+    added.add_argument("--smooth", type=int, default=1, metavar="N", help="running mean over N epochs, odd (1)")
+    added.add_argument("--pixels", type=int, default=500, help="side of a panel (500)")
+    added.add_argument("--out", type=Path, help=".gif, or .mp4 with ffmpeg (EXP/pictures/METHOD.gif)")
+    added.add_argument("--png", action="store_true", help="each frame as a file as well")
+    added.add_argument("--npz", action="store_true", help="the numbers as well")
     return parser
 
 
