@@ -4,7 +4,7 @@ Notable: whole utterances in float32, padded within a batch and masked, so an em
 depend on what it was batched with (to 1e-5).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -23,9 +23,9 @@ _READ_AHEAD = 64
 _SHORTEST_SECONDS = 0.2
 
 
-def build_fbank(config: Config) -> Fbank:
-    """The filterbank of a configuration."""
-    return Fbank(sample_rate=config.data.sample_rate, **config.features.model_dump())
+def build_fbank(config: Config, formant_factors: Sequence[float] = (1.0,)) -> Fbank:
+    """The filterbank of a configuration; training also asks for other vocal tracts."""
+    return Fbank(config.data.sample_rate, formant_factors=formant_factors, **config.features.model_dump())
 
 
 class Extractor:

@@ -8,6 +8,7 @@ silence. ``dither`` is therefore also in 16-bit steps, where Kaldi's 1.0 means w
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ PREEMPHASIS = 0.97
 # So many frames and their spectra stay in a core's cache, which takes about a quarter off the time of
 # 64 x 2 s in one go, and an hour of audio needs little more memory than its features.
 FRAMES_AT_ONCE = 1024
+# The part of the band that a formant factor stretches evenly: all formants of a voice lie in it.
+STRETCHED_SHARE = 0.85
 
 
 class Fbank(nn.Module):
@@ -36,6 +39,9 @@ class Fbank(nn.Module):
         window: ``"hamming"`` (WeSpeaker) or ``"povey"`` (Kaldi's default).
         low_hz, high_hz: edges of the filterbank; ``high_hz=None`` is half of the sample rate.
         dither: standard deviation, in 16-bit steps, of noise added to the waveform in training mode.
+        formant_factors: other vocal tracts that ``forward`` can put in place of the recorded one: the
+            frequency axis is stretched by the factor (N. Jaitly, G. Hinton, "Vocal Tract Length Perturbation
+            (VTLP) improves speech recognition", ICML workshop 2013). The first is 1.0, the recorded one.
 
     Raises:
         SpkverError: settings that give no filterbank.
@@ -51,6 +57,7 @@ class Fbank(nn.Module):
         low_hz: float = 20.0,
         high_hz: float | None = None,
         dither: float = 0.0,
+        formant_factors: Sequence[float] = (1.0,),
     ):
         super().__init__()
         # Cut to whole samples, as in Kaldi; the small sum undoes float error just below a whole number.
@@ -67,14 +74,18 @@ class Fbank(nn.Module):
         self.n_fft = 1 << (self.frame_length - 1).bit_length()
         high_hz = sample_rate / 2 if high_hz is None else high_hz
         self.register_buffer("window", _window(window, self.frame_length), persistent=False)
-        self.register_buffer("mel", _mel_bank(sample_rate, self.n_fft, n_mels, low_hz, high_hz), persistent=False)
+        banks = [_mel_bank(sample_rate, self.n_fft, n_mels, low_hz, high_hz, factor) for factor in formant_factors]
+        self.register_buffer("mel", torch.stack(banks), persistent=False)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, waveforms: Tensor, lengths: Tensor | None = None, formants: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Filterbanks of padded waveforms.
 
         Args:
             waveforms: (batch, n_samples), floating point in [-1, 1].
             lengths: (batch,) samples that are not padding; None: all are.
+            formants: (batch,) which of ``formant_factors`` each item gets; None: the first.
 
         Returns:
             The features (batch, n_frames, n_mels), zero in frames beyond an item's length, and each
@@ -86,7 +97,7 @@ class Fbank(nn.Module):
         """
         self._check(waveforms, lengths)
         with torch.autocast(waveforms.device.type, enabled=False):
-            features = self._log_mel(waveforms.float())
+            features = self._log_mel(waveforms.float(), self.mel[0] if formants is None else self.mel[formants])
         if lengths is None:
             return features, None
         n_frames = 1 + (lengths.to(features.device) - self.frame_length) // self.frame_shift
@@ -112,15 +123,15 @@ class Fbank(nn.Module):
                 f"{self.sample_rate} Hz): leave it out or repeat it to be longer"
             )
 
-    def _log_mel(self, waveforms: Tensor) -> Tensor:
-        """(batch, n_samples) float32 in [-1, 1] -> (batch, n_frames, n_mels)."""
+    def _log_mel(self, waveforms: Tensor, mel: Tensor) -> Tensor:
+        """(batch, n_samples) float32 in [-1, 1] -> (batch, n_frames, n_mels), by one bank or one for each item."""
         n_frames = 1 + (waveforms.shape[1] - self.frame_length) // self.frame_shift
         at_once = math.ceil(FRAMES_AT_ONCE / len(waveforms)) if waveforms.device.type == "cpu" else n_frames
         samples = (at_once - 1) * self.frame_shift + self.frame_length
         starts = range(0, n_frames * self.frame_shift, at_once * self.frame_shift)
-        return torch.cat([self._log_mel_piece(waveforms[:, i : i + samples]) for i in starts], dim=1)
+        return torch.cat([self._log_mel_piece(waveforms[:, i : i + samples], mel) for i in starts], dim=1)
 
-    def _log_mel_piece(self, waveforms: Tensor) -> Tensor:
+    def _log_mel_piece(self, waveforms: Tensor, mel: Tensor) -> Tensor:
         waveforms = waveforms * INT16_RANGE
         if self.training and self.dither > 0:
             waveforms = waveforms + self.dither * torch.randn_like(waveforms)
@@ -137,7 +148,7 @@ class Fbank(nn.Module):
 
         spectrum = torch.fft.rfft(frames, n=self.n_fft)
         power = spectrum.real.square() + spectrum.imag.square()
-        return (power @ self.mel).clamp_min(ENERGY_FLOOR).log()
+        return (power @ mel).clamp_min(ENERGY_FLOOR).log()
 
 
 def mean_normalise(features: Tensor, n_frames: Tensor | None = None) -> Tensor:
@@ -226,8 +237,11 @@ def _window(name: str, length: int) -> Tensor:
     raise SpkverError(f"window {name!r} is not known: choose hamming or povey")
 
 
-def _mel_bank(sample_rate: int, n_fft: int, n_mels: int, low_hz: float, high_hz: float) -> Tensor:
-    """(n_fft // 2 + 1, n_mels) triangles that are linear in mel (1127 ln(1 + f/700)), as in Kaldi."""
+def _mel_bank(sample_rate: int, n_fft: int, n_mels: int, low_hz: float, high_hz: float, factor: float) -> Tensor:
+    """(n_fft // 2 + 1, n_mels) triangles that are linear in mel (1127 ln(1 + f/700)), as in Kaldi.
+
+    What is recorded at f counts as ``factor * f``.
+    """
     if not 0 <= low_hz < high_hz <= sample_rate / 2 or n_mels < 1:
         raise SpkverError(
             f"no filterbank of {n_mels} bins from {low_hz} to {high_hz} Hz at {sample_rate} Hz: "
@@ -236,8 +250,16 @@ def _mel_bank(sample_rate: int, n_fft: int, n_mels: int, low_hz: float, high_hz:
     edges_hz = torch.tensor([low_hz, high_hz], dtype=torch.float64)
     low_mel, high_mel = (1127.0 * torch.log1p(edges_hz / 700.0)).tolist()
     bin_hz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * (sample_rate / n_fft)
-    bin_mel = 1127.0 * torch.log1p(bin_hz / 700.0)
+    bin_mel = 1127.0 * torch.log1p(_stretched(bin_hz, factor) / 700.0)
     width = (high_mel - low_mel) / (n_mels + 1)
     centre = low_mel + width * torch.arange(1, n_mels + 1, dtype=torch.float64)
     bank = (1 - (bin_mel[:, None] - centre).abs() / width).clamp_min(0.0)
     return bank.float()
+
+
+def _stretched(hz: Tensor, factor: float) -> Tensor:
+    """Frequencies times ``factor``; near the end of the band the axis bends so that the end stays where it is."""
+    nyquist = hz[-1]
+    bend = STRETCHED_SHARE * nyquist / max(factor, 1.0)
+    beyond = factor * bend + (nyquist - factor * bend) / (nyquist - bend) * (hz - bend)
+    return torch.where(hz <= bend, factor * hz, beyond)

@@ -22,6 +22,13 @@ def _ordered(pair: list) -> list:
     return pair
 
 
+def _recorded_first(factors: list) -> list:
+    if factors[0] != 1.0 or len(set(factors)) < len(factors):
+        raise ValueError("must begin with 1.0 and name no factor twice")
+    return factors
+
+
+Factors = Annotated[list[Positive], Field(min_length=1), AfterValidator(_recorded_first)]
 Range = Annotated[list[float], AfterValidator(_ordered)]
 CountRange = Annotated[list[Count], AfterValidator(_ordered)]
 
@@ -72,17 +79,12 @@ class SpecAugment(Section):
 
 
 class Augment(Section):
-    speed_factors: Annotated[list[Positive], Field(min_length=1)]  # each makes new speakers; the first is 1.0
+    speed_factors: Factors  # each makes new speakers; the first is 1.0
+    formant_factors: Factors  # each makes new speakers of every speed; the first is 1.0
     noise: Noise
     babble: Babble
     reverb: Reverb
     specaugment: SpecAugment
-
-    @model_validator(mode="after")
-    def _first_speed_is_the_recorded_one(self):
-        if self.speed_factors[0] != 1.0 or len(set(self.speed_factors)) < len(self.speed_factors):
-            raise ValueError("speed_factors: must begin with 1.0 and name no factor twice")
-        return self
 
 
 class Features(Section):
@@ -113,6 +115,7 @@ class SpeechEncoderV3(Section):
     pooling_hidden: Count
     embed_dim: Count
     embedding_dropout: Probability
+    aggregate_layers: bool  # pool over the outputs of all layers, not of the last alone
 
     @model_validator(mode="after")
     def _widths_divide(self):

@@ -7,7 +7,7 @@ import torchaudio
 from torchaudio.compliance import kaldi
 
 from spkver.errors import SpkverError
-from spkver.features import Fbank, SpecAugment, mean_normalise
+from spkver.features import Fbank, SpecAugment, _stretched, mean_normalise
 
 
 @pytest.fixture(scope="module")
@@ -220,3 +220,40 @@ def test_spec_augment_leaves_its_input_and_evaluation_alone():
 
 def test_spec_augment_takes_items_shorter_than_a_mask():
     assert SpecAugment(1.0, 2, 20, 2, 10).train()(torch.ones(2, 5, 4), drawn(0)).shape == (2, 5, 4)
+
+
+def tone(hz, seconds=0.5):
+    return 0.3 * torch.sin(2 * torch.pi * hz * torch.arange(int(16000 * seconds)) / 16000)
+
+
+@pytest.mark.parametrize("factor", [0.85, 0.9, 1.1, 1.2])
+def test_a_formant_factor_moves_a_tone_to_the_bin_of_the_stretched_frequency(factor):
+    fbank = Fbank(formant_factors=[1.0, factor])
+    for hz in (300.0, 1000.0, 2500.0, 4500.0):
+        moved, _ = fbank(tone(hz)[None], formants=torch.tensor([1]))
+        expected, _ = fbank(tone(factor * hz)[None])
+        assert abs(int(moved.mean(1).argmax()) - int(expected.mean(1).argmax())) <= 1
+
+
+def test_formants_are_chosen_for_each_item_and_the_first_is_the_recording():
+    fbank = Fbank(formant_factors=[1.0, 0.9, 1.1])
+    waveforms = torch.randn(3, 8000, generator=torch.Generator().manual_seed(2)) / 10
+    plain, _ = fbank(waveforms)
+    torch.testing.assert_close(plain, Fbank()(waveforms)[0])
+    chosen, _ = fbank(waveforms, formants=torch.tensor([1, 0, 2]))
+    torch.testing.assert_close(chosen[1], plain[1], rtol=1e-5, atol=1e-4)
+    for item, factor in ((0, 0.9), (2, 1.1)):
+        alone = Fbank(formant_factors=[factor])(waveforms[item : item + 1])[0][0]
+        torch.testing.assert_close(chosen[item], alone, rtol=1e-5, atol=1e-4)
+        assert (chosen[item] - plain[item]).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.8, 1.25, 2.0])
+def test_stretching_the_axis_keeps_its_ends_and_its_order(factor):
+    hz = torch.linspace(0, 8000, 257, dtype=torch.float64)
+    stretched = _stretched(hz, factor)
+    assert stretched[0] == 0
+    assert stretched[-1] == pytest.approx(8000)
+    assert (stretched.diff() > 0).all()
+    low = hz < 0.85 * 8000 / max(factor, 1.0)
+    torch.testing.assert_close(stretched[low], factor * hz[low])

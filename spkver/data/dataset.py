@@ -1,8 +1,8 @@
 """Training speakers as batches of waveform crops.
 
-Notable: speed perturbation makes new speakers. The labels are speed-major (all speakers as recorded,
-then all at the second speed, ...), so a head's first ``n_speakers`` classes are the recorded voices
-and fine-tuning without speeds just cuts the rest off.
+Notable: speeds and formant factors make new speakers. The labels are variant-major (all speakers as
+recorded, then all of the second variant, ...), so a head's first ``n_speakers`` classes are the recorded
+voices and fine-tuning without variants just cuts the rest off.
 """
 
 from collections.abc import Sequence
@@ -52,16 +52,17 @@ class WaveformCache:
 
 
 class SpeakerCrops(Dataset):
-    """Random crops of utterances with augmentation; an item is an utterance at a speed.
+    """Random crops of utterances with augmentation; an item is an utterance in a variant.
 
-    Item ``i`` is utterance ``i % n_utterances`` at speed ``i // n_utterances``. What ``dataset[draw]``
+    A variant is a speed and a formant factor; the features apply the latter. Item ``i`` is utterance
+    ``i % n_utterances`` in variant ``i // n_utterances``. What ``dataset[draw]``
     gives depends only on the seed and on the draw's (item, epoch, step, slot).
 
     Args:
         directory: usable training utterances with their durations.
         sample_rate: Hz.
         crop_seconds: length of every crop; shorter utterances are repeated.
-        augment: the configuration's section (``speed_factors``, ``noise``, ``babble``, ``reverb``).
+        augment: the configuration's section (``speed_factors``, ``formant_factors``, ``noise``, ...).
         seed: of crops and augmentation.
         cache_gigabytes: decoded audio is kept in memory where all of it fits in this.
     """
@@ -79,7 +80,10 @@ class SpeakerCrops(Dataset):
         self.speakers = directory.speakers
         self.sample_rate = sample_rate
         self.crop_samples = round(crop_seconds * sample_rate)
-        self.factors = list(augment.speed_factors)
+        # (speed, which of the formant factors); the first is the voice as recorded.
+        self.variants = [
+            (factor, formant) for factor in augment.speed_factors for formant in range(len(augment.formant_factors))
+        ]
         self.seed = seed
         self._speaker_index = {speaker: index for index, speaker in enumerate(self.speakers)}
         self._durations = [directory.durations[utterance.id] for utterance in self.utterances]
@@ -91,20 +95,20 @@ class SpeakerCrops(Dataset):
 
     @property
     def labels(self) -> np.ndarray:
-        """Speaker index of each item; speed-major."""
+        """Speaker index of each item; variant-major."""
         of_utterances = np.array([self._speaker_index[utterance.speaker] for utterance in self.utterances])
-        return np.concatenate([of_utterances + turn * len(self.speakers) for turn in range(len(self.factors))])
+        return np.concatenate([of_utterances + turn * len(self.speakers) for turn in range(len(self.variants))])
 
     @property
     def n_classes(self) -> int:
-        """Speakers, each speed counted as speakers of its own."""
-        return len(self.speakers) * len(self.factors)
+        """Speakers, each variant counted as speakers of its own."""
+        return len(self.speakers) * len(self.variants)
 
     def __len__(self) -> int:
-        return len(self.utterances) * len(self.factors)
+        return len(self.utterances) * len(self.variants)
 
-    def __getitem__(self, draw: Draw) -> tuple[np.ndarray, int] | SpkverError:
-        """The crop ``(n_samples,)`` float32 and its label.
+    def __getitem__(self, draw: Draw) -> tuple[np.ndarray, int, int] | SpkverError:
+        """The crop ``(n_samples,)`` float32, its label, and the place of its formant factor.
 
         A file that fails is returned as the error: one raised in a worker process would reach the
         user as a traceback.
@@ -113,11 +117,13 @@ class SpeakerCrops(Dataset):
         turn, index = divmod(draw.item, len(self.utterances))
         speaker = self.utterances[index].speaker
         try:
-            samples = self._crop(index, self.factors[turn], rng)
+            factor, formant = self.variants[turn]
+            samples = self._crop(index, factor, rng)
             samples = self._augmenter(samples, rng, speaker)
         except SpkverError as error:
             return error
-        return samples.astype(np.float32, copy=False), self._speaker_index[speaker] + turn * len(self.speakers)
+        label = self._speaker_index[speaker] + turn * len(self.speakers)
+        return samples.astype(np.float32, copy=False), label, formant
 
     def _crop(self, index: int, factor: float, rng: np.random.Generator) -> np.ndarray:
         """A random crop at a speed, exactly ``crop_samples`` long."""
@@ -147,10 +153,10 @@ class SpeakerCrops(Dataset):
                 return wrap_to(self._read(index, n_samples, rng.random()), n_samples)
 
 
-def collate(items: list) -> tuple[Tensor, Tensor] | SpkverError:
-    """Waveforms ``(batch, n_samples)`` and labels ``(batch,)``, or the first error among the items."""
+def collate(items: list) -> tuple[Tensor, Tensor, Tensor] | SpkverError:
+    """Waveforms ``(batch, n_samples)``, labels and formants ``(batch,)``, or the first error among the items."""
     for item in items:
         if isinstance(item, SpkverError):
             return item
-    waveforms, labels = zip(*items)
-    return torch.from_numpy(np.stack(waveforms)), torch.tensor(labels)
+    waveforms, labels, formants = zip(*items)
+    return torch.from_numpy(np.stack(waveforms)), torch.tensor(labels), torch.tensor(formants)

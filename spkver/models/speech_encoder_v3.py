@@ -200,6 +200,8 @@ class SpeechEncoderV3(nn.Module):
         pooling_hidden: width of the attention's hidden layer.
         embed_dim: dimensions of the embedding.
         embedding_dropout: share of pooled values dropped in training.
+        aggregate_layers: pool over the outputs of all layers side by side, not of the last alone
+            (Zhang et al., "MFA-Conformer", Interspeech 2022): the lower ones know voices better than words.
     """
 
     def __init__(
@@ -221,6 +223,7 @@ class SpeechEncoderV3(nn.Module):
         pooling_hidden: int = 128,
         embed_dim: int = 192,
         embedding_dropout: float = 0.0,
+        aggregate_layers: bool = True,
     ):
         super().__init__()
         self.embed_dim = embed_dim
@@ -230,8 +233,10 @@ class SpeechEncoderV3(nn.Module):
             TransformerLayer(d_model, n_heads, feedforward, dropout, layer_drop * (i + 1) / n_layers)
             for i in range(n_layers)
         )
-        self.norm = nn.LayerNorm(d_model)
-        self.pooling = build_pooling(pooling, d_model, pooling_hidden)
+        self.aggregate_layers = aggregate_layers
+        width = d_model * n_layers if aggregate_layers else d_model
+        self.norm = nn.LayerNorm(width)
+        self.pooling = build_pooling(pooling, width, pooling_hidden)
         # What all utterances have in common must go, or every cosine starts near 1 and learning is slow.
         self.pooled_norm = nn.BatchNorm1d(self.pooling.out_features)
         self.embedding_dropout = nn.Dropout(embedding_dropout)
@@ -252,8 +257,11 @@ class SpeechEncoderV3(nn.Module):
         x, mask = self.front_end(features, lengths)
         x = self.position(x, mask)
         keys = None if mask is None else mask[:, None, None, :]
+        outputs = []
         for layer in self.layers:
             x = layer(x, keys)
+            outputs.append(x)
+        x = torch.cat(outputs, 2) if self.aggregate_layers else x
         pooled = self.pooling(self.norm(x), mask)
         with torch.autocast(features.device.type, enabled=False):
             embedding = self.embedding(self.embedding_dropout(self.pooled_norm(pooled)))

@@ -101,7 +101,7 @@ class Trainer:
             start_from(init, self.encoder, self.head, self.speakers, config)
         self.encoder.to(self.device, memory_format=torch.channels_last)
         self.head.to(self.device)
-        self.fbank = build_fbank(config).to(self.device)
+        self.fbank = build_fbank(config, config.augment.formant_factors).to(self.device)
         self.specaugment = SpecAugment(**config.augment.specaugment.model_dump())
         self.optimizer = build_optimizer(config.optimizer, self.encoder, self.head)
 
@@ -115,14 +115,17 @@ class Trainer:
     def description(self) -> str:
         """One line: what trains on what."""
         parameters = sum(parameter.numel() for parameter in self.encoder.parameters()) / 1e6
-        factors = len(self.config.augment.speed_factors)
-        speeds = f" x {factors} speeds" if factors > 1 else ""
+        counts = (
+            (len(self.config.augment.speed_factors), "speeds"),
+            (len(self.config.augment.formant_factors), "formant factors"),
+        )
+        variants = "".join(f" x {count} {name}" for count, name in counts if count > 1)
         held_out = (
             "" if self.held_out is None else f", {len(set(u.speaker for u in self.held_out.utterances))} held out"
         )
         return (
             f"training {type(self.encoder).__name__} ({parameters:.1f} M) + {type(self.head).__name__} on "
-            f"{len(self.speakers)} speakers{speeds}{held_out} ({self.device.type}, {str(self.dtype)[6:]})"
+            f"{len(self.speakers)} speakers{variants}{held_out} ({self.device.type}, {str(self.dtype)[6:]})"
         )
 
     def run(self, resume: bool, run: dict) -> None:
@@ -176,8 +179,8 @@ class Trainer:
                 progress.show(self.step, self.sums.running(record))
                 self._save_when_due()
 
-    def _train_step(self, waveforms: torch.Tensor, labels: torch.Tensor) -> dict:
-        """One step on waveforms ``(batch, n_samples)`` and labels ``(batch,)``; returns its record."""
+    def _train_step(self, waveforms: torch.Tensor, labels: torch.Tensor, formants: torch.Tensor) -> dict:
+        """One step on waveforms ``(batch, n_samples)``, labels and formants ``(batch,)``; returns its record."""
         torch.manual_seed(_mix(self.config.seed, self.epoch, self.step))
         position = self.epoch + self.step / self.sampler.n_batches
         config = self.config
@@ -188,7 +191,9 @@ class Trainer:
 
         waveforms, labels = waveforms.to(self.device), labels.to(self.device)
         with torch.no_grad():
-            features = self.specaugment(mean_normalise(self.fbank(waveforms)[0]))
+            # One bank for all is the faster way where there is only one.
+            formants = formants.to(self.device) if len(self.fbank.mel) > 1 else None
+            features = self.specaugment(mean_normalise(self.fbank(waveforms, formants=formants)[0]))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             embeddings = self.encoder(features)
         logits = self.head(embeddings.float(), labels)

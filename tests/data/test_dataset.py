@@ -54,7 +54,7 @@ def test_a_crop_depends_on_its_draw_only(make):
 def test_every_crop_has_the_same_length_also_of_short_files_and_other_speeds(make, item, crop_seconds):
     dataset = make(crop_seconds=crop_seconds)
     for epoch in range(5):
-        samples, _ = dataset[Draw(item, epoch, 0, 0)]
+        samples, *_ = dataset[Draw(item, epoch, 0, 0)]
         assert samples.shape == (round(16000 * crop_seconds),)
         assert samples.dtype == np.float32
         assert np.isfinite(samples).all()
@@ -85,6 +85,18 @@ def test_a_faster_voice_is_higher(make):
     assert (bins * fast).sum() / fast.sum() > 1.5 * (bins * slow).sum() / slow.sum()
 
 
+def test_every_speed_with_every_formant_factor_makes_new_speakers(make, directory):
+    dataset = make(*PLAIN, "augment.speed_factors=[1.0, 0.9]", "augment.formant_factors=[1.0, 0.9, 1.1]")
+    n, speakers = len(directory.utterances), len(directory.speakers)
+    assert dataset.variants == [(1.0, 0), (1.0, 1), (1.0, 2), (0.9, 0), (0.9, 1), (0.9, 2)]
+    assert (len(dataset), dataset.n_classes, len(set(dataset.labels))) == (6 * n, 6 * speakers, 6 * speakers)
+    for turn in range(6):
+        _, label, formant = dataset[Draw(turn * n, 0, 0, 0)]
+        assert formant == turn % 3
+        assert label == dataset.labels[turn * n]
+        assert label // speakers == turn
+
+
 def test_babble_comes_from_other_speakers(make, directory):
     dataset = make()
     drawn = []
@@ -107,8 +119,9 @@ def test_the_cache_gives_back_what_was_put():
 
 
 def test_collate_gives_tensors_or_the_first_error():
-    waveforms, labels = collate([(np.zeros(4, np.float32), 3), (np.ones(4, np.float32), 1)])
+    waveforms, labels, formants = collate([(np.zeros(4, np.float32), 3, 0), (np.ones(4, np.float32), 1, 2)])
+    assert formants.tolist() == [0, 2]
     assert waveforms.shape == (2, 4)
     assert labels.tolist() == [3, 1]
     error = SpkverError("bad")
-    assert collate([(np.zeros(4, np.float32), 3), error]) is error
+    assert collate([(np.zeros(4, np.float32), 3, 0), error]) is error

@@ -30,9 +30,10 @@ def features(batch, n_frames, seed=1):
 
 @pytest.mark.parametrize("position", ["sinusoidal", "convolutional", "none"])
 @pytest.mark.parametrize("pooling", ["attentive_statistics", "statistics", "mean"])
+@pytest.mark.parametrize("aggregate_layers", [True, False])
 @torch.no_grad()
-def test_an_utterance_alone_batched_and_padded_has_one_embedding(position, pooling):
-    model = encoder(position=position, pooling=pooling)
+def test_an_utterance_alone_batched_and_padded_has_one_embedding(position, pooling, aggregate_layers):
+    model = encoder(position=position, pooling=pooling, aggregate_layers=aggregate_layers)
     lengths = [50, 131, 97, 200]
     utterances = [features(1, n, seed=n) for n in lengths]
     padded = torch.full((4, 230, 80), 7.0)  # what stands in the padding must not matter
@@ -54,6 +55,17 @@ def test_a_front_end_of_any_depth_leaves_padding_out():
     together = model(padded, torch.tensor([121, 160]))
     assert (model(features(1, 121)) - together[0]).abs().max() < 1e-5
     assert (model(features(1, 160, seed=2)) - together[1]).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_aggregated_layers_reach_the_embedding_past_the_last_one():
+    # With the last layer's branches silenced the others' outputs still differ, so pooling sees twice the width.
+    model, last = encoder(aggregate_layers=True), encoder(aggregate_layers=False)
+    assert model.pooling.out_features == 2 * last.pooling.out_features
+    x = features(2, 100)
+    before = model(x)
+    model.embedding.weight[:, : SMALL["d_model"]] = 0  # the first layer's means
+    assert (model(x) - before).abs().max() > 1e-3
 
 
 @torch.no_grad()
