@@ -140,6 +140,11 @@ def plot_margin(options) -> None:
     from spkver.pictures import margin
 
     margin.check_margins(options.margin, options.scale)
+    if options.interactive:
+        from spkver.pictures.margin_page import write_margin_page
+
+        print(write_margin_page(options.interactive, options.margin[0], options.scale))
+        return
     takes_scale = ("logits", "landscape")
     for name, draw in margin.PICTURES.items():
         scale = {"scale": options.scale} if name in takes_scale else {}
@@ -203,6 +208,19 @@ def animate(options) -> None:
         print(motion.save(out.with_suffix(".npz")))
     if options.png:
         print(motion.save_frames(out.with_suffix("")))
+
+
+def report(options) -> None:
+    """Write one page about runs that opens from disk, with everything in it."""
+    from spkver.pictures import Run
+    from spkver.pictures.report import write_report
+
+    out = options.out or options.exps[0] / "report.html"
+    runs = [Run(exp) for exp in options.exps]
+    path, left_out = write_report(out, runs, options.method, options.audio, options.audio_megabytes)
+    for line in left_out:
+        print(line, file=sys.stderr)
+    print(path)
 
 
 def _read(path: Path, check_files: bool = True):
@@ -288,6 +306,7 @@ def _parser() -> argparse.ArgumentParser:
     added = verb("margin", plot_margin, subjects)
     added.add_argument("--margin", type=float, nargs="+", default=[0.2, 0.5], help="in radians (0.2 0.5)")
     added.add_argument("--scale", type=float, default=32.0, help="of the cosines (32)")
+    added.add_argument("--interactive", type=Path, metavar="PAGE.html", help="instead: a page with sliders")
     _add_out(added, Path("pictures"))
     added = verb("run", plot_run, subjects)
     added.add_argument("exp", type=Path, help="folder of the experiment")
@@ -312,6 +331,15 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--out", type=Path, help=".gif, or .mp4 with ffmpeg (EXP/pictures/METHOD.gif)")
     added.add_argument("--png", action="store_true", help="each frame as a file as well")
     added.add_argument("--npz", action="store_true", help="the numbers as well")
+
+    added = verb("report", report)
+    added.add_argument("exps", nargs="+", type=Path, metavar="exp", help="experiments")
+    added.add_argument("--out", type=Path, metavar="PAGE.html", help="(EXP/report.html of the first)")
+    added.add_argument(
+        "--method", default="pca", help="of the embedding map: pca, pca-window, tsne, umap, mphate (pca)"
+    )
+    added.add_argument("--audio", action="store_true", help="points of the map can be heard")
+    added.add_argument("--audio-megabytes", type=float, default=5.0, help="at most so much audio in the page (5)")
     return parser
 
 

@@ -12,7 +12,7 @@ Systems = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Name of a system -> its scores and labels (1 target, 0 nontarget), each ``(n_trials,)``."""
 
 # Error rates that get a tick on a DET's axes, in percent.
-_TICKS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 40, 50, 60, 80)
+TICKS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 40, 50, 60, 80)
 # A curve has one point a score; of so many, spread evenly over the picture, more cannot be seen.
 _MOST_POINTS = 1000
 
@@ -65,7 +65,7 @@ def det_curves(systems: Systems, p_targets: Sequence[float] = (0.01,)) -> Pictur
             point = (np.clip(x, half_nontarget, 1 - half_nontarget), np.clip(y, half_target, 1 - half_target))
             axis.plot(*norm.ppf(point), marker, color=style["color"], label=f"minDCF({p_target:g}) {cost:.3f}")
     axis.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
-    ticks = [tick for tick in _TICKS if tick / 100 >= lowest]
+    ticks = [tick for tick in TICKS if tick / 100 >= lowest]
     axis.set_xticks(norm.ppf(np.array(ticks) / 100), [f"{tick:g}" for tick in ticks], fontsize=8)
     axis.set_yticks(norm.ppf(np.array(ticks) / 100), [f"{tick:g}" for tick in ticks], fontsize=8)
     limits = norm.ppf([lowest, 0.6])
