@@ -11,6 +11,7 @@ Notable:
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,12 +22,16 @@ from spkver.errors import SpkverError
 from spkver.schema import Config, Head, Section
 
 
-def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = (), schema: type[Section] = Config):
     """Read, complete and check a configuration.
 
     Args:
         path: a YAML file.
         overrides: ``key.sub=value`` each.
+        schema: what it must hold; recipes with a training of their own have their own.
+
+    Returns:
+        A ``schema``.
 
     Raises:
         SpkverError: with one line that names file and key.
@@ -36,10 +41,10 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
     for override in overrides:
         content = _merge(content, _parse_override(override))
     content.pop("run", None)  # what a finished run wrote beside its values
-    return _check(content, path)
+    return _check(content, path, schema)
 
 
-def dump_config(config: Config, run: dict | None = None) -> str:
+def dump_config(config: Section, run: dict | None = None) -> str:
     """The complete configuration as YAML; ``run`` adds what it ran on under that key."""
     content = config.model_dump()
     if run is not None:
@@ -116,23 +121,23 @@ def _merge(old: dict, new: dict) -> dict:
     return merged
 
 
-def _check(content: dict, path: Path) -> Config:
+def _check(content: dict, path: Path, schema: type[Section]) -> Section:
     try:
-        return Config.model_validate(content)
+        return schema.model_validate(content)
     except ValidationError as error:
         # An unknown key often explains a missing one: it comes first.
         problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        raise SpkverError(f"{path}: {_explain(problems[0])}") from None
+        raise SpkverError(f"{path}: {_explain(problems[0], schema)}") from None
 
 
-def _explain(problem: dict) -> str:
+def _explain(problem: dict, schema: type[Section]) -> str:
     location = [str(part) for part in problem["loc"]]
     if location[:1] == ["head"] and len(location) > 1:
         location.pop(1)  # pydantic puts the head's name between
     key = ".".join(location)
     kind, got = problem["type"], problem["input"]
     if kind == "extra_forbidden":
-        return f"unknown key '{key}'{_nearest(key, problem['loc'])}"
+        return f"unknown key '{key}'{_nearest(key, problem['loc'], schema)}"
     if kind == "missing":
         return f"key '{key}' is missing"
     if kind.startswith("union_tag"):
@@ -164,8 +169,8 @@ def _lower(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _nearest(key: str, location: tuple) -> str:
-    valid = list(_valid_keys(Config))
+def _nearest(key: str, location: tuple, schema: type[Section]) -> str:
+    valid = list(_valid_keys(schema))
     if location[0] == "head" and len(location) > 1:
         section = next(s for s in get_args(get_args(Head)[0]) if _name_of(s) == location[1])
         valid = [k for k in valid if not k.startswith("head.")]

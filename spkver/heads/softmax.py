@@ -85,21 +85,22 @@ class Head(nn.Module):
 
 
 class Softmax(Head):
-    """A linear layer with bias, on the embedding as it is."""
+    """A linear layer on the embedding as it is, with or without a bias."""
 
-    def __init__(self, in_features: int, out_features: int):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True):
         super().__init__(in_features, out_features)
-        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def logits(self, embedding: Tensor, label: Tensor) -> Tensor:
         return self.plain_logits(embedding)
 
     def plain_logits(self, embedding: Tensor) -> Tensor:
-        return F.linear(embedding, self.weight.float(), self.bias.float())
+        return F.linear(embedding, self.weight.float(), None if self.bias is None else self.bias.float())
 
     def cut(self, out_features: int) -> None:
         super().cut(out_features)
-        _keep_rows(self.bias, out_features)
+        if self.bias is not None:
+            _keep_rows(self.bias, out_features)
 
 
 class NormFace(Head):

@@ -16,7 +16,7 @@ from spkver.errors import SpkverError
 from spkver.pictures.embeddings import confusions, scatter
 from spkver.pictures.projection import METHODS, between, smooth
 from spkver.pictures.run import Run
-from spkver.pictures.style import picture
+from spkver.pictures.style import Picture, picture
 from spkver.whole_file import whole_file
 
 
@@ -63,6 +63,11 @@ class Motion:
 
     def __len__(self) -> int:
         return len(self.epochs)
+
+    def at(self, frame: int) -> Picture:
+        """The figure brought to a frame."""
+        self._update(frame)
+        return self.figure
 
     def frames(self) -> Iterator[Image.Image]:
         """Each frame as a picture."""

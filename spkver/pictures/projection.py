@@ -58,7 +58,7 @@ def umap(trajectory: np.ndarray, seed: int) -> np.ndarray:
     if n < 5 or n_snapshots < 2:
         raise SpkverError(f"umap needs 5 utterances and 2 snapshots, there are {n} and {n_snapshots}")
     same = [{index: index for index in range(n)}] * (n_snapshots - 1)
-    mapper = AlignedUMAP(n_neighbors=min(15, n - 1), metric="cosine", random_state=seed, n_jobs=1)
+    mapper = AlignedUMAP(n_neighbors=min(15, n - 1), metric="cosine", random_state=seed)
     return np.stack([np.asarray(points) for points in mapper.fit_transform(list(trajectory), relations=same)])
 
 
@@ -77,8 +77,8 @@ def mphate(trajectory: np.ndarray, seed: int) -> np.ndarray:
     n_snapshots, n = trajectory.shape[:2]
     if n < 8 or n_snapshots < 3:
         raise SpkverError(f"mphate needs 8 utterances and 3 snapshots, there are {n} and {n_snapshots}")
-    flat = M_PHATE(n_components=2, random_state=seed, verbose=0, n_jobs=1).fit_transform(trajectory)
-    return np.asarray(flat).reshape(n_snapshots, n, 2)
+    mapper = M_PHATE(interslice_knn=min(25, n_snapshots - 1), random_state=seed, verbose=0, n_jobs=1)
+    return np.asarray(mapper.fit_transform(trajectory)).reshape(n_snapshots, n, 2)
 
 
 METHODS = {"pca": pca, "pca-window": pca_window, "tsne": tsne, "umap": umap, "mphate": mphate}

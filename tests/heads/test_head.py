@@ -117,6 +117,14 @@ def test_normface_is_scaled_cosine_and_softmax_is_linear(embedding):
     torch.testing.assert_close(softmax(embedding, LABEL), expected)
 
 
+def test_softmax_without_a_bias_is_linear_and_can_be_cut(embedding):
+    softmax = Softmax(IN, CLASSES, bias=False)
+    torch.testing.assert_close(softmax(embedding, LABEL), embedding @ softmax.weight.T)
+    softmax.cut(8)
+    assert softmax(embedding, LABEL % 3).shape == (len(embedding), 8)
+    assert "bias" not in softmax.state_dict()
+
+
 class EveryHeadsConfig(BaseModel):
     """One flat model for all heads: a head takes what is its own."""
 

