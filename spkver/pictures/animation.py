@@ -16,8 +16,11 @@ from spkver.errors import SpkverError
 from spkver.pictures.embeddings import confusions, scatter
 from spkver.pictures.projection import METHODS, between, smooth
 from spkver.pictures.run import Run
-from spkver.pictures.style import Picture, picture
+from spkver.pictures.style import Picture, legend_below, picture
 from spkver.whole_file import whole_file
+
+# More names than this do not fit below a panel.
+_MOST_IN_LEGEND = 10
 
 
 @dataclass(frozen=True)
@@ -150,19 +153,23 @@ class Motion:
         side = self.pixels / 100
         figure, axes = picture(rows, columns, (side, side))
         figure.set_dpi(100)
-        updates = []
+        updates, panel_axes = [], []
         for place, panel in enumerate(self.panels):
             axis = axes.flat[place]
             if panel.image is not None:
                 updates.append(_draw_image(axis, panel))
-            elif panel.points.shape[2] == 3:
+                continue
+            draw = _draw_points
+            if panel.points.shape[2] == 3:
                 axis.remove()
                 axis = figure.add_subplot(rows, columns, place + 1, projection="3d")
-                updates.append(_draw_sphere(axis, panel, self.labels, self.held_out))
-            else:
-                updates.append(_draw_points(axis, panel, self.labels, self.held_out))
+                draw = _draw_sphere
+            updates.append(draw(axis, panel, self.labels, self.held_out))
+            panel_axes.append(axis)
         for axis in axes.flat[n:]:
             axis.set_axis_off()
+        if panel_axes and len(set(self.labels.tolist())) <= _MOST_IN_LEGEND:
+            legend_below(figure, panel_axes[0], _MOST_IN_LEGEND, fontsize=8)
         title = figure.suptitle("")
 
         def update(index: int) -> None:
