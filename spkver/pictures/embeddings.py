@@ -18,6 +18,8 @@ SKIPS = (1, 2, 4, 8, 16)
 N_EIGENVALUES = 10
 # More rows than this cannot be read in a confusion matrix.
 MOST_SPEAKERS = 20
+# Width of a speaker's name in a legend.
+_LEGEND_INCHES = 1.5
 KINDS = {"train": "training speakers", "held_out": "held-out speakers"}
 
 
@@ -244,4 +246,4 @@ def _when(run: "Run", index: int) -> str:
 def _speaker_legend(figure: Picture, axis) -> None:
     """The speakers below, as long as they are few enough to be read."""
     if len(axis.get_legend_handles_labels()[1]) <= 2 * MOST_SPEAKERS:
-        legend_below(figure, axis, fontsize=7)
+        legend_below(figure, axis, int(figure.get_figwidth() / _LEGEND_INCHES), fontsize=7)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from spkver.errors import SpkverError
 from spkver.pictures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, Picture, epoch_axis, legend_beside, picture
@@ -72,6 +73,9 @@ def gradients(run: "Run") -> Picture:
     left.axvline(limit, color=RED, linestyle=":", label=f"clipped at {limit:g}")
     left.set(xscale="log", xlabel="gradient norm of a step", ylabel="steps", title=f"{len(norms)} steps")
     left.legend(frameon=False)
+    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.xaxis.set_major_formatter(FuncFormatter(lambda norm, _: f"{norm:g}"))
+    left.xaxis.set_minor_formatter(NullFormatter())
 
     if not snapshots:
         _say(right, "no snapshots were kept", "single weights")

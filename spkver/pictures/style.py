@@ -78,7 +78,8 @@ def line_style(index: int) -> dict:
 
 def speaker_styles(n: int) -> list[tuple[str, str]]:
     """Colour and marker of each of n speakers; no two are the same up to 56."""
-    return [(COLOURS[i % len(COLOURS)], MARKERS[(i // len(COLOURS) + i) % len(MARKERS)]) for i in range(n)]
+    # 7 colours and 8 markers have no common divisor, so counting both on meets every pair.
+    return [(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i in range(n)]
 
 
 def legend_beside(axes: Axes, **options) -> None:

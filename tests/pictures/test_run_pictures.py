@@ -12,6 +12,7 @@ from spkver.pictures import Run, analysis
 from spkver.pictures.detection import det_curves, score_histograms, thinned
 from spkver.pictures.embeddings import confusions
 from spkver.pictures.records import smoothed
+from spkver.pictures.style import speaker_styles
 from spkver.scoring.metrics import det_points, equal_error_rate
 
 
@@ -183,3 +184,7 @@ def test_det_compares_several_runs(scored, copy, tmp_path, capsys):
 
 def test_pictures_show_themselves_in_a_notebook(scored):
     assert Run(scored).cka()._repr_png_().startswith(b"\x89PNG")
+
+
+def test_speakers_have_styles_of_their_own():
+    assert len(set(speaker_styles(56))) == 56

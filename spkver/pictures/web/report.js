@@ -118,10 +118,8 @@ function drawMap(run, index) {
   const speakers = [...new Set(map.speakers)];
   const colours = map.speakers.map((speaker) => COLOURS[speakers.indexOf(speaker) % COLOURS.length]);
   const shapes = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star"];
-  const symbols = map.speakers.map((speaker, at) => {
-    const turn = speakers.indexOf(speaker);
-    return shapes[(Math.floor(turn / COLOURS.length) + turn) % shapes.length] + (map.held_out[at] ? "-open" : "");
-  });
+  const symbols = map.speakers.map((speaker, at) =>
+    shapes[speakers.indexOf(speaker) % shapes.length] + (map.held_out[at] ? "-open" : ""));
   const axis = (which, snapshot) => {
     const [low, span] = [map.low[which], map.high[which] - map.low[which]];
     return Float64Array.from({ length: map.n }, (_, at) => low + span * places[(snapshot * map.n + at) * 2 + which] / 65535);
