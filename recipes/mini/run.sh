@@ -49,7 +49,8 @@ if in_stage 6 "results"; then
     echo
     spkver results "$exp" "${exp}_lmf"
     echo
-    say next "spkver verify A.wav B.wav --model ${exp}_lmf/model"
+    say next "spkver report $exp ${exp}_lmf                                         look at it: one page, opens from disk"
+    say "" "spkver verify A.wav B.wav --model ${exp}_lmf/model"
     say "" "recipes/mini/run.sh --stage 1 --exp exp/one_thing batch.speakers=16      change one thing"
     say "" "recipes/speechocean762/run.sh                                            real speech"
 fi

@@ -54,4 +54,6 @@ fi
 if in_stage 7 "results"; then
     echo
     spkver results "$exp" "${exp}_lmf" ${other_config:+"${exp}_intertopk" "${exp}_intertopk_lmf"}
+    echo
+    say next "spkver report $exp ${exp}_lmf --audio      look at it: one page, opens from disk"
 fi
