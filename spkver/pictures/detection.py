@@ -12,7 +12,9 @@ Systems = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Name of a system -> its scores and labels (1 target, 0 nontarget), each ``(n_trials,)``."""
 
 # Error rates that get a tick on a DET's axes, in percent.
-TICKS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 40, 50, 60, 80)
+TICKS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80)
+# The part of a curve that matters: where neither rate is above this.
+_HIGHEST = 0.6
 # A curve has one point a score; of so many, spread evenly over the picture, more cannot be seen.
 _MOST_POINTS = 1000
 
@@ -44,7 +46,7 @@ def det_curves(systems: Systems, p_targets: Sequence[float] = (0.01,)) -> Pictur
         systems: by name.
         p_targets: priors of the minDCF points.
     """
-    figure, axes = picture(1, 1, (5.4, 5.0))
+    figure, axes = picture(1, 1, (7.6, 5.0))
     axis = axes[0, 0]
     lowest = 0.05
     for index, (name, (scores, labels)) in enumerate(systems.items()):
@@ -53,7 +55,8 @@ def det_curves(systems: Systems, p_targets: Sequence[float] = (0.01,)) -> Pictur
         # A rate of 0 or 1 has no place on these axes; it is drawn at half a trial.
         n_targets = np.count_nonzero(labels)
         half_target, half_nontarget = 0.5 / n_targets, 0.5 / (len(labels) - n_targets)
-        lowest = min(lowest, half_target, half_nontarget)
+        shown = np.concatenate([fnr[(fpr <= _HIGHEST) & (fnr > 0)], fpr[(fnr <= _HIGHEST) & (fpr > 0)]])
+        lowest = min(lowest, 0.7 * shown.min(initial=lowest))
         x = norm.ppf(np.clip(fpr, half_nontarget, 1 - half_nontarget))
         axis.plot(x, norm.ppf(np.clip(fnr, half_target, 1 - half_target)), label=name, **style)
         eer, _ = equal_error_rate(scores, labels)
@@ -68,7 +71,7 @@ def det_curves(systems: Systems, p_targets: Sequence[float] = (0.01,)) -> Pictur
     ticks = [tick for tick in TICKS if tick / 100 >= lowest]
     axis.set_xticks(norm.ppf(np.array(ticks) / 100), [f"{tick:g}" for tick in ticks], fontsize=8)
     axis.set_yticks(norm.ppf(np.array(ticks) / 100), [f"{tick:g}" for tick in ticks], fontsize=8)
-    limits = norm.ppf([lowest, 0.6])
+    limits = norm.ppf([lowest, _HIGHEST])
     axis.set(xlim=limits, ylim=limits, aspect="equal", title="detection error trade-off")
     axis.set(xlabel="false alarms (% of nontargets)", ylabel="misses (% of targets)")
     legend_beside(axis, fontsize=8)
