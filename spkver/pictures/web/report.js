@@ -118,8 +118,9 @@ function drawMap(run, index) {
   const speakers = [...new Set(map.speakers)];
   const colours = map.speakers.map((speaker) => COLOURS[speakers.indexOf(speaker) % COLOURS.length]);
   const shapes = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star"];
-  const symbols = map.speakers.map((speaker, at) =>
-    shapes[speakers.indexOf(speaker) % shapes.length] + (map.held_out[at] ? "-open" : ""));
+  const symbols = map.speakers.map((speaker) => shapes[speakers.indexOf(speaker) % shapes.length]);
+  // Hollow by an invisible filling: WebGL does not draw plotly's open symbols everywhere.
+  const fillings = colours.map((colour, at) => map.held_out[at] ? "rgba(255,255,255,0)" : colour);
   const axis = (which, snapshot) => {
     const [low, span] = [map.low[which], map.high[which] - map.low[which]];
     return Float64Array.from({ length: map.n }, (_, at) => low + span * places[(snapshot * map.n + at) * 2 + which] / 65535);
@@ -133,7 +134,7 @@ function drawMap(run, index) {
   const show = (at) => map.epochs[at] ? "epoch " + map.epochs[at] : "before training";
   const heard = element("audio", place, null, { controls: true, hidden: !run.audio, id: "audio-" + index });
   const drawn = plot(place, [{
-    type: "scattergl", mode: "markers", x: axis(0, last), y: axis(1, last), marker: { color: colours, symbol: symbols, size: 7 },
+    type: "scattergl", mode: "markers", x: axis(0, last), y: axis(1, last), marker: { color: fillings, line: { color: colours, width: 1.3 }, symbol: symbols, size: 8 },
     customdata: map.utts.map((utt, at) => [utt, map.speakers[at]]), hovertemplate: "%{customdata[0]}<br>speaker %{customdata[1]}<extra></extra>",
   }], { xaxis: { range: range(0), zeroline: false, showticklabels: false }, yaxis: { range: range(1), zeroline: false, showticklabels: false } }, true);
   drawn.id = "embedding-map-" + index;
