@@ -111,7 +111,13 @@ def results_table(exps: list[Path]) -> str:
             raise SpkverError(f"{path}: there are no metrics yet; run `spkver evaluate`")
         for trials, systems in json.loads(path.read_text(encoding="utf-8")).items():
             rows = tables.setdefault(trials, [])
-            rows += [(_row_name(exp, system, exps), record) for system, record in systems.items()]
+            # Two heads of one configuration begin with the same encoder: one floor is enough.
+            seen = [record for name, record in rows if name.endswith("untrained")]
+            rows += [
+                (_row_name(exp, system, exps), record)
+                for system, record in systems.items()
+                if system != "untrained" or record not in seen
+            ]
     parts = []
     for trials, rows in tables.items():
         rows.sort(key=lambda row: not row[0].endswith("untrained"))

@@ -142,3 +142,21 @@ def test_help_does_not_wait_for_torch():
         assert f" {verb} " in done.stdout
     assert " torch" not in done.stderr
     assert time.monotonic() - start < 10
+
+
+def test_results_name_an_untrained_encoder_that_runs_share_once(tmp_path, capsys):
+    record = {"eer": 0.2, "threshold": 0.9, "targets": 10, "nontargets": 20}
+    better = {**record, "eer": 0.05}
+    for name, untrained in (("a", record), ("b", record), ("c", {**record, "eer": 0.3})):
+        (tmp_path / name).mkdir()
+        metrics = {"test/trials": {"untrained": untrained, "cosine": better}}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+    assert main(["results", *(str(tmp_path / name) for name in "abc")]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split("  ")[0] for line in lines] == [
+        "a, untrained",
+        "c, untrained",
+        "a, cosine",
+        "b, cosine",
+        "c, cosine",
+    ]
