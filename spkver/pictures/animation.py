@@ -21,6 +21,7 @@ from spkver.whole_file import whole_file
 
 # More names than this do not fit below a panel.
 _MOST_IN_LEGEND = 10
+_NEAR_WHITE = 245
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class Motion:
         for place, index in enumerate((0, len(frames) // 2, len(frames) - 1)):
             sample.paste(frames[index], (0, place * frames[0].height))
         palette = sample.quantize(64, dither=Image.Dither.NONE)
+        palette.putpalette(_with_white(palette.getpalette()))
         indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
         each = round(1000 * self.seconds / len(frames))
         durations = [each] * (len(frames) - 1) + [max(each, 1500)]  # the end stands still for a moment
@@ -183,6 +185,13 @@ class Motion:
         FigureCanvasAgg(figure).draw()
         figure.set_layout_engine("none")
         return figure, update
+
+
+def _with_white(palette: list[int]) -> list[int]:
+    """A palette whose near-whites are white: the background is mixed with the edges of lines otherwise."""
+    colours = np.array(palette).reshape(-1, 3)
+    colours[colours.min(1) >= _NEAR_WHITE] = 255
+    return colours.ravel().tolist()
 
 
 def animate(

@@ -3,6 +3,8 @@
 Each method takes ``(n_snapshots, n, dim)`` and gives ``(n_snapshots, n, 2)``.
 """
 
+import warnings
+
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.linalg import orthogonal_procrustes
@@ -14,6 +16,8 @@ from spkver.pictures.embeddings import principal, tsne_map
 WINDOW = 2
 # Share of the frame before that stays in a t-SNE frame: without it points tremble.
 TSNE_BLEND = 0.3
+# M-PHATE ties an utterance to itself in one of so many snapshots, at most in 25.
+_MPHATE_SHARE = 4
 
 
 def pca(trajectory: np.ndarray, seed: int) -> np.ndarray:
@@ -59,7 +63,9 @@ def umap(trajectory: np.ndarray, seed: int) -> np.ndarray:
         raise SpkverError(f"umap needs 5 utterances and 2 snapshots, there are {n} and {n_snapshots}")
     same = [{index: index for index in range(n)}] * (n_snapshots - 1)
     mapper = AlignedUMAP(n_neighbors=min(15, n - 1), metric="cosine", random_state=seed)
-    return np.stack([np.asarray(points) for points in mapper.fit_transform(list(trajectory), relations=same)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a seed costs it its threads
+        return np.stack([np.asarray(points) for points in mapper.fit_transform(list(trajectory), relations=same)])
 
 
 def mphate(trajectory: np.ndarray, seed: int) -> np.ndarray:
@@ -77,8 +83,12 @@ def mphate(trajectory: np.ndarray, seed: int) -> np.ndarray:
     n_snapshots, n = trajectory.shape[:2]
     if n < 8 or n_snapshots < 3:
         raise SpkverError(f"mphate needs 8 utterances and 3 snapshots, there are {n} and {n_snapshots}")
-    mapper = M_PHATE(interslice_knn=min(25, n_snapshots - 1), random_state=seed, verbose=0, n_jobs=1)
-    return np.asarray(mapper.fit_transform(trajectory)).reshape(n_snapshots, n, 2)
+    # An utterance is tied to itself in so many other snapshots: to all of them, and nothing would move.
+    knn = min(25, max(n_snapshots // _MPHATE_SHARE, 1))
+    mapper = M_PHATE(interslice_knn=knn, random_state=seed, verbose=0, n_jobs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations within, and that the time before training lies apart
+        return np.asarray(mapper.fit_transform(trajectory)).reshape(n_snapshots, n, 2)
 
 
 METHODS = {"pca": pca, "pca-window": pca_window, "tsne": tsne, "umap": umap, "mphate": mphate}

@@ -77,6 +77,7 @@ def test_a_gif_has_all_frames_at_the_size_asked_for(scored, tmp_path):
     with Image.open(motion.save(tmp_path / "a.gif")) as image:
         assert image.size == (500, 500)
         assert image.n_frames == 60
+        assert image.convert("RGB").getpixel((2, 2)) == (255, 255, 255)
     assert (tmp_path / "a.gif").stat().st_size < 1_500_000
 
 
