@@ -88,6 +88,26 @@ class Progress:
         return line
 
 
+def training_line(encoder, head, n_speakers: int, augment, n_held_out: int, where: str) -> str:
+    """What trains on what: the line above the epochs.
+
+    Args:
+        encoder, head: the modules.
+        n_speakers: trained on.
+        augment: the configuration's section; its factors make speakers of their own.
+        n_held_out: speakers kept aside.
+        where: device and precision.
+    """
+    parameters = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
+    counts = ((len(augment.speed_factors), "speeds"), (len(augment.formant_factors), "formant factors"))
+    variants = "".join(f" x {count} {name}" for count, name in counts if count > 1)
+    held_out = f", {n_held_out} held out" if n_held_out else ""
+    return (
+        f"training {type(encoder).__name__} ({parameters:.1f} M) + {type(head).__name__} on "
+        f"{n_speakers} speakers{variants}{held_out} ({where})"
+    )
+
+
 def _epoch_title(epoch: int, epochs: int) -> str:
     return f"epoch {epoch:{len(str(epochs))}}/{epochs}"
 

@@ -36,8 +36,9 @@ from spkver.training.held_out import HeldOut, split_speakers
 from spkver.training.init import start_from
 from spkver.training.log import Log
 from spkver.training.optimizer import build_optimizer
-from spkver.training.progress import Progress, Sums
+from spkver.training.progress import Progress, Sums, training_line
 from spkver.training.schedules import learning_rate, margin
+from spkver.training.seeds import mixed_seed
 from spkver.training.snapshots import Snapshots, gradient_histogram
 from spkver.training.stopping import Stopped, StopRequest
 
@@ -114,19 +115,9 @@ class Trainer:
 
     def description(self) -> str:
         """One line: what trains on what."""
-        parameters = sum(parameter.numel() for parameter in self.encoder.parameters()) / 1e6
-        counts = (
-            (len(self.config.augment.speed_factors), "speeds"),
-            (len(self.config.augment.formant_factors), "formant factors"),
-        )
-        variants = "".join(f" x {count} {name}" for count, name in counts if count > 1)
-        held_out = (
-            "" if self.held_out is None else f", {len(set(u.speaker for u in self.held_out.utterances))} held out"
-        )
-        return (
-            f"training {type(self.encoder).__name__} ({parameters:.1f} M) + {type(self.head).__name__} on "
-            f"{len(self.speakers)} speakers{variants}{held_out} ({self.device.type}, {str(self.dtype)[6:]})"
-        )
+        held_out = 0 if self.held_out is None else len({utterance.speaker for utterance in self.held_out.utterances})
+        where = f"{self.device.type}, {str(self.dtype)[6:]}"
+        return training_line(self.encoder, self.head, len(self.speakers), self.config.augment, held_out, where)
 
     def run(self, resume: bool, run: dict) -> None:
         """Train to the last epoch.
@@ -181,7 +172,7 @@ class Trainer:
 
     def _train_step(self, waveforms: torch.Tensor, labels: torch.Tensor, formants: torch.Tensor) -> dict:
         """One step on waveforms ``(batch, n_samples)``, labels and formants ``(batch,)``; returns its record."""
-        torch.manual_seed(_mix(self.config.seed, self.epoch, self.step))
+        torch.manual_seed(mixed_seed(self.config.seed, self.epoch, self.step))
         position = self.epoch + self.step / self.sampler.n_batches
         config = self.config
         lr = learning_rate(config.lr_schedule, config.optimizer.lr, config.training.epochs, position)
@@ -325,12 +316,3 @@ class Trainer:
 
     def _steps_done(self) -> int:
         return self.epoch * self.sampler.n_batches + self.step
-
-
-def _mix(*numbers: int) -> int:
-    """One seed of several numbers; neighbours give unrelated seeds."""
-    mixed = 0
-    for number in numbers:
-        # The multiplier of Knuth's MMIX generator.
-        mixed = ((mixed ^ number) * 6364136223846793005 + 1442695040888963407) % 2**63
-    return mixed

@@ -1,0 +1,153 @@
+"""The verbs of the ``spkver`` command that draw: ``plot``, ``animate``, ``report``.
+
+As in ``cli.py``, heavy imports stand inside the verbs.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from spkver.errors import SpkverError
+
+
+def plot_margin(options) -> None:
+    """Draw how a margin works: angles, logits, decision boundaries, the loss."""
+    from spkver.pictures import margin
+
+    margin.check_margins(options.margin, options.scale)
+    if options.interactive:
+        from spkver.pictures.margin_page import write_margin_page
+
+        print(write_margin_page(options.interactive, options.margin[0], options.scale))
+        return
+    takes_scale = ("logits", "landscape")
+    for name, draw in margin.PICTURES.items():
+        scale = {"scale": options.scale} if name in takes_scale else {}
+        print(draw(options.margin, **scale).save(options.out / f"margin_{name}.{options.format}"))
+
+
+def plot_run(options) -> int:
+    """Draw how a run went, one file a picture; what it has no data for is said and left out."""
+    from spkver.pictures import Run
+
+    run = Run(options.exp)
+    out = options.out or run.folder / "pictures"
+    unknown = sorted(set(options.only or ()) - set(Run.PICTURES))
+    if unknown:
+        raise SpkverError(f"--only {unknown[0]}: choose among {', '.join(Run.PICTURES)}")
+    drawn = 0
+    for name in options.only or Run.PICTURES:
+        try:
+            print(getattr(run, name)().save(out / f"{name}.{options.format}"))
+            drawn += 1
+        except SpkverError as error:
+            print(f"no {name}: {error}", file=sys.stderr)
+    return 0 if drawn else 1
+
+
+def plot_det(options) -> None:
+    """Draw the DET curves of several experiments in one figure."""
+    from spkver.pictures import Run
+    from spkver.pictures.detection import det_curves
+
+    runs = [Run(exp) for exp in options.exps]
+    systems = {f"{run.name}, {name}": both for run in runs for name, both in run.scores().items()}
+    print(det_curves(systems, runs[0].config.scoring.p_targets).save(options.out / f"det.{options.format}"))
+
+
+def plot_architecture(options) -> None:
+    """Draw what a model is made of, with shapes and parameter counts."""
+    from spkver.pictures.architecture import architecture
+
+    print(architecture(options.model).save(options.out / f"architecture.{options.format}"))
+
+
+def animate(options) -> None:
+    """Animate how embeddings move while a run trains."""
+    from spkver.pictures import Run
+    from spkver.pictures.animation import animate
+
+    run = Run(options.exp)
+    motion = animate(
+        run,
+        options.method,
+        confusion=options.confusion,
+        n_frames=options.frames,
+        smoothing=options.smooth,
+        pixels=options.pixels,
+        speakers=options.speakers,
+    )
+    out = options.out or run.folder / "pictures" / f"{'_'.join(options.method)}.gif"
+    print(motion.save(out))
+    if options.npz:
+        print(motion.save(out.with_suffix(".npz")))
+    if options.png:
+        print(motion.save_frames(out.with_suffix("")))
+
+
+def report(options) -> None:
+    """Write one page about runs that opens from disk, with everything in it."""
+    from spkver.pictures import Run
+    from spkver.pictures.report import write_report
+
+    out = options.out or options.exps[0] / "report.html"
+    runs = [Run(exp) for exp in options.exps]
+    path, left_out = write_report(out, runs, options.method, options.audio, options.audio_megabytes)
+    for line in left_out:
+        print(line, file=sys.stderr)
+    print(path)
+
+
+def add_picture_verbs(verbs, verb: Callable) -> None:
+    """Add the verbs to the command.
+
+    Args:
+        verbs: the command's sub-parsers.
+        verb: ``verb(name, function, parent=verbs)`` adds the parser of one and returns it.
+    """
+    plot = verbs.add_parser("plot", help="draw margins, runs, DET curves, a model")
+    subjects = plot.add_subparsers(title="subjects", metavar="SUBJECT", required=True)
+    added = verb("margin", plot_margin, subjects)
+    added.add_argument("--margin", type=float, nargs="+", default=[0.2, 0.5], help="in radians (0.2 0.5)")
+    added.add_argument("--scale", type=float, default=32.0, help="of the cosines (32)")
+    added.add_argument("--interactive", type=Path, metavar="PAGE.html", help="instead: a page with sliders")
+    _add_out(added, Path("pictures"))
+    added = verb("run", plot_run, subjects)
+    added.add_argument("exp", type=Path, help="folder of the experiment")
+    added.add_argument("--only", nargs="+", metavar="PICTURE", help="such as records det (all)")
+    _add_out(added, None)
+    added = verb("det", plot_det, subjects)
+    added.add_argument("exps", nargs="+", type=Path, metavar="exp", help="experiments")
+    _add_out(added, Path("pictures"))
+    added = verb("architecture", plot_architecture, subjects)
+    added.add_argument("model", type=Path, help="model folder, such as exp/mini/model")
+    _add_out(added, Path("pictures"))
+
+    added = verb("animate", animate)
+    added.add_argument("exp", type=Path, help="folder of the experiment")
+    methods = "pca, pca-window, tsne, umap, mphate; sphere for 3-D embeddings; several stand side by side"
+    added.add_argument("--method", nargs="+", default=["pca"], metavar="METHOD", help=f"{methods} (pca)")
+    added.add_argument("--confusion", action="store_true", help="the confusion matrix beside them")
+    added.add_argument("--speakers", choices=("all", "train", "held_out"), default="all", help="whose embeddings (all)")
+    added.add_argument("--frames", type=int, default=60, help="interpolated between the epochs (60)")
+    added.add_argument("--smooth", type=int, default=1, metavar="N", help="running mean over N epochs, odd (1)")
+    added.add_argument("--pixels", type=int, default=500, help="side of a panel (500)")
+    added.add_argument("--out", type=Path, help=".gif, or .mp4 with ffmpeg (EXP/pictures/METHOD.gif)")
+    added.add_argument("--png", action="store_true", help="each frame as a file as well")
+    added.add_argument("--npz", action="store_true", help="the numbers as well")
+
+    added = verb("report", report)
+    added.add_argument("exps", nargs="+", type=Path, metavar="exp", help="experiments")
+    added.add_argument("--out", type=Path, metavar="PAGE.html", help="(EXP/report.html of the first)")
+    added.add_argument(
+        "--method", default="pca", help="of the embedding map: pca, pca-window, tsne, umap, mphate (pca)"
+    )
+    added.add_argument("--audio", action="store_true", help="points of the map can be heard")
+    added.add_argument("--audio-megabytes", type=float, default=5.0, help="at most so much audio in the page (5)")
+
+
+def _add_out(parser: argparse.ArgumentParser, default: Path | None) -> None:
+    where = "EXP/pictures" if default is None else default
+    parser.add_argument("--out", type=Path, default=default, help=f"folder for the pictures ({where})")
+    parser.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="(png)")
