@@ -15,11 +15,12 @@ THETA = np.linspace(0.01, math.pi - 0.01, 200)
 
 
 def test_the_worked_example_of_an_angle_with_a_margin():
+    # cos(theta) = .59 is theta = .940; with a margin of .5 the head sees cos(1.440) = .131, that is
+    # .59 cos(.5) - .807 sin(.5) = .518 - .387. The first part alone, .52, would be no angle with a margin.
     theta = np.arccos([0.59])
+    assert theta[0] == pytest.approx(0.940, abs=5e-4)
     assert margin.target_logit(theta, NormFace, scale=1.0)[0] == pytest.approx(0.59, abs=1e-6)
-    assert margin.target_logit(theta, margin=0.5, scale=1.0)[0] == pytest.approx(
-        math.cos(math.acos(0.59) + 0.5), abs=1e-6
-    )
+    assert margin.target_logit(theta, margin=0.5, scale=1.0)[0] == pytest.approx(0.131, abs=5e-4)
 
 
 def test_the_worked_example_of_softmax():

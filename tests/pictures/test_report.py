@@ -191,6 +191,20 @@ def test_the_page_loads_without_errors_and_its_sliders_move_the_drawing(browser,
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
+def test_a_click_on_a_point_plays_its_utterance(browser, page):
+    opened(browser, page)
+    run = data_of(page)["runs"][0]
+    utt = next(iter(run["audio"]))
+    seconds = browser.execute_async_script(
+        "const done = arguments[1], heard = document.getElementById('audio-0');"
+        "heard.addEventListener('loadedmetadata', () => done(heard.duration));"
+        "heard.addEventListener('error', () => done('error ' + heard.error.message));"
+        "document.getElementById('embedding-map-0').emit('plotly_click', {points: [{customdata: [arguments[0]]}]});",
+        utt,
+    )
+    assert seconds == pytest.approx(soundfile.info(io.BytesIO(base64.b64decode(run["audio"][utt]))).duration, abs=0.05)
+
+
 def test_the_margin_page_works_alone(browser, tmp_path):
     assert main(["plot", "margin", "--interactive", str(tmp_path / "m.html"), "--margin", "0.3"]) == 0
     assert opened(browser, tmp_path / "m.html") == []
