@@ -202,6 +202,7 @@ def test_a_click_on_a_point_plays_its_utterance(browser, page):
         "document.getElementById('embedding-map-0').emit('plotly_click', {points: [{customdata: [arguments[0]]}]});",
         utt,
     )
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     assert seconds == pytest.approx(soundfile.info(io.BytesIO(base64.b64decode(run["audio"][utt]))).duration, abs=0.05)
 
 

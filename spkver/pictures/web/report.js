@@ -153,6 +153,6 @@ function drawMap(run, index) {
     const clip = run.audio[event.points[0].customdata[0]];
     if (!clip) return;
     heard.src = "data:audio/ogg;base64," + clip;
-    heard.play();
+    heard.play().catch(() => {}); // a browser that forbids it leaves the audio's own button
   });
 }
