@@ -19,12 +19,12 @@ def plot_margin(options) -> None:
     if options.interactive:
         from spkver.pictures.margin_page import write_margin_page
 
-        print(write_margin_page(options.interactive, options.margin[0], options.scale))
+        print(write_margin_page(options.interactive, options.margin[0], options.scale[0]))
         return
     takes_scale = ("logits", "landscape")
     for name, draw in margin.PICTURES.items():
-        scale = {"scale": options.scale} if name in takes_scale else {}
-        print(draw(options.margin, **scale).save(options.out / f"margin_{name}.{options.format}"))
+        scales = {"scales": options.scale} if name in takes_scale else {}
+        print(draw(options.margin, **scales).save(options.out / f"margin_{name}.{options.format}"))
 
 
 def plot_run(options) -> int:
@@ -110,8 +110,13 @@ def add_picture_verbs(verbs, verb: Callable) -> None:
     subjects = plot.add_subparsers(title="subjects", metavar="SUBJECT", required=True)
     added = verb("margin", plot_margin, subjects)
     added.add_argument("--margin", type=float, nargs="+", default=[0.2, 0.5], help="in radians (0.2 0.5)")
-    added.add_argument("--scale", type=float, default=32.0, help="of the cosines (32)")
-    added.add_argument("--interactive", type=Path, metavar="PAGE.html", help="instead: a page with sliders")
+    added.add_argument("--scale", type=float, nargs="+", default=[32.0], help="of the cosines (32)")
+    added.add_argument(
+        "--interactive",
+        type=Path,
+        metavar="PAGE.html",
+        help="instead: a page with sliders, which start at the first of each",
+    )
     _add_out(added, Path("pictures"))
     added = verb("run", plot_run, subjects)
     added.add_argument("exp", type=Path, help="folder of the experiment")

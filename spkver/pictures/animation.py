@@ -222,9 +222,7 @@ def animate(
             f"an animation needs 2 frames, an odd smoothing and 100 pixels; got {n_frames}, {smoothing}, {pixels}"
         )
     trajectory, labels = run.trajectory(speakers, at_least=2)
-    held_out = {"train": np.zeros, "held_out": np.ones}.get(speakers, lambda n, _: run.subset.held_out)(
-        len(labels), bool
-    )
+    held_out = run.subset.held_out[run.chosen(speakers)]
     panels = []
     for method in methods:
         places = smooth(_places(trajectory, method, run.config.seed), smoothing)

@@ -5,6 +5,7 @@ Every curve is what the real head returns for an embedding put at an angle to it
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from spkver.heads import ArcMarginProduct, ArcMarginProductIntertopkSubcenter, H
 from spkver.pictures.style import BLACK, BLUE, GREY, ORANGE, RED, Picture, legend_below, line_style, picture
 
 MARGINS = (0.2, 0.5)
-SCALE = 32.0
+SCALES = (32.0,)
 _ANGLES = np.linspace(0.0, math.pi, 721)
 
 
@@ -117,10 +118,13 @@ def angles(margins: Sequence[float] = MARGINS) -> Picture:
     return figure
 
 
-def logit_curves(margins: Sequence[float] = MARGINS, scale: float = SCALE) -> Picture:
-    """The target's logit over theta for every head, and another speaker's logit as inter-topk raises it."""
-    figure, axes = picture(1, len(margins), (5.2, 4.2), sharey=True)
-    for axis, margin in zip(axes[0], margins):
+def logit_curves(margins: Sequence[float] = MARGINS, scales: Sequence[float] = SCALES) -> Picture:
+    """The target's logit over theta for every head, and another speaker's logit as inter-topk raises it.
+
+    A row of panels for each scale, a column for each margin.
+    """
+    figure, axes = picture(len(scales), len(margins), (5.2, 4.2), sharey="row")
+    for axis, (scale, margin) in zip(axes.flat, product(scales, margins)):
         curves = {
             "softmax (|x| = |w| = sqrt(s))": target_logit(_ANGLES, _scaled_softmax(scale)),
             "NormFace: s cos(theta)": target_logit(_ANGLES, NormFace, scale=scale),
@@ -150,7 +154,8 @@ def logit_curves(margins: Sequence[float] = MARGINS, scale: float = SCALE) -> Pi
         )
         axis.set(title=f"m = {margin:g} rad, s = {scale:g}", xlabel="theta, angle to the weight (degrees)")
         axis.set_xticks(range(0, 181, 30))
-    axes[0, 0].set_ylabel("logit")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("logit")
     legend_below(figure, axes[0, 0], most=3)
     return figure
 
@@ -189,17 +194,20 @@ def boundaries(margins: Sequence[float] = MARGINS, theta_between: float = math.p
     return figure
 
 
-def loss_landscape(margins: Sequence[float] = MARGINS, scale: float = SCALE, n_classes: int = 3) -> Picture:
-    """The loss of class 1 over a two-dimensional embedding, with the classes' weights on the unit circle."""
+def loss_landscape(margins: Sequence[float] = MARGINS, scales: Sequence[float] = SCALES, n_classes: int = 3) -> Picture:
+    """The loss of class 1 over a two-dimensional embedding, with the classes' weights on the unit circle.
+
+    A row of panels for each scale, a column for each margin and one without.
+    """
     margins = [0.0, *margins]
-    figure, axes = picture(1, len(margins), (4.0, 3.8), subplot_kw={"projection": "3d"})
+    figure, axes = picture(len(scales), len(margins), (4.0, 3.8), subplot_kw={"projection": "3d"})
     around = np.linspace(0, 2 * math.pi, n_classes, endpoint=False)
     weights = np.stack([np.cos(around), np.sin(around)], 1)
     # Polar, since the loss of a normalising head depends on the angle alone: no grid point at the origin.
     radius, angle = np.meshgrid(np.linspace(0.15, 1.2, 12), np.linspace(0, 2 * math.pi, 181))
     x, y = radius * np.cos(angle), radius * np.sin(angle)
     label = torch.zeros(x.size, dtype=torch.int64)
-    for axis, margin in zip(axes[0], margins):
+    for axis, (scale, margin) in zip(axes.flat, product(scales, margins)):
         head = head_at(weights.tolist(), margin=margin, scale=scale)
         with torch.inference_mode():
             logits = head(torch.tensor(np.stack([x.ravel(), y.ravel()], 1), dtype=torch.float32), label)
@@ -220,19 +228,21 @@ def loss_landscape(margins: Sequence[float] = MARGINS, scale: float = SCALE, n_c
 PICTURES = {"angles": angles, "logits": logit_curves, "boundaries": boundaries, "landscape": loss_landscape}
 
 
-def check_margins(margins: Sequence[float], scale: float) -> None:
+def check_margins(margins: Sequence[float], scales: Sequence[float]) -> None:
     """Refuse what no picture can be drawn of.
 
     Raises:
-        SpkverError: a margin outside [0, pi/2], more than four of them, or a scale that is not above 0.
+        SpkverError: a margin outside [0, pi/2], a scale that is not above 0, or more than four of either.
     """
-    if not 1 <= len(margins) <= 4:
-        raise SpkverError(f"--margin has {len(margins)} values: give one to four, such as --margin 0.2 0.5")
+    for option, values, example in (("--margin", margins, "0.2 0.5"), ("--scale", scales, "16 32")):
+        if not 1 <= len(values) <= 4:
+            raise SpkverError(f"{option} has {len(values)} values: give one to four, such as {option} {example}")
     for margin in margins:
         if not 0 <= margin <= math.pi / 2:
             raise SpkverError(f"--margin {margin:g}: it must be in [0, pi/2] radians, usually 0.2 to 0.5")
-    if not 0 < scale < math.inf:
-        raise SpkverError(f"--scale {scale:g}: it must be above 0, usually 16 to 64")
+    for scale in scales:
+        if not 0 < scale < math.inf:
+            raise SpkverError(f"--scale {scale:g}: it must be above 0, usually 16 to 64")
 
 
 def _unit(theta: np.ndarray) -> torch.Tensor:

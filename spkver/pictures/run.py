@@ -99,11 +99,16 @@ class Run:
                 f"{self.experiment.snapshots}: {len(snapshots)} snapshots, this picture needs {at_least}; "
                 "train for more epochs"
             )
-        chosen = {"all": slice(None), "train": ~self.subset.held_out, "held_out": self.subset.held_out}[speakers]
+        chosen = self.chosen(speakers)
         labels = self.subset.speakers[chosen]
         if not len(labels):
             raise SpkverError(f"{self.experiment.snapshots}: there are no {speakers.replace('_', '-')} speakers")
         return np.stack([snapshot.embeddings[chosen] for snapshot in snapshots]), labels
+
+    def chosen(self, speakers: str) -> np.ndarray:
+        """(n,) bool: which rows of a snapshot are of ``"train"``, ``"held_out"`` or ``"all"`` speakers."""
+        held_out = self.subset.held_out
+        return {"all": np.ones_like(held_out), "train": ~held_out, "held_out": held_out}[speakers]
 
     def kinds(self, n_speakers: int = 1) -> list[str]:
         """``"train"`` and ``"held_out"`` as far as the snapshots hold so many speakers of them.

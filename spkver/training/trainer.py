@@ -134,13 +134,11 @@ class Trainer:
             self.experiment.check_same(self.config)
         else:
             self.experiment.begin(self.config, run)
-            self._save_untrained(run)
-            if self.snapshots is not None:
-                self.snapshots.begin()
-                self.snapshots.take(0, Extractor(self.encoder, self.config), self.head, None)
         # A run that was stopped before its first checkpoint begins again.
         if resume and checkpoint.has_state(self.experiment.checkpoints):
             log_size = self._load()
+        else:
+            self._save_untrained(run)
         self.log = Log(self.experiment.log_file, log_size)
         self._saved_at = time.monotonic()
         try:
@@ -293,7 +291,10 @@ class Trainer:
         return state["log_size"]
 
     def _save_untrained(self, run: dict) -> None:
-        """The model before the first step: the floor that training is measured against."""
+        """The model before the first step, the floor that training is measured against, and its snapshot."""
+        if self.snapshots is not None:
+            self.snapshots.begin()
+            self.snapshots.take(0, Extractor(self.encoder, self.config), self.head, None)
         save_model(
             self.experiment.untrained,
             self.config,

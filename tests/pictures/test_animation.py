@@ -103,6 +103,14 @@ def test_frames_differ_and_the_last_shows_the_last_epoch(scored):
     assert (frames[1] != frames[2]).any()
 
 
+@pytest.mark.parametrize("speakers", ["train", "held_out", "all"])
+def test_the_speakers_asked_for_are_animated(scored, speakers):
+    run = Run(scored)
+    motion = animate(run, ["pca"], n_frames=2, pixels=150, speakers=speakers)
+    assert set(motion.held_out) == {"train": {False}, "held_out": {True}, "all": {False, True}}[speakers]
+    assert motion.labels.tolist() == run.subset.speakers[run.chosen(speakers)].tolist()
+
+
 def test_three_dimensional_embeddings_move_on_the_sphere(tmp_path):
     rng = np.random.default_rng(0)
     points = rng.normal(size=(4, 12, 3))

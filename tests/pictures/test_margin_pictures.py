@@ -64,7 +64,7 @@ def test_easy_margin_leaves_angles_beyond_a_right_angle_alone():
 
 
 def test_drawn_logits_are_the_heads(tmp_path):
-    axis = margin.logit_curves([0.5], scale=16.0).axes[0]
+    axis = margin.logit_curves([0.5], scales=[16.0]).axes[0]
     drawn = {line.get_label(): line.get_xydata() for line in axis.lines}
     x, y = drawn["ArcFace: s cos(theta + m)"].T
     theta = np.radians(x)
@@ -75,7 +75,7 @@ def test_drawn_logits_are_the_heads(tmp_path):
 
 
 def test_plot_margin_writes_each_picture(tmp_path, capsys):
-    assert main(["plot", "margin", "--margin", "0", "0.3", "--scale", "20", "--out", str(tmp_path)]) == 0
+    assert main(["plot", "margin", "--margin", "0", "0.3", "--scale", "20", "8", "--out", str(tmp_path)]) == 0
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {f"margin_{name}.png" for name in margin.PICTURES}
     assert capsys.readouterr().out.split() == [str(tmp_path / f"margin_{name}.png") for name in margin.PICTURES]
@@ -88,6 +88,7 @@ def test_plot_margin_writes_each_picture(tmp_path, capsys):
         (["--margin", "-0.1"], "--margin -0.1: it must be in"),
         (["--margin", ".1", ".2", ".3", ".4", ".5"], "--margin has 5 values"),
         (["--scale", "0"], "--scale 0: it must be above 0"),
+        (["--scale", "1", "2", "3", "4", "5"], "--scale has 5 values"),
     ],
 )
 def test_impossible_margins_are_refused_in_one_line(arguments, message, tmp_path, capsys):
@@ -100,4 +101,13 @@ def test_impossible_margins_are_refused_in_one_line(arguments, message, tmp_path
 
 def test_check_margins_names_the_option():
     with pytest.raises(SpkverError, match="--margin nan"):
-        margin.check_margins([math.nan], 32.0)
+        margin.check_margins([math.nan], [32.0])
+
+
+def test_several_scales_are_rows_of_panels():
+    figure = margin.logit_curves([0.2, 0.5], scales=[8.0, 16.0, 32.0])
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == [f"m = {m:g} rad, s = {s:g}" for s in (8, 16, 32) for m in (0.2, 0.5)]
+    highest = [max(line.get_ydata().max() for line in axis.lines) for axis in figure.axes]
+    assert highest == pytest.approx([8, 8, 16, 16, 32, 32], rel=0.01)
+    assert len(margin.loss_landscape([0.2], scales=[8.0, 16.0]).axes) == 4

@@ -104,3 +104,18 @@ def test_a_bad_line_of_the_subset_is_named(tmp_path):
         read_subset(tmp_path)
     with pytest.raises(SpkverError, match=r"snapshots\.speakers above 0"):
         read_subset(tmp_path / "nowhere")
+
+
+def test_a_run_killed_before_its_first_snapshot_has_them_all_when_resumed(tiny_config, voices, tmp_path):
+    directory = keep_usable(read_data_directory(voices), 16000)
+    config, experiment = load_config(tiny_config, ["training.epochs=1"]), Experiment(tmp_path / "run")
+    experiment.begin(config, {})  # all that such a run leaves
+    Trainer(config, directory, experiment, None).run(True, {})
+    assert list(snapshot_files(experiment.snapshots)) == [0, 1]
+    assert len(read_subset(experiment.snapshots).utts) == len(read_snapshot(*_first(experiment)).embeddings)
+    assert (experiment.untrained / "model.safetensors").is_file()
+
+
+def _first(experiment):
+    epoch, path = next(iter(snapshot_files(experiment.snapshots).items()))
+    return path, epoch
