@@ -12,6 +12,7 @@ from pathlib import Path
 from spkver import __version__
 from spkver.errors import SpkverError
 from spkver.picture_verbs import add_picture_verbs
+from spkver.scoring_verbs import add_scoring_verbs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,27 +96,6 @@ def average(options) -> None:
     print(f"{average_model(experiment, directory)} -> {experiment.model}")
 
 
-def embed(options) -> None:
-    """Embed every utterance of a data directory."""
-    from spkver.evaluation import embed_directory
-
-    print(embed_directory(_read(options.data), _system(options)))
-
-
-def score(options) -> None:
-    """Score a trial list with the cosine of embeddings."""
-    from spkver.evaluation import score_trials
-
-    print(score_trials(Path(options.data), options.trials, _system(options)))
-
-
-def evaluate(options) -> None:
-    """EER, minDCF and their intervals from a score file, as a table and in metrics.json."""
-    from spkver.evaluation import evaluate_scores
-
-    print(evaluate_scores(_read(options.data, check_files=False), options.trials, _system(options)))
-
-
 def results(options) -> None:
     """One table of what several experiments reached."""
     from spkver.evaluation import results_table
@@ -140,12 +120,6 @@ def _read(path: Path, check_files: bool = True):
     from spkver.data.directory import read_data_directory
 
     return read_data_directory(path, check_files=check_files)
-
-
-def _system(options):
-    from spkver.evaluation import System
-
-    return System(Path(options.exp), untrained=options.untrained)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -199,14 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("exp", type=Path, help="folder of the experiment")
     added.add_argument("--data", type=Path, help="its data directory (where training found it)")
 
-    for name, function in (("embed", embed), ("score", score), ("evaluate", evaluate)):
-        added = verb(name, function)
-        added.add_argument("data", type=Path, help="data directory")
-        added.add_argument("exp", type=Path, help="folder of the experiment")
-        added.add_argument("--untrained", action="store_true", help="the encoder before its first step")
-        if name != "embed":
-            added.add_argument("--trials", type=Path, help="trial list (DATA/trials)")
-
+    add_scoring_verbs(verb)
     verb("results", results).add_argument("exps", nargs="+", type=Path, metavar="exp", help="experiments")
 
     added = verb("verify", verify)

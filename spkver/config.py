@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from spkver.errors import SpkverError
 from spkver.schema import Config, Head, Section
+from spkver.younger_keys import YOUNGER_KEYS
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), schema: type[Section] = Config):
@@ -38,10 +39,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), schema: type[Se
     """
     path = Path(path)
     content = _read_with_bases(path, [])
+    if content.pop("run", None) is not None:  # what a run wrote beside the values that it stored
+        content = _merge(YOUNGER_KEYS, content)
     for override in overrides:
         content = _merge(content, _parse_override(override))
-    content.pop("run", None)  # what a finished run wrote beside its values
     return _check(content, path, schema)
+
+
+def complete(values: dict, overrides: Sequence[str], schema: type[Section], source: str):
+    """Values that stand in no file, changed by overrides and checked; ``source`` begins a message."""
+    for override in overrides:
+        values = _merge(values, _parse_override(override))
+    return _check(values, source, schema)
 
 
 def dump_config(config: Section, run: dict | None = None) -> str:
@@ -121,7 +130,7 @@ def _merge(old: dict, new: dict) -> dict:
     return merged
 
 
-def _check(content: dict, path: Path, schema: type[Section]) -> Section:
+def _check(content: dict, path: Path | str, schema: type[Section]) -> Section:
     try:
         return schema.model_validate(content)
     except ValidationError as error:

@@ -1,101 +1,92 @@
-"""The stages behind training: embeddings of a data directory, scores of a trial list, metrics.
-
-Each reads the files of the stage before and writes its own into the experiment's folder, so any of
-them can be run again alone.
-"""
+"""From scores to figures: metrics of a system, of another toolkit's scores, and of two systems side by side."""
 
 import json
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from spkver.data.directory import DataDirectory
-from spkver.data.survey import keep_usable
+import numpy as np
+
+from spkver.data.directory import DataDirectory, read_pairs
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
-from spkver.model_folder import load_model
-from spkver.scoring.cosine import cosine_scores, read_scores, write_scores
-from spkver.scoring.embeddings import read_embeddings, write_embeddings
+from spkver.schema import Evaluation
+from spkver.scoring.comparison import compare
+from spkver.scoring.conditions import Column, by_condition, column, lesser, shared
+from spkver.scoring.foreign_scores import match_scores
+from spkver.scoring.scores import read_scores
 from spkver.scoring.summary import format_table, summary, update_metrics_json
-from spkver.scoring.trials import map_trials, read_trials
+from spkver.scoring.trial_table import is_table, read_trial_table
+from spkver.scoring.trials import Trials, read_trials
+from spkver.systems import System
 
 
-@dataclass(frozen=True)
-class System:
-    """One way from audio to scores within an experiment, and where its files lie."""
+def evaluate_scores(
+    directory: DataDirectory, trials_file: Path | None, system: System, settings: Evaluation, by: list[str]
+) -> str:
+    """Metrics of a system's score file into ``metrics.json``; returns them as a table.
 
-    exp: Path
-    untrained: bool = False  # the encoder before its first step
-
-    @property
-    def name(self) -> str:
-        return "untrained" if self.untrained else "cosine"
-
-    @property
-    def model(self) -> Path:
-        return self.exp / ("untrained" if self.untrained else "model")
-
-    def embeddings(self, data: str) -> Path:
-        return self.exp / "embeddings" / (f"{data}-untrained" if self.untrained else data)
-
-    def scores(self, data: str, trials: Path) -> Path:
-        return self.exp / "scores" / data / f"{trials.name}-{self.name}"
-
-
-def embed_directory(directory: DataDirectory, system: System) -> str:
-    """Embed the usable utterances of a data directory; returns a line that says so."""
-    model = load_model(system.model)
-    usable = keep_usable(
-        directory, model.config.data.sample_rate, max_unusable_share=model.config.data.max_unusable_share
-    )
-    start = time.monotonic()
-    embeddings = Extractor(model.encoder, model.config).embed_utterances(
-        usable.utterances, usable.durations, f"embedding {directory.path.name}"
-    )
-    spent = time.monotonic() - start
-    folder = system.embeddings(directory.path.name)
-    write_embeddings(folder, embeddings, [utterance.id for utterance in usable.utterances])
-    audio = sum(usable.durations.values())
-    return f"{len(embeddings)} embeddings ({audio / spent:.0f}x real time) -> {folder}"
-
-
-def score_trials(data: Path, trials_file: Path | None, system: System) -> str:
-    """Score a trial list from stored embeddings; returns a line that says so."""
-    trials_file = trials_file or data / "trials"
-    trials = read_trials(trials_file)
-    folder = system.embeddings(data.resolve().name)
-    embeddings, utts = read_embeddings(folder)
-    enroll, test = map_trials(trials, utts, data / "wav.scp")
-    out = system.scores(data.resolve().name, trials_file)
-    write_scores(out, trials, cosine_scores(embeddings, enroll, test))
-    return f"{len(trials)} scores -> {out}"
-
-
-def evaluate_scores(directory: DataDirectory, trials_file: Path | None, system: System) -> str:
-    """Metrics of a score file into ``metrics.json``; returns them as a table."""
+    Args:
+        directory: the data directory that was scored.
+        trials_file: its trial list; None: ``trials`` in it.
+        system: of an experiment.
+        settings: priors and resamples.
+        by: conditions to break the trials down by: ``gender``, ``duration``, or a column of a trial table.
+    """
     trials_file = trials_file or directory.path / "trials"
     path = system.scores(directory.path.name, trials_file)
     trials, scores = read_scores(path)
     if trials.labels is None:
         raise SpkverError(f"{path}: has no labels, as its trial list had none; without them nothing can be counted")
-    config = load_model(system.model).config.scoring
     speaker_of = {utterance.id: utterance.speaker for utterance in directory.utterances}
-    try:
-        record = summary(
-            scores,
-            trials.labels,
-            [speaker_of[utt] for utt in trials.enroll],
-            [speaker_of[utt] for utt in trials.test],
-            p_targets=config.p_targets,
-            n=config.bootstrap,
-        )
-    except KeyError as error:
-        raise SpkverError(f"{path}: utterance {error} is not in {directory.path}") from None
-    except ValueError as error:
-        raise SpkverError(f"{path}: {error}") from None
+    record = _summary(path, trials, scores, speaker_of, settings)
     update_metrics_json(system.exp / "metrics.json", f"{directory.path.name}/{trials_file.name}", system.name, record)
-    counts = f"{record['targets']} target, {record['nontargets']} nontarget trials"
-    return f"{counts}\n{format_table([(system.name, record)])}"
+    parts = [_counts(record) + "\n" + format_table([(system.name, record)])]
+    columns = {title: _condition(title, directory, trials, trials_file) for title in by}
+    return "\n\n".join(parts + _breakdown(path, scores, trials.labels, columns, settings))
+
+
+def evaluate_foreign(
+    scores_file: Path, trials_file: Path, utt2spk: Path | None, settings: Evaluation, by: list[str]
+) -> str:
+    """Metrics of a score file of any toolkit; returns how it was matched to the trials, and a table.
+
+    Args:
+        scores_file: see `spkver.scoring.foreign_scores`.
+        trials_file: a trial list or table with labels.
+        utt2spk: ``utterance speaker`` a line, for intervals over speakers.
+        settings: priors and resamples.
+        by: columns of a trial table to break the trials down by.
+    """
+    trials = read_trials(trials_file)
+    if trials.labels is None:
+        raise SpkverError(f"{trials_file}: has no labels; without them nothing can be counted")
+    matched = match_scores(scores_file, trials)
+    speaker_of = None if utt2spk is None else read_pairs(utt2spk)
+    record = _summary(scores_file, trials, matched.scores, speaker_of, settings)
+    parts = [matched.report(), _counts(record) + "\n" + format_table([(scores_file.name, record)])]
+    columns = {title: _table_column(title, trials_file) for title in by}
+    return "\n\n".join(parts + _breakdown(scores_file, matched.scores, trials.labels, columns, settings))
+
+
+def compare_systems(
+    directory: DataDirectory, trials_file: Path | None, a: System, b: System, settings: Evaluation
+) -> str:
+    """Is system b better than a on the same trials? A table of differences with their intervals."""
+    trials_file = trials_file or directory.path / "trials"
+    paths = [system.scores(directory.path.name, trials_file) for system in (a, b)]
+    (trials, scores_a), (others, scores_b) = map(read_scores, paths)
+    if (trials.enroll, trials.test) != (others.enroll, others.test):
+        raise SpkverError(f"{paths[1]}: holds other trials than {paths[0]}; score both lists again")
+    if trials.labels is None:
+        raise SpkverError(f"{paths[0]}: has no labels; without them nothing can be compared")
+    speaker_of = {utterance.id: utterance.speaker for utterance in directory.utterances}
+    speakers = _speakers(paths[0], trials, speaker_of)
+    found = compare(scores_a, scores_b, trials.labels, *speakers, settings.p_targets, max(settings.bootstrap, 100))
+    lines = [f"a: {a.exp.name}, {a.name}", f"b: {b.exp.name}, {b.name}", ""]
+    lines.append(f"{'figure':<14}{'a':>9}{'b':>9}{'b - a':>10}   {'95 % of b - a':<20}{'b better':>9}{'p':>8}")
+    for name, d in found.items():
+        interval = f"{d.low:+.4f} .. {d.high:+.4f}"
+        figures = f"{d.a:>9.4f}{d.b:>9.4f}{d.difference:>+10.4f}"
+        lines.append(f"{name:<14}{figures}   {interval:<20}{d.b_better:>8.0%} {d.p_value:>7.3f}")
+    return "\n".join(lines)
 
 
 def results_table(exps: list[Path]) -> str:
@@ -121,11 +112,73 @@ def results_table(exps: list[Path]) -> str:
     parts = []
     for trials, rows in tables.items():
         rows.sort(key=lambda row: not row[0].endswith("untrained"))
-        first = rows[0][1]
-        counts = f"{trials}: {first['targets']} target, {first['nontargets']} nontarget trials"
-        parts.append(f"{counts}\n{format_table(rows)}")
+        parts.append(f"{trials}: {_counts(rows[0][1])}\n{format_table(rows)}")
     return "\n\n".join(parts)
 
 
 def _row_name(exp: Path, system: str, exps: list[Path]) -> str:
     return system if len(exps) == 1 else f"{exp.name}, {system}"
+
+
+def _counts(record: dict) -> str:
+    return f"{record['targets']} target, {record['nontargets']} nontarget trials"
+
+
+def _summary(
+    path: Path, trials: Trials, scores: np.ndarray, speaker_of: dict[str, str] | None, settings: Evaluation
+) -> dict[str, float | int | list[float]]:
+    speakers = () if speaker_of is None else _speakers(path, trials, speaker_of)
+    try:
+        return summary(scores, trials.labels, *speakers, p_targets=settings.p_targets, n=settings.bootstrap)
+    except ValueError as error:
+        raise SpkverError(f"{path}: {error}") from None
+
+
+def _speakers(path: Path, trials: Trials, speaker_of: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """The speaker of each side of each trial, as numbers."""
+    names = trials.names.to_pylist()
+    stranger = next((name for name in names if name not in speaker_of), None)
+    if stranger is not None:
+        raise SpkverError(f"{path}: the speaker of '{stranger}' is not known; its utterance is in no utt2spk")
+    _, number = np.unique([speaker_of[name] for name in names], return_inverse=True)
+    return number[trials.enroll_index], number[trials.test_index]
+
+
+def _condition(title: str, directory: DataDirectory, trials: Trials, trials_file: Path) -> Column:
+    """The condition of each trial under this title, from what the data directory or a trial table knows."""
+    if is_table(trials_file):
+        return _table_column(title, trials_file)
+    index = trials.enroll_index, trials.test_index
+    names = trials.names.to_pylist()
+    if title == "duration" and directory.durations:
+        return column(lesser(np.array([directory.durations[name] for name in names]), *index))
+    if title == "gender" and directory.genders:
+        speaker_of = {utterance.id: utterance.speaker for utterance in directory.utterances}
+        return shared(np.array([directory.genders.get(speaker_of[name], "unknown") for name in names]), *index)
+    raise SpkverError(
+        f"--by {title}: {directory.path} knows no such condition; there are gender (spk2gender), duration (utt2dur), "
+        "and the columns of a .csv or .tsv trial table"
+    )
+
+
+def _table_column(title: str, trials_file: Path) -> Column:
+    known = read_trial_table(trials_file).conditions if is_table(trials_file) else {}
+    if title not in known:
+        there = ", ".join(known) or "none"
+        raise SpkverError(f"--by {title}: {trials_file} has no such column (columns of conditions: {there})")
+    try:
+        return column(np.asarray(known[title], str if known[title].dtype == object else None))
+    except ValueError as error:
+        raise SpkverError(f"--by {title}: {error}") from None
+
+
+def _breakdown(
+    path: Path, scores: np.ndarray, labels: np.ndarray, columns: dict[str, Column], settings: Evaluation
+) -> list[str]:
+    """A table for each column of conditions."""
+    found = by_condition(scores, labels, columns, settings.p_targets)
+    tables = []
+    for title, records in found.items():
+        rows = [(f"{name}  ({r['targets']} + {r['nontargets']} trials)", r) for name, r in records.items()]
+        tables.append(format_table(rows, title))
+    return tables

@@ -6,6 +6,7 @@ depend on what it was batched with (to 1e-5).
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,13 @@ def build_fbank(config: Config, formant_factors: Sequence[float] = (1.0,)) -> Fb
     return Fbank(config.data.sample_rate, formant_factors=formant_factors, **config.features.model_dump())
 
 
+class Extracted(NamedTuple):
+    """What an encoder makes of utterances."""
+
+    embeddings: np.ndarray  # (n, embed_dim) float32, of unit length
+    magnitudes: np.ndarray  # (n,) float32, their length before that: a measure of quality
+
+
 class Extractor:
     """Embeds waveforms with an encoder, as its configuration says."""
 
@@ -38,9 +46,17 @@ class Extractor:
         self.device = next(encoder.parameters()).device
         self.fbank = build_fbank(config).eval().to(self.device)
 
-    @torch.inference_mode()
     def embed(self, waveforms: list[np.ndarray]) -> np.ndarray:
         """Embed waveforms ``(n_samples,)`` at the configured rate -> ``(len(waveforms), embed_dim)`` float32."""
+        return self.extract(waveforms).embeddings
+
+    def embed_utterances(self, utterances: list[Utterance], durations: dict[str, float], title: str) -> np.ndarray:
+        """Embed files -> ``(len(utterances), embed_dim)``; see `extract_utterances`."""
+        return self.extract_utterances(utterances, durations, title).embeddings
+
+    @torch.inference_mode()
+    def extract(self, waveforms: list[np.ndarray]) -> Extracted:
+        """Embeddings and their magnitudes of waveforms ``(n_samples,)`` at the configured rate."""
         waveforms = [self._middle(waveform) for waveform in waveforms]
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         padded = torch.zeros(len(waveforms), int(lengths.max()))
@@ -50,12 +66,13 @@ class Extractor:
         features = mean_normalise(features, n_frames)
         same_length = bool((lengths == lengths[0]).all())
         was_training = self.encoder.training
-        embeddings = self.encoder.eval()(features, None if same_length else n_frames)
+        raw = self.encoder.eval().unnormalised(features, None if same_length else n_frames).float()
         self.encoder.train(was_training)
-        return embeddings.float().cpu().numpy()
+        unit = torch.nn.functional.normalize(raw, dim=1)
+        return Extracted(unit.cpu().numpy(), raw.norm(dim=1).cpu().numpy())
 
-    def embed_utterances(self, utterances: list[Utterance], durations: dict[str, float], title: str) -> np.ndarray:
-        """Embed files -> ``(len(utterances), embed_dim)``, in their order.
+    def extract_utterances(self, utterances: list[Utterance], durations: dict[str, float], title: str) -> Extracted:
+        """Embeddings and magnitudes of files, in their order.
 
         Args:
             utterances: to be embedded.
@@ -66,6 +83,7 @@ class Extractor:
             SpkverError: a file cannot be read, is empty, silent or non-finite, with its path.
         """
         embeddings = np.zeros((len(utterances), self.encoder.embed_dim), np.float32)
+        magnitudes = np.zeros(len(utterances), np.float32)
         order = sorted(range(len(utterances)), key=lambda index: durations[utterances[index].id])
         with (
             ThreadPoolExecutor(1) as reader,
@@ -73,9 +91,9 @@ class Extractor:
         ):
             read = _ahead(reader, self._read, [utterances[index] for index in order])
             for indices, waveforms in self._batches(zip(order, read)):
-                embeddings[indices] = self.embed(waveforms)
+                embeddings[indices], magnitudes[indices] = self.extract(waveforms)
                 bar.update(len(indices))
-        return embeddings
+        return Extracted(embeddings, magnitudes)
 
     def _batches(self, waveforms: Iterable) -> Iterator[tuple[list[int], list[np.ndarray]]]:
         """Groups whose padded length stays below ``scoring.batch_seconds``."""

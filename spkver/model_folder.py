@@ -5,6 +5,7 @@ threshold under ``run``), and, so that training can go on from it, ``head.safete
 (one a line, in the order of the head's classes).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,13 +77,36 @@ def load_model(folder: str | Path) -> Model:
         SpkverError: a file is missing or damaged, or weights do not fit the configuration.
     """
     folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
-        raise SpkverError(f"{folder}: is no model folder (no config.yaml); `spkver average EXP` makes EXP/model")
-    config = load_config(folder / "config.yaml")
+    config = read_config(folder)
     encoder = build_encoder(config.model, config.features.n_mels)
     fit(encoder, load_tensors(folder / "model.safetensors"), folder / "model.safetensors")
     run = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")).get("run") or {}
     return Model(folder, encoder.eval(), config, run)
+
+
+def read_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a model folder, with ``key.sub=value`` overrides.
+
+    Raises:
+        SpkverError: there is no model in the folder, or an override does not fit.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise SpkverError(f"{folder}: is no model folder (no config.yaml); `spkver average EXP` makes EXP/model")
+    return load_config(path, overrides)
+
+
+def read_speakers(folder: str | Path) -> list[str]:
+    """The speakers that a model was trained on, in the order of the head's classes.
+
+    Raises:
+        SpkverError: the folder does not say.
+    """
+    path = Path(folder) / "speakers"
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise SpkverError(f"{path}: cannot be read ({error.strerror}); `spkver average EXP` writes it") from None
 
 
 def fit(module, tensors: dict[str, Tensor], source: Path) -> None:

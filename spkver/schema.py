@@ -163,10 +163,11 @@ Head = Annotated[Softmax | NormFace | ArcMargin | IntertopkSubcenter, Field(disc
 
 
 class Optimizer(Section):
-    name: Literal["adamw", "adam", "radam", "nadam", "sgd"]
+    name: Literal["muon", "adamw", "adam", "radam", "nadam", "sgd"]
     lr: Positive
     weight_decay: NotNegative
-    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)]  # sgd: the first is the momentum
+    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]  # of sgd, and of muon's matrices
 
 
 class LearningRateSchedule(Section):
@@ -217,11 +218,37 @@ class Snapshots(Section):
     utterances: Count  # at most so many of each
 
 
-class Scoring(Section):
+class ScoreNorm(Section):
+    method: Literal["z", "t", "s", "as"]
+    top_n: Annotated[int, Field(ge=2)]  # cohort speakers nearest to an utterance; "as" alone takes so few
+    centre: bool  # subtract the mean of the training speakers from every embedding
+
+
+class Plda(Section):
+    lda_dim: Count | None  # null: no LDA
+    iterations: Count  # of EM
+    adapt_within: Probability  # share of the variance that other data has too much, given to speech of one speaker
+    adapt_between: Probability  # .. and given to what tells speakers apart
+
+
+class Calibration(Section):
+    p_target: Annotated[float, Field(gt=0, lt=1)]  # prior that the objective is weighted for
+    quality: list[Literal["duration", "magnitude", "cohort_mean"]]  # measures beside the score
+    regularisation: Positive
+    max_nontargets: Count  # trials of the held-out speakers
+
+
+class Evaluation(Section):
+    p_targets: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
+    bootstrap: CountOrZero  # resamplings of the speakers for the intervals; 0: no intervals
+
+
+class Scoring(Evaluation):
     batch_seconds: Positive  # audio embedded at once
     max_seconds: Positive  # of an utterance that are used, from its middle
-    p_targets: Annotated[list[Probability], Field(min_length=1)]
-    bootstrap: CountOrZero  # resamplings of the speakers for the intervals; 0: no intervals
+    norm: ScoreNorm
+    plda: Plda
+    calibration: Calibration
 
 
 class Config(Section):

@@ -12,7 +12,8 @@ import pytest
 from spkver.cli import main
 from spkver.scoring.embeddings import read_embeddings
 from spkver.scoring.metrics import equal_error_rate
-from spkver.scoring.trials import make_trials, write_trials
+from spkver.scoring.trial_making import make_trials
+from spkver.scoring.trials import write_trials
 
 
 @pytest.fixture

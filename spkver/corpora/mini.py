@@ -29,7 +29,8 @@ from spkver.corpora.recording import record
 from spkver.corpora.sentences import draw_sentence
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
 from spkver.errors import SpkverError
-from spkver.scoring.trials import Trials, make_trials, write_trials
+from spkver.scoring.trial_making import make_trials
+from spkver.scoring.trials import Trials, write_trials
 from spkver.whole_file import whole_file
 
 SAMPLE_RATE = 16000

@@ -15,7 +15,8 @@ from spkver.corpora.download import download
 from spkver.corpora.unpack import unpack
 from spkver.data.directory import DataDirectory, Utterance, read_columns, read_pairs, write_data_directory
 from spkver.errors import SpkverError
-from spkver.scoring.trials import Trials, map_trials, read_trials, write_trials
+from spkver.scoring.lookup import map_trials
+from spkver.scoring.trials import Trials, read_trials, write_trials
 
 NAME = "speechocean762"
 URL = "https://www.openslr.org/resources/101/speechocean762.tar.gz"
@@ -187,7 +188,7 @@ def draw_trials(test: DataDirectory, ages: dict[str, int]) -> Trials:
             pairs = [(enroll, test_) for enroll in utterances[one] for test_ in utterances[other]]
             nontargets += _some(pairs, NONTARGETS_PER_SPEAKER_PAIR, rng)
     enroll, tested = zip(*targets, *nontargets)
-    return Trials(list(enroll), list(tested), np.repeat([1, 0], [len(targets), len(nontargets)]))
+    return Trials.of(enroll, tested, np.repeat([1, 0], [len(targets), len(nontargets)]))
 
 
 def _ages(test: Path, speakers: list[str]) -> dict[str, int]:

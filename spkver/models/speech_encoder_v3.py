@@ -254,6 +254,10 @@ class SpeechEncoderV3(nn.Module):
         Returns:
             ``(batch, embed_dim)`` float32, each of unit length.
         """
+        return F.normalize(self.unnormalised(features, lengths), dim=1)
+
+    def unnormalised(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The same before its length is brought to 1: the length tells how much was heard (a quality measure)."""
         x, mask = self.front_end(features, lengths)
         x = self.position(x, mask)
         keys = None if mask is None else mask[:, None, None, :]
@@ -265,7 +269,7 @@ class SpeechEncoderV3(nn.Module):
         pooled = self.pooling(self.norm(x), mask)
         with torch.autocast(features.device.type, enabled=False):
             embedding = self.embedding(self.embedding_dropout(self.pooled_norm(pooled)))
-            return F.normalize(self.embedding_norm(embedding), dim=1)
+            return self.embedding_norm(embedding)
 
 
 class _NoPosition(nn.Module):

@@ -13,7 +13,7 @@ from spkver.config import Config
 from spkver.errors import SpkverError
 from spkver.pictures import detection, embeddings, records
 from spkver.pictures.style import Picture
-from spkver.scoring.cosine import read_scores
+from spkver.scoring.scores import read_scores
 from spkver.snapshot import Snapshot, Subset, read_snapshot, read_subset, snapshot_files
 from spkver.training.experiment import Experiment
 from spkver.training.log import read_log

@@ -1,31 +1,41 @@
 """The folder in which embeddings pass between stages: ``embeddings.npy`` (float32, N x D), ``utts`` (N ids).
 
-Notable: reading memory-maps the array, so a million embeddings cost no memory until they are used. Each row
-    is
+``measures.npz``, where it is there, holds a number for each utterance that tells how far it can be trusted
+(``duration`` in seconds, ``magnitude`` of the embedding before it was normalised).
+
+Notable: reading memory-maps the array, so a million embeddings cost no memory until they are used. Each row is
 checked when written and when read, because one row that is NaN or zero makes every trial of its utterance
 senseless.
 """
 
 import os
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from spkver.errors import SpkverError
-from spkver.scoring.trials import check_names, check_no_duplicates, table_rows
+from spkver.scoring.lookup import check_names, check_no_duplicates
+from spkver.scoring.text_tables import table_rows
 from spkver.whole_file import whole_file
 
 _ROWS_A_CHUNK = 16384
 
 
-def write_embeddings(folder: str | os.PathLike, embeddings: np.ndarray, utts: Sequence[str]) -> None:
+def write_embeddings(
+    folder: str | os.PathLike,
+    embeddings: np.ndarray,
+    utts: Sequence[str],
+    measures: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Write embeddings and their utterance ids into a folder; what fails before the end leaves it as it was.
 
     Args:
         folder: made where missing; other files in it are left alone.
         embeddings: (N, D), kept as float32.
         utts: N utterance ids.
+        measures: name -> (N,) real numbers; an earlier file of them goes away where there are none now.
 
     Raises:
         SpkverError: counts differ, an id is there twice or cannot be written, or a row is NaN, infinite or
@@ -49,6 +59,44 @@ def write_embeddings(folder: str | os.PathLike, embeddings: np.ndarray, utts: Se
         ids.flush()
         array.flush()
         (folder / "utts").unlink(missing_ok=True)
+        _write_measures(folder / "measures.npz", measures or {}, len(utts))
+
+
+def read_measures(folder: str | os.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Read measures of the utterances of a folder of embeddings by name; each (N,) float64.
+
+    Raises:
+        SpkverError: the folder has no such measure, or the file is damaged.
+    """
+    path = Path(folder) / "measures.npz"
+    if not names:
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            measures = {name: file[name].astype(np.float64) for name in file.files}
+    except FileNotFoundError:
+        measures = {}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SpkverError(f"{path}: cannot be read as arrays ({_one_line(error)}); make the embeddings again") from None
+    missing = [name for name in names if name not in measures]
+    if missing:
+        raise SpkverError(
+            f"{path}: no measure '{missing[0]}' of the utterances; embed them again with `spkver embed`, "
+            f"or leave '{missing[0]}' out of scoring.calibration.quality"
+        )
+    return {name: measures[name] for name in names}
+
+
+def _write_measures(path: Path, measures: Mapping[str, np.ndarray], n: int) -> None:
+    path.unlink(missing_ok=True)
+    if not measures:
+        return
+    arrays = {name: np.asarray(values, np.float32) for name, values in measures.items()}
+    for name, values in arrays.items():
+        if values.shape != (n,) or not np.isfinite(values).all():
+            raise ValueError(f"measure '{name}' must be {n} finite numbers, got shape {values.shape}")
+    with whole_file(path, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def read_embeddings(folder: str | os.PathLike) -> tuple[np.memmap, list[str]]:

@@ -1,4 +1,4 @@
-"""How good scores are: EER, minDCF, the points of the DET curve.
+"""How good scores are: EER, minDCF, actual DCF, the points of the DET curve.
 
 Notable:
 - A score >= threshold is an acceptance. Equal scores cannot be parted by any threshold, so trials are grouped
@@ -6,12 +6,17 @@ Notable:
 - The EER lies on the polyline through the (FPR, FNR) of those groups, as scikit-learn's ``roc_curve`` with
   linear interpolation has it and as the published VoxSRC figures were computed. The convex hull's EER, which
   is lower, has its own name.
-- The sort is done once in `DetCurve`; weighted rates (the bootstrap's) are then one pass each.
+- Each function here sorts by itself; `spkver.scoring.sorted_scores` gives several figures from one sort.
+- `DetCurve` keeps the order of the trials too, which takes more memory: it is for drawing, and for weighted
+  rates (the bootstrap's), which are then one pass each.
 - Rates are fractions, labels are 1 = target and 0 = nontarget, thresholds are always finite.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from spkver.scoring.error_rates import bayes_threshold, checked, detection_cost, just_above
+from spkver.scoring.sorted_scores import SortedScores
 
 
 class DetCurve:
@@ -30,7 +35,7 @@ class DetCurve:
     """
 
     def __init__(self, scores: ArrayLike, labels: ArrayLike) -> None:
-        scores, is_target = _checked(scores, labels)
+        scores, is_target = checked(scores, labels)
         order = np.argsort(scores)[::-1]
         descending, is_target = scores[order], is_target[order]
         group_ends = np.append(np.flatnonzero(descending[1:] != descending[:-1]), len(scores) - 1)
@@ -38,12 +43,7 @@ class DetCurve:
         self.nontarget_order = order[~is_target]
         self.targets_accepted = np.append(0, np.cumsum(is_target)[group_ends])
         self.nontargets_accepted = np.append(0, group_ends + 1) - self.targets_accepted
-        # One step in the scores' own type: a float64 step above a float32 score is lost when compared in
-        # float32.
-        with np.errstate(over="ignore"):  # above the largest number of the type lies infinity: stay there
-            above = np.nextafter(descending[0], np.inf, dtype=scores.dtype)
-        above = np.minimum(above, np.finfo(scores.dtype).max)
-        self.thresholds = np.append(above, descending[group_ends]).astype(np.float64)
+        self.thresholds = np.append(just_above(descending[0]), descending[group_ends]).astype(np.float64)
 
     def rates(
         self, target_weights: np.ndarray | None = None, nontarget_weights: np.ndarray | None = None
@@ -103,11 +103,7 @@ def equal_error_rate(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float
         >>> equal_error_rate([0.5, 0.5, 0.5], [1, 0, 0])[0]
         0.5
     """
-    fpr, fnr, thresholds = det_points(scores, labels)
-    index, share = crossing(fpr, fnr)
-    # Not a + share * (b - a): the difference of two large scores may overflow.
-    threshold = (1 - share) * thresholds[index] + share * thresholds[index + 1]
-    return interpolated(fpr, index, share), float(threshold)
+    return SortedScores(scores, labels).equal_error_rate()
 
 
 def rocch_equal_error_rate(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -116,33 +112,12 @@ def rocch_equal_error_rate(scores: ArrayLike, labels: ArrayLike) -> float:
     It has no threshold: an edge of the hull stands for choosing between two thresholds by lot.
 
     Source: N. Brümmer, E. de Villiers, "The BOSARIS Toolkit: theory, algorithms and code for surviving the
-        new DCF"
-    (2013), which reports this EER.
+        new DCF", 2013, which reports this EER.
 
     Raises:
         ValueError: as `det_points`.
     """
-    curve = DetCurve(scores, labels)
-    false_alarms = curve.nontargets_accepted
-    misses = curve.targets_accepted[-1] - curve.targets_accepted
-    n_targets, n_nontargets = misses[0], false_alarms[-1]
-    # The one edge of the hull that crosses the diagonal is wanted, not the hull: take the chord from (0, 1)
-    # to (1, 0) and move its ends to the point lowest below it until there is none. Integers, so that "below"
-    # is exact.
-    left, right = 0, len(misses) - 1
-    while True:
-        run, fall = false_alarms[right] - false_alarms[left], misses[left] - misses[right]
-        height = fall * false_alarms[left : right + 1] + run * misses[left : right + 1]
-        lowest = left + int(np.argmin(height))
-        if height[lowest - left] >= height[0]:
-            break
-        if misses[lowest] * n_nontargets >= false_alarms[lowest] * n_targets:
-            left = lowest
-        else:
-            right = lowest
-    edge = [left, right]
-    fpr, fnr = false_alarms[edge] / n_nontargets, misses[edge] / n_targets
-    return interpolated(fpr, *crossing(fpr, fnr))
+    return SortedScores(scores, labels).rocch_equal_error_rate()
 
 
 def min_dcf(
@@ -170,70 +145,44 @@ def min_dcf(
         >>> min_dcf([0.9, 0.4, 0.6, 0.1], [1, 1, 0, 0], p_target=0.01)
         (0.5, 0.9)
     """
-    fpr, fnr, thresholds = det_points(scores, labels)
-    cost = detection_cost(fpr, fnr, p_target, c_miss, c_fa)
-    best = int(np.argmin(cost))
-    return float(cost[best]), float(thresholds[best])
+    return SortedScores(scores, labels).min_dcf(p_target, c_miss, c_fa)
 
 
-def detection_cost(
-    fpr: np.ndarray, fnr: np.ndarray, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
-) -> np.ndarray:
-    """The normalised detection cost of each pair of error rates; the minimum is what `min_dcf` reports.
+def actual_dcf(
+    llrs: ArrayLike, labels: ArrayLike, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
+) -> float:
+    """The detection cost of the decisions that log-likelihood ratios call for: accepted from `bayes_threshold` on.
+
+    Normalised as `min_dcf`, which is never above it: the difference is the cost of bad calibration. Above 1,
+    the scores do harm: rejecting (or accepting) all trials would be cheaper.
+
+    Args:
+        llrs: (n_trials,) log-likelihood ratios, natural logarithm.
+        labels: (n_trials,) 1 = target, 0 = nontarget.
+        p_target: prior probability of a target, between 0 and 1.
+        c_miss: cost of a miss, above 0.
+        c_fa: cost of a false alarm, above 0.
+
+    Source: N. Brümmer, J. du Preez, "Application-independent evaluation of speaker detection", Computer Speech
+        and Language 20, 2006.
 
     Raises:
-        ValueError: ``p_target`` is not between 0 and 1, or a cost is not above 0.
+        ValueError: as `min_dcf`.
+
+    Example:
+        >>> actual_dcf([3.0, -1.0, -0.5, -4.0], [1, 1, 0, 0], p_target=0.5)
+        0.5
     """
-    if not 0 < p_target < 1:
-        raise ValueError(f"p_target must lie between 0 and 1, got {p_target}")
-    if not (0 < c_miss < np.inf and 0 < c_fa < np.inf):
-        raise ValueError(f"c_miss and c_fa must be above 0 and finite, got {c_miss} and {c_fa}")
-    miss, false_alarm = c_miss * p_target, c_fa * (1 - p_target)
-    lesser = min(miss, false_alarm)
-    return miss / lesser * fnr + false_alarm / lesser * fpr
-
-
-def crossing(fpr: np.ndarray, fnr: np.ndarray) -> tuple[int, float]:
-    """Where a polyline crosses fpr = fnr: the point before, and the share of the way to the next."""
-    difference = fpr - fnr
-    index = max(int(np.searchsorted(difference, 0.0)) - 1, 0)
-    before, after = difference[index], difference[index + 1]
-    return index, float(-before / (after - before))
-
-
-def interpolated(values: np.ndarray, index: int, share: float) -> float:
-    """The value on a polyline, ``share`` of the way from point ``index`` to the next."""
-    return float(values[index] + share * (values[index + 1] - values[index]))
+    threshold = bayes_threshold(p_target, c_miss, c_fa)
+    llrs, is_target = checked(llrs, labels)
+    # In an array: numpy would round a lone number to float32 before it compares it with float32 scores.
+    accepted = llrs >= np.array([threshold])
+    n_targets, n_accepted = np.count_nonzero(is_target), np.count_nonzero(accepted)
+    hits = np.count_nonzero(accepted & is_target)
+    fpr, fnr = (n_accepted - hits) / (len(llrs) - n_targets), (n_targets - hits) / n_targets
+    return float(detection_cost(fpr, fnr, p_target, c_miss, c_fa))
 
 
 def _accepted_weight(accepted: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """The weight of the trials accepted at each threshold, given how many are."""
     return accepted if weights is None else np.append(0, np.cumsum(weights))[accepted]
-
-
-def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Scores as floats and labels as truth values, after the checks that `det_points` promises."""
-    scores, labels = np.asarray(scores), np.asarray(labels)
-    if scores.ndim != 1 or labels.ndim != 1:
-        raise ValueError(f"scores and labels must have one dimension; shapes are {scores.shape}, {labels.shape}")
-    if len(scores) != len(labels):
-        raise ValueError(f"lengths differ: {len(scores)} scores, {len(labels)} labels")
-    if not len(scores):
-        raise ValueError("scores are empty")
-    if scores.dtype.kind not in "fiu":
-        raise ValueError(f"scores must be real numbers, not {scores.dtype}")
-    if scores.dtype.kind != "f":
-        scores = scores.astype(np.float64)
-    if np.isnan(scores).any():
-        raise ValueError(f"scores hold NaN, first at index {np.flatnonzero(np.isnan(scores))[0]}")
-    if np.isinf(scores).any():
-        raise ValueError(f"scores hold an infinity, first at index {np.flatnonzero(np.isinf(scores))[0]}")
-    is_target = labels == 1 if labels.dtype.kind in "biuf" else np.zeros(len(labels), dtype=bool)
-    wrong = np.flatnonzero(~is_target & (labels != 0))
-    if wrong.size:
-        raise ValueError(f"labels must be 0 or 1; found '{labels[wrong[0]]}' at index {wrong[0]}")
-    if is_target.all():
-        raise ValueError("labels hold only targets (1); error rates need nontargets too")
-    if not is_target.any():
-        raise ValueError("labels hold only nontargets (0); error rates need targets too")
-    return scores, is_target

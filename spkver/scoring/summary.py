@@ -2,15 +2,17 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from spkver.errors import SpkverError
-from spkver.scoring.bootstrap import intervals, min_dcf_key
-from spkver.scoring.metrics import equal_error_rate, min_dcf
+from spkver.scoring.bootstrap import cllr_interval, intervals, min_dcf_key
+from spkver.scoring.cllr import cllr, hull_cllr
+from spkver.scoring.metrics import actual_dcf
+from spkver.scoring.sorted_scores import SortedScores
 from spkver.whole_file import whole_file
 
 P_TARGETS = (0.01, 0.05)
@@ -19,52 +21,60 @@ P_TARGETS = (0.01, 0.05)
 def summary(
     scores: ArrayLike,
     labels: ArrayLike,
-    enroll_speakers: Sequence[str] | None = None,
-    test_speakers: Sequence[str] | None = None,
+    enroll_speakers: Sequence[str] | np.ndarray | None = None,
+    test_speakers: Sequence[str] | np.ndarray | None = None,
     p_targets: Sequence[float] = (0.01, 0.05),
     n: int = 1000,
     seed: int = 0,
 ) -> dict[str, float | int | list[float]]:
     """The record of one system on one trial list, as ``metrics.json`` keeps it.
 
+    Cllr and actual DCF take the scores for natural log-likelihood ratios: what a calibrated system gives, and what
+    shows how far another one's scores are from that.
+
     Args:
         scores: (n_trials,) real numbers, those in memory rather than rounded text.
         labels: (n_trials,) 1 = target, 0 = nontarget.
-        enroll_speakers: n_trials speaker ids; with ``test_speakers`` they give the 95 % intervals over
-            speakers, without them the record has no intervals.
+        enroll_speakers: n_trials speaker ids, or integers; with ``test_speakers`` they give the 95 % intervals
+            over speakers, without them the record has no intervals.
         test_speakers: n_trials speaker ids.
         p_targets: the prior probabilities of a target to give a minDCF for.
         n: resamples of the intervals; 0 leaves them out.
         seed: of the resamples.
 
     Returns:
-        ``eer``, ``threshold`` (of the EER), ``min_dcf_0.01``, ``min_dcf_0.05``, ``targets``, ``nontargets``,
-        and the intervals ``eer_interval``, ``min_dcf_0.01_interval``, ``min_dcf_0.05_interval`` as ``[low,
-        high]``.
+        ``eer``, ``threshold`` (of the EER), for each prior ``min_dcf_0.01`` and ``act_dcf_0.01``, ``cllr``,
+        ``min_cllr``, ``targets``, ``nontargets``, and the intervals ``eer_interval``, ``min_dcf_0.01_interval``,
+        ``cllr_interval`` as ``[low, high]``.
 
     Raises:
         ValueError: as `spkver.scoring.bootstrap.intervals`, or the speakers of one side only are given.
     """
     if (enroll_speakers is None) != (test_speakers is None):
         raise ValueError("give both enroll_speakers and test_speakers, or neither")
-    eer, threshold = equal_error_rate(scores, labels)
+    ordered = SortedScores(scores, labels)
+    eer, threshold = ordered.equal_error_rate()
     record = {"eer": eer, "threshold": threshold}
-    record |= {min_dcf_key(p_target): min_dcf(scores, labels, p_target)[0] for p_target in p_targets}
-    targets = int(np.count_nonzero(labels))
-    record |= {"targets": targets, "nontargets": len(labels) - targets}
+    record |= {min_dcf_key(p_target): ordered.min_dcf(p_target)[0] for p_target in p_targets}
+    record |= {f"act_dcf_{p_target:g}": actual_dcf(scores, labels, p_target) for p_target in p_targets}
+    record |= {"cllr": cllr(scores, labels), "min_cllr": hull_cllr(ordered)}
+    record |= {"targets": len(ordered.targets), "nontargets": len(ordered.nontargets)}
     if enroll_speakers is None or n == 0:
         return record
-    found = intervals(scores, labels, enroll_speakers, test_speakers, p_targets, n=n, seed=seed)
+    speakers = enroll_speakers, test_speakers
+    found = intervals(scores, labels, *speakers, p_targets, n=n, seed=seed)
+    found["cllr"] = cllr_interval(scores, labels, *speakers, n=n, seed=seed)
     return record | {f"{name}_interval": list(ends) for name, ends in found.items()}
 
 
-def format_table(rows: Sequence[tuple[str, dict]]) -> str:
-    """A table of systems and their figures, for a terminal.
+def format_table(rows: Sequence[tuple[str, dict]], first_column: str = "system") -> str:
+    """A table of systems and their figures with 95 % intervals, for a terminal.
 
     Args:
         rows: (system name, record of `summary`); a figure that a record lacks is shown as ``-``.
+        first_column: the heading of the names.
     """
-    header = ("system", "EER", "95 %", "minDCF(.01)", "minDCF(.05)", "threshold")
+    header = (first_column, "EER", "minDCF(.01)", "minDCF(.05)", "Cllr", "threshold")
     lines = [header, *((system, *_cells(record)) for system, record in rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     padded = ("   ".join(cell.ljust(width) for cell, width in zip(line, widths)) for line in lines)
@@ -72,13 +82,17 @@ def format_table(rows: Sequence[tuple[str, dict]]) -> str:
 
 
 def _cells(record: dict) -> tuple[str, ...]:
-    interval = record.get("eer_interval")
-    return (
-        f"{100 * record['eer']:5.2f} %" if "eer" in record else "-",
-        f"{100 * interval[0]:5.2f} - {100 * interval[1]:5.2f}" if interval else "-",
-        *(f"{record[key]:.3f}" if key in record else "-" for key in map(min_dcf_key, P_TARGETS)),
-        f"{record['threshold']:.3f}" if "threshold" in record else "-",
-    )
+    eer = _cell(record, "eer", lambda rate: f"{100 * rate:.2f}", " %").rjust(len("25.00 %"))
+    plain = (_cell(record, key, lambda value: f"{value:.3f}") for key in (*map(min_dcf_key, P_TARGETS), "cllr"))
+    return eer, *plain, _cell(record, "threshold", lambda value: f"{value:.3f}")
+
+
+def _cell(record: dict, key: str, form: Callable[[float], str], unit: str = "") -> str:
+    """A figure, and its interval where there is one: ``5.06 % (4.19-6.05)``."""
+    if record.get(key) is None:
+        return "-"
+    interval = record.get(f"{key}_interval")
+    return form(record[key]) + unit + (f" ({form(interval[0])}-{form(interval[1])})" if interval else "")
 
 
 def update_metrics_json(path: str | os.PathLike, trial_list: str, system: str, record: dict) -> None:

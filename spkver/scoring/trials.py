@@ -6,18 +6,32 @@ Notable:
   glued together from two sources is refused rather than half misread.
 - A third column ``target`` or ``nontarget`` means Kaldi's form whatever the first column holds,
   because ``0`` and ``1`` are lawful utterance ids.
-- New lists are drawn by the rank of a pair, so 100,000 utterances (5e9 pairs) need no enumeration.
+- A ``.csv`` or ``.tsv`` file is a table with a header (`spkver.scoring.trial_table`).
+- A trial is two numbers into the distinct names: 10^8 trials are a gigabyte, and names are looked up by a hash
+  join. Longer lists are read block by block.
 """
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from spkver.errors import SpkverError
+from spkver.scoring.lookup import check_names
+from spkver.scoring.text_tables import (
+    BLOCK_BYTES,
+    Block,
+    Irregular,
+    joined_lines,
+    line_number,
+    read_blocks,
+    table_rows,
+)
+from spkver.scoring.trial_table import is_table, read_trial_table
 from spkver.whole_file import whole_file
 
 LABEL_OF_WORD = {"nontarget": 0, "target": 1}
@@ -27,8 +41,7 @@ _VOXCELEB = "VoxCeleb's '1|0 enroll test'"
 _KALDI = "Kaldi's 'enroll test target|nontarget'"
 _UNLABELLED = "two columns 'enroll test'"
 
-# More pairs than this are a mistake rather than a wish: the list would be gigabytes of text.
-_MOST_PAIRS = 50_000_000
+_WRITTEN_AT_ONCE = 1 << 18
 
 
 @dataclass(eq=False)
@@ -36,65 +49,100 @@ class Trials:
     """Pairs of utterances to compare.
 
     Attributes:
-        enroll: n_trials utterance ids.
-        test: n_trials utterance ids.
+        names: the utterance ids that occur (a Sequence of strings becomes an Arrow array).
+        enroll_index: (n_trials,) integers, the enrolment's position among ``names``.
+        test_index: (n_trials,) likewise of the test.
         labels: (n_trials,) int8, 1 = target (same speaker), 0 = nontarget; None where unknown.
         path: the file they were read from; None for trials made in memory.
-        lines: (n_trials,) int64, the line of each trial in that file; None likewise.
+        first: how many trials of that file come before these.
 
     Raises:
-        ValueError: the columns differ in length, or a label is neither 0 nor 1.
+        ValueError: the columns differ in length, an index is out of range, or a label is neither 0 nor 1.
     """
 
-    enroll: list[str]
-    test: list[str]
+    names: pa.Array
+    enroll_index: np.ndarray
+    test_index: np.ndarray
     labels: np.ndarray | None = None
     path: str | os.PathLike | None = None
-    lines: np.ndarray | None = None
+    first: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.enroll) != len(self.test):
-            raise ValueError(f"enroll has {len(self.enroll)} names, test has {len(self.test)}")
+        if not isinstance(self.names, pa.Array):
+            self.names = pa.array(self.names, pa.string())
+        self.enroll_index, self.test_index = np.asarray(self.enroll_index), np.asarray(self.test_index)
+        for index in (self.enroll_index, self.test_index):
+            if index.size and not 0 <= index.min() <= index.max() < len(self.names):
+                raise ValueError(
+                    f"indices must lie in 0 .. {len(self.names) - 1}, found {index.min()} .. {index.max()}"
+                )
+        if len(self.enroll_index) != len(self.test_index):
+            raise ValueError(f"enroll has {len(self.enroll_index)} names, test has {len(self.test_index)}")
         if self.labels is None:
             return
         labels = np.asarray(self.labels)
-        if labels.shape != (len(self.enroll),):
-            raise ValueError(f"labels have shape {labels.shape}, there are {len(self.enroll)} trials")
-        if not np.isin(labels, (0, 1)).all():
+        if labels.shape != (len(self),):
+            raise ValueError(f"labels have shape {labels.shape}, there are {len(self)} trials")
+        if not ((labels == 0) | (labels == 1)).all():
             raise ValueError("labels must be 0 (nontarget) or 1 (target)")
-        self.labels = labels.astype(np.int8)
+        self.labels = labels.astype(np.int8, copy=False)
+
+    @classmethod
+    def of(
+        cls,
+        enroll: Sequence[str],
+        test: Sequence[str],
+        labels: np.ndarray | None = None,
+        path: str | os.PathLike | None = None,
+    ) -> "Trials":
+        """Trials from the names of each side."""
+        names, (enroll_index, test_index) = _numbered([pa.array(enroll, pa.string()), pa.array(test, pa.string())])
+        return cls(names, enroll_index, test_index, labels, path)
+
+    @classmethod
+    def of_columns(
+        cls,
+        enroll: pa.DictionaryArray,
+        test: pa.DictionaryArray,
+        labels: np.ndarray | None,
+        path: str | os.PathLike,
+        first: int,
+    ) -> "Trials":
+        """Trials from two columns of a block of a table."""
+        names, numbers = _numbered([enroll.dictionary, test.dictionary])
+        return cls(names, *(n[c.indices.to_numpy()] for n, c in zip(numbers, (enroll, test))), labels, path, first)
+
+    @property
+    def enroll(self) -> list[str]:
+        """n_trials names; for short lists and messages."""
+        return self.names.take(pa.array(self.enroll_index)).to_pylist()
+
+    @property
+    def test(self) -> list[str]:
+        """n_trials names; for short lists and messages."""
+        return self.names.take(pa.array(self.test_index)).to_pylist()
 
     def __len__(self) -> int:
-        return len(self.enroll)
+        return len(self.enroll_index)
+
+    def pair(self, index: int) -> tuple[str, str]:
+        """The names of one trial."""
+        return self.names[self.enroll_index[index]].as_py(), self.names[self.test_index[index]].as_py()
 
     def where(self, index: int) -> str:
         """The place of a trial as messages name it: ``file:line``, or its number where there is no file."""
-        return f"trial {index + 1}" if self.lines is None else f"{self.path}:{self.lines[index]}"
+        number = self.first + int(index)
+        if self.path is None:
+            return f"trial {number + 1}"
+        return f"{self.path}:{number + 2 if is_table(self.path) else line_number(self.path, number)}"
 
+    def columns(self, part: slice = slice(None)) -> tuple[pa.Array, pa.Array]:
+        """Both sides' names of some trials, as Arrow arrays."""
+        return tuple(self.names.take(pa.array(index[part])) for index in (self.enroll_index, self.test_index))
 
-def table_rows(path: str | os.PathLike) -> Iterator[tuple[int, list[str]]]:
-    """Yield ``(line number, columns)`` for each line of a text table that is not blank.
-
-    UTF-8 with or without byte order mark, LF or CRLF, columns parted by any white space.
-
-    Raises:
-        SpkverError: the file cannot be read, is not UTF-8, or has no line that is not blank.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise SpkverError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SpkverError(f"{path}:{line}: not UTF-8; convert the file (iconv -t UTF-8)") from None
-    if not text.strip():
-        raise SpkverError(f"{path}: the list is empty")
-    # Not splitlines(): that also breaks at form feeds, and line numbers would differ from an editor's.
-    for line, row in enumerate(text.split("\n"), start=1):
-        if columns := row.split():
-            yield line, columns
+    def label_words(self, part: slice = slice(None)) -> list[pa.Array]:
+        """A list of one array of ``target`` and ``nontarget``, an empty one where labels are unknown."""
+        return [] if self.labels is None else [pa.array(WORD_OF_LABEL).take(pa.array(self.labels[part]))]
 
 
 def read_trials(path: str | os.PathLike) -> Trials:
@@ -104,8 +152,88 @@ def read_trials(path: str | os.PathLike) -> Trials:
         SpkverError: naming file and line: a wrong number of columns, an unknown label, forms that are mixed,
             an id that may as well be a label; or an empty or unreadable file.
     """
-    enroll, test, labels, lines = [], [], [], []
-    form = None
+    return joined([trials for trials, _ in read_trial_blocks(path)])
+
+
+def read_trial_blocks(
+    path: str | os.PathLike, start: int = 0, first: int = 0, block_bytes: int = BLOCK_BYTES
+) -> Iterator[tuple[Trials, int]]:
+    """Read a trial list piece by piece, for lists longer than memory.
+
+    Args:
+        path: the list.
+        start: the offset to begin at, one that an earlier call yielded.
+        first: how many trials lie before it.
+        block_bytes: about as many bytes at a time; the trials are the same for any value.
+
+    Yields:
+        ``(trials, end)``: the trials of a block, and the offset of the first byte behind them.
+
+    Raises:
+        SpkverError: as `read_trials`.
+    """
+    if is_table(path):
+        table = read_trial_table(path)
+        yield Trials.of_columns(table.enroll, table.test, table.labels, path, 0), Path(path).stat().st_size
+        return
+    form = _form(next(table_rows(path))[1])
+    try:
+        for block in read_blocks(path, start, block_bytes=block_bytes):
+            trials = _trials_of(block, form, path, first)
+            yield trials, block.end
+            first += len(trials)
+    except Irregular:
+        yield _read_line_by_line(path, first), Path(path).stat().st_size
+
+
+def joined(parts: Sequence[Trials]) -> Trials:
+    """Consecutive blocks as one list."""
+    if len(parts) == 1:
+        return parts[0]
+    names, numbers = _numbered([part.names for part in parts])
+    enroll, test = (
+        np.concatenate([number[getattr(part, side)] for number, part in zip(numbers, parts)])
+        for side in ("enroll_index", "test_index")
+    )
+    labels = None if parts[0].labels is None else np.concatenate([part.labels for part in parts])
+    return Trials(names, enroll, test, labels, parts[0].path, parts[0].first)
+
+
+def _numbered(lists: Sequence[pa.Array]) -> tuple[pa.Array, list[np.ndarray]]:
+    """The distinct strings of some lists, and for each list the numbers of its strings among them."""
+    encoded = pa.concat_arrays(lists).dictionary_encode()
+    ends = np.cumsum([len(part) for part in lists])[:-1]
+    return encoded.dictionary, np.split(encoded.indices.to_numpy(), ends)
+
+
+def _trials_of(block: Block, form: str | None, path: str | os.PathLike, first: int) -> Trials:
+    """The trials of a block of a list in this form; Irregular where a line may be in another one."""
+    if form is None or len(block.columns) != (2 if form == _UNLABELLED else 3):
+        raise Irregular
+    ids = block.columns[1:] if form == _VOXCELEB else block.columns[:2]
+    if form == _KALDI:
+        return Trials.of_columns(*ids, labels_of(block, 2, LABEL_OF_WORD), path, first)
+    # A word for a label where an id belongs; ids that may as well be labels.
+    if pc.any(pc.is_in(ids[1].dictionary, pa.array(WORD_OF_LABEL))).as_py():
+        raise Irregular
+    if form == _VOXCELEB:
+        return Trials.of_columns(*ids, labels_of(block, 0, {"0": 0, "1": 1}), path, first)
+    if first == 0 and set(ids[0].dictionary.to_pylist()) <= {"0", "1"}:
+        raise Irregular
+    return Trials.of_columns(*ids, None, path, first)
+
+
+def labels_of(block: Block, column: int, label_of_word: dict[str, int]) -> np.ndarray:
+    """A column's labels, (n_lines,) int8; Irregular where a word is unknown."""
+    words, index = block.text(column)
+    if not set(words) <= set(label_of_word):
+        raise Irregular
+    return np.array([label_of_word[word] for word in words], np.int8)[index]
+
+
+def _read_line_by_line(path: str | os.PathLike, first: int) -> Trials:
+    """The trials from number ``first`` on, or the complaint about the first line that is not lawful."""
+    enroll, test, labels, form = [], [], [], None
     for line, columns in table_rows(path):
         line_form = _form(columns)
         form = form or line_form
@@ -118,12 +246,12 @@ def read_trials(path: str | os.PathLike) -> Trials:
             labels.append(columns[2] == "target")
         enroll.append(columns[0])
         test.append(columns[1])
-        lines.append(line)
     if form == _UNLABELLED and set(enroll) <= {"0", "1"}:
         problem = "two columns, the first of every line 0 or 1: labels or ids? Add the third column"
-        raise SpkverError(f"{path}:{lines[0]}: {problem}")
-    known = None if form == _UNLABELLED else np.array(labels, dtype=np.int8)
-    return Trials(enroll, test, known, path, np.array(lines, dtype=np.int64))
+        raise SpkverError(f"{path}:{line_number(path, 0)}: {problem}")
+    trials = Trials.of(enroll[first:], test[first:], labels[first:] or None, path)
+    trials.first = first
+    return trials
 
 
 def _form(columns: list[str]) -> str | None:
@@ -159,141 +287,8 @@ def write_trials(path: str | os.PathLike, trials: Trials) -> None:
     """
     if not len(trials):
         raise SpkverError(f"{path}: there are no trials to write")
-    check_names(path, trials.enroll)
-    check_names(path, trials.test)
-    columns = [trials.enroll, trials.test]
-    if trials.labels is not None:
-        columns.append([WORD_OF_LABEL[label] for label in trials.labels.tolist()])
-    with whole_file(path) as file:
-        file.writelines(" ".join(row) + "\n" for row in zip(*columns))
-
-
-def check_names(path: str | os.PathLike, names: Sequence[str]) -> None:
-    """Refuse a name that a table of columns cannot hold.
-
-    Raises:
-        SpkverError: a name is empty or holds white space; ``path`` is the file it was meant for.
-    """
-    for name in set(names):
-        if name.split() != [name]:
-            raise SpkverError(f"{path}: the id {name!r} is empty or holds white space; rename the utterance")
-
-
-def map_trials(trials: Trials, utts: Sequence[str], source: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Look up every name of a trial list among utterance ids.
-
-    Names must agree to the letter: guessing by file name is how one utterance gets scored as another.
-
-    Args:
-        trials: the list.
-        utts: N utterance ids.
-        source: the file that they came from, for the message.
-
-    Returns:
-        ``(enroll_index, test_index)``, each (n_trials,) int64 into ``utts``.
-
-    Raises:
-        SpkverError: a name is in no line of ``source``, or an id is there twice.
-    """
-    index_of = {utt: index for index, utt in enumerate(utts)}
-    check_no_duplicates(source, utts)
-    enroll = np.array([index_of.get(name, -1) for name in trials.enroll], dtype=np.int64)
-    test = np.array([index_of.get(name, -1) for name in trials.test], dtype=np.int64)
-    unknown = np.flatnonzero((enroll < 0) | (test < 0))
-    if unknown.size:
-        first = int(unknown[0])
-        name = trials.enroll[first] if enroll[first] < 0 else trials.test[first]
-        raise SpkverError(f"{trials.where(first)}: '{name}' is in no line of {source}")
-    return enroll, test
-
-
-def check_no_duplicates(source: str | os.PathLike, utts: Sequence[str]) -> None:
-    """Refuse an utterance id that is given twice.
-
-    Raises:
-        SpkverError: naming ``source`` and an id that is there twice.
-    """
-    if len(set(utts)) < len(utts):
-        twice = Counter(utts).most_common(1)[0][0]
-        raise SpkverError(f"{source}: the id '{twice}' is there twice; ids must be unique")
-
-
-def make_trials(
-    utts: Sequence[str],
-    speakers: Sequence[str],
-    seed: int,
-    max_targets: int | None = None,
-    max_nontargets: int | None = None,
-    genders: dict[str, str] | None = None,
-) -> Trials:
-    """Draw a trial list: pairs without order, none twice, no utterance with itself; targets come first.
-
-    Args:
-        utts: N utterance ids.
-        speakers: the speaker of each.
-        seed: of the draw; the same arguments give the same list.
-        max_targets: draw at most so many target pairs, evenly among all of them; None takes all.
-        max_nontargets: likewise. Give it for a large corpus: nontarget pairs grow with N squared.
-        genders: speaker -> gender. Nontargets whose genders are known to differ are left out;
-            a speaker whose gender is not given is paired with all.
-
-    Raises:
-        SpkverError: no speaker has two utterances, or no nontarget pair exists.
-        ValueError: lengths differ, an id is there twice, a limit is below 1, or no limit is set and the pairs
-            are more than 50 million.
-    """
-    if len(set(utts)) != len(utts) or len(utts) != len(speakers):
-        raise ValueError(f"{len(utts)} utts ({len(set(utts))} of them distinct), {len(speakers)} speakers")
-    names, speaker = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
-    known = {name: gender for name, gender in (genders or {}).items() if gender}
-    code_of = {gender: code for code, gender in enumerate(sorted(set(known.values())))}
-    unknown = len(code_of)
-    gender = np.array([code_of.get(known.get(name), unknown) for name in names.tolist()], dtype=np.int64)
-
-    # Sorted by gender (unknown last), then speaker, the partners of each utterance that come after it are
-    # stretches of positions: its speaker's rest, its gender's rest, and those of unknown gender.
-    order = np.lexsort((speaker, gender[speaker]))
-    speaker_end = _block_ends(speaker[order])
-    gender_end = _block_ends(gender[speaker[order]])
-    at = np.arange(len(utts))
-    n_known = int((gender[speaker] != unknown).sum())
-    first = np.concatenate([at, at[:n_known]])
-    start = np.concatenate([speaker_end, np.full(n_known, n_known)])
-    stop = np.concatenate([gender_end, np.full(n_known, len(utts))])
-
-    rng = np.random.default_rng(seed)
-    targets = _draw_pairs(rng, (at, at + 1, speaker_end), max_targets, "max_targets")
-    nontargets = _draw_pairs(rng, (first, start, stop), max_nontargets, "max_nontargets")
-    if not len(targets[0]):
-        raise SpkverError("no target trial can be made: no speaker has two utterances; add utterances")
-    if not len(nontargets[0]):
-        raise SpkverError("no nontarget trial can be made: no two speakers can be paired; add speakers")
-    pairs = np.sort(order[np.concatenate([targets, nontargets], axis=1)], axis=0)
-    labels = np.repeat(np.array([1, 0], dtype=np.int8), [len(targets[0]), len(nontargets[0])])
-    enroll, test = ([utts[index] for index in side] for side in pairs.tolist())
-    return Trials(enroll, test, labels)
-
-
-def _block_ends(codes: np.ndarray) -> np.ndarray:
-    """For each position of a grouped array, the position where its block of equal codes ends."""
-    ends = np.append(np.flatnonzero(np.diff(codes)) + 1, len(codes))
-    return np.repeat(ends, np.diff(ends, prepend=0))
-
-
-def _draw_pairs(
-    rng: np.random.Generator, partners: tuple[np.ndarray, ...], limit: int | None, limit_name: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw pairs ``(first[i], j)``, start[i] <= j < stop[i], without replacement; all of them if no limit."""
-    first, start, stop = partners
-    if limit is not None and limit < 1:
-        raise ValueError(f"{limit_name} is {limit}; it must be at least 1, or None for all pairs")
-    ends = np.cumsum(stop - start)
-    total = int(ends[-1]) if len(ends) else 0
-    if limit is None and total > _MOST_PAIRS:
-        raise ValueError(f"{limit_name} is None, which asks for {total:,} pairs; set it")
-    if limit is None or limit >= total:
-        ranks = np.arange(total)
-    else:
-        ranks = np.sort(rng.choice(total, limit, replace=False, shuffle=False))
-    row = np.searchsorted(ends, ranks, side="right")
-    return first[row], stop[row] - (ends[row] - ranks)
+    check_names(path, trials.names.to_pylist())
+    with whole_file(path, "wb") as file:
+        for start in range(0, len(trials), _WRITTEN_AT_ONCE):
+            part = slice(start, start + _WRITTEN_AT_ONCE)
+            file.write(joined_lines(*trials.columns(part), *trials.label_words(part)))

@@ -8,8 +8,9 @@ from spkver.data.directory import DataDirectory, Utterance
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor
 from spkver.scoring.cosine import cosine_scores
+from spkver.scoring.lookup import map_trials
 from spkver.scoring.metrics import equal_error_rate
-from spkver.scoring.trials import make_trials, map_trials
+from spkver.scoring.trial_making import make_trials
 
 
 def split_speakers(directory: DataDirectory, n_held_out: int, seed: int) -> tuple[list[str], list[str]]:

@@ -7,7 +7,8 @@ import pytest
 
 from spkver.scoring.bootstrap import intervals
 from spkver.scoring.metrics import equal_error_rate, min_dcf
-from spkver.scoring.trials import read_trials, table_rows
+from spkver.scoring.text_tables import table_rows
+from spkver.scoring.trials import read_trials
 
 
 def scored(n_speakers, per_speaker, seed, speaker_spread=0.8):

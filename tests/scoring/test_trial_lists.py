@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from spkver.errors import SpkverError
-from spkver.scoring.trials import Trials, map_trials, read_trials, table_rows, write_trials
+from spkver.scoring.lookup import map_trials
+from spkver.scoring.text_tables import table_rows
+from spkver.scoring.trials import Trials, read_trials, write_trials
 
 
 def written(tmp_path, text, newline="\n"):
@@ -105,19 +107,19 @@ def test_a_name_that_is_missing_is_told_with_its_line_and_the_file_searched(tmp_
 
 def test_a_base_name_is_not_taken_for_an_id():
     with pytest.raises(SpkverError, match=r"^trial 1: 'x/1.wav' is in no line of wav.scp$"):
-        map_trials(Trials(["x/1.wav"], ["y/1.wav"]), ["1.wav", "y/1.wav"], "wav.scp")
+        map_trials(Trials.of(["x/1.wav"], ["y/1.wav"]), ["1.wav", "y/1.wav"], "wav.scp")
 
 
 def test_names_are_mapped_to_their_rows():
-    enroll, test = map_trials(Trials(["c", "a"], ["b", "c"]), ["a", "b", "c"], "wav.scp")
+    enroll, test = map_trials(Trials.of(["c", "a"], ["b", "c"]), ["a", "b", "c"], "wav.scp")
     assert (enroll.tolist(), test.tolist(), enroll.dtype, test.dtype) == ([2, 0], [1, 2], np.int64, np.int64)
     with pytest.raises(SpkverError, match=r"wav\.scp: the id 'b' is there twice"):
-        map_trials(Trials(["a"], ["b"]), ["a", "b", "b"], "wav.scp")
+        map_trials(Trials.of(["a"], ["b"]), ["a", "b", "b"], "wav.scp")
 
 
 @pytest.mark.parametrize("labels", [None, [1, 0]])
 def test_what_is_written_is_read_back(tmp_path, labels):
-    trials = Trials(["0", "é"], ["a/b.wav", "1"], labels)
+    trials = Trials.of(["0", "é"], ["a/b.wav", "1"], labels)
     write_trials(tmp_path / "trials", trials)
     again = read_trials(tmp_path / "trials")
     assert (again.enroll, again.test) == (trials.enroll, trials.test)
@@ -128,24 +130,24 @@ def test_a_name_that_columns_cannot_hold_is_refused_and_leaves_the_old_file(tmp_
     path = written(tmp_path, "1 a b\n")
     for name in ("two words", "", "line\nend"):
         with pytest.raises(SpkverError, match="is empty or holds white space"):
-            write_trials(path, Trials(["a"], [name]))
+            write_trials(path, Trials.of(["a"], [name]))
     with pytest.raises(SpkverError, match="no trials to write"):
-        write_trials(path, Trials([], []))
+        write_trials(path, Trials.of([], []))
     assert path.read_text() == "1 a b\n"
 
 
 def test_trials_whose_columns_disagree_are_refused():
     with pytest.raises(ValueError, match="enroll has 1 names, test has 2"):
-        Trials(["a"], ["b", "c"])
+        Trials.of(["a"], ["b", "c"])
     with pytest.raises(ValueError, match=r"labels have shape \(2,\), there are 1"):
-        Trials(["a"], ["b"], [1, 0])
+        Trials.of(["a"], ["b"], [1, 0])
     with pytest.raises(ValueError, match=r"0 \(nontarget\) or 1"):
-        Trials(["a"], ["b"], [2])
+        Trials.of(["a"], ["b"], [2])
 
 
 def test_a_hundred_thousand_lines_take_a_fraction_of_a_second(tmp_path):
     names = [f"id{n // 100:05d}/video/{n:05d}.wav" for n in range(100_000)]
-    trials = Trials(names, names[::-1], np.arange(100_000) % 2)
+    trials = Trials.of(names, names[::-1], np.arange(100_000) % 2)
     start = time.process_time()
     write_trials(tmp_path / "trials", trials)
     again = read_trials(tmp_path / "trials")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spkver.errors import SpkverError
-from spkver.scoring.trials import make_trials
+from spkver.scoring.trial_making import make_trials
 
 
 def pairs_of(trials, label):

@@ -1,0 +1,71 @@
+"""Several systems made one: their scores, and quality measures, into one log-likelihood ratio a trial."""
+
+from pathlib import Path
+
+from spkver.data.directory import DataDirectory
+from spkver.errors import SpkverError
+from spkver.model_folder import read_config
+from spkver.scoring.calibration import fit_calibration
+from spkver.scoring.scores import write_scores
+from spkver.scoring.systems import Qualified, build_system
+from spkver.scoring.trials import read_trials
+from spkver.scoring_stages import calibration_loss, held_out_trials, known_by_name, trials_and_voices
+from spkver.systems import FUSION, System
+
+
+def fuse_systems(
+    train: DataDirectory, data: Path, trials_file: Path | None, systems: list[System], exp: Path, overrides: list[str]
+) -> str:
+    """Fuse systems by logistic regression on held-out training speakers, and score a trial list; returns a report.
+
+    The quality measures are those of the first system's utterances. Scores go to ``exp/scores/``, weights to
+    ``exp/fusion.json``.
+
+    Args:
+        train: the training speakers' directory; the systems must have been trained with the same ones held out.
+        data: the data directory that the trial list names.
+        trials_file: None: ``data/trials``.
+        systems: two or more.
+        exp: a folder of its own for what comes out.
+        overrides: ``scoring.key=value``.
+
+    Raises:
+        SpkverError: fewer than two systems, one twice, or systems that held out different speakers.
+    """
+    names = [f"{system.exp.name}:{system.name}" for system in systems]
+    if len(set(names)) < 2 or len(set(names)) < len(names):
+        raise SpkverError(f"fuse: name two different systems or more, got {', '.join(names)}")
+    config = read_config(systems[0].model, overrides)
+    found = [held_out_trials(train, system, config) for system in systems]
+    trials = found[0][0]
+    for name, (others, _) in zip(names, found):
+        if others.names != trials.names:
+            raise SpkverError(
+                f"{train.path}: {name} and {names[0]} did not hold out the same speakers; fusion needs that"
+            )
+    trials_file = trials_file or data / "trials"
+    asked = read_trials(trials_file)
+    train_columns, test_columns = dict.fromkeys(names), dict.fromkeys(names)  # the scores stand first
+    for name, system, (_, voices) in zip(names, systems, found):
+        backend = system.backend
+        with known_by_name(name):
+            score = Qualified(build_system(system.name, voices, voices, backend), voices, voices)
+            columns = score.columns(trials.enroll_index, trials.test_index)
+            index, sides = trials_and_voices(system, data, asked, config.scoring.calibration.quality)
+            tested = Qualified(build_system(system.name, sides, sides, backend), sides, sides).columns(*index)
+        train_columns[name], test_columns[name] = columns.pop("score"), tested.pop("score")
+        if name == names[0]:
+            qualities, test_qualities = columns, tested
+    settings = config.scoring.calibration
+    train_columns |= qualities
+    with known_by_name(str(train.path)):
+        fusion = fit_calibration(
+            train_columns, trials.labels, settings.p_target, settings.regularisation, {"systems": names}
+        )
+        llrs = fusion.llrs(test_columns | test_qualities)
+    fusion.write(exp / "fusion.json")
+    out = System(exp, FUSION).scores(data.resolve().name, trials_file)
+    write_scores(out, asked, llrs)
+    lines = [f"{name:<40} {calibration_loss(train_columns[name], trials.labels, config)}" for name in names]
+    lines.append(f"{FUSION:<40} {calibration_loss(fusion.llrs(train_columns), trials.labels, config)}")
+    return "\n".join([*lines, f"{len(asked)} scores -> {out}"])

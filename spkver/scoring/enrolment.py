@@ -1,0 +1,120 @@
+"""Enrolment from several utterances: what a trial list enrols is then the name of a model.
+
+A model list has Kaldi's ``spk2utt`` form, ``MODEL utt utt ...`` a line. Two ways to score a model: the mean of its
+utterances' embeddings, each at unit length first, as one embedding; or the mean of the scores that each of them has.
+
+Notable: for the cosine the second is the first without bringing the mean to unit length again. With normalisation
+or PLDA they differ.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spkver.errors import SpkverError
+from spkver.scoring.lookup import Rows, check_no_duplicates
+from spkver.scoring.pairs import unit_rows
+from spkver.scoring.text_tables import table_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """Enrolled models as rows of embeddings.
+
+    Attributes:
+        names: M model names.
+        rows: (n_rows,) int64, the rows of the first model's utterances, then of the second's, and so on.
+        starts: (M + 1,) int64, where each model's rows begin; the last is n_rows.
+    """
+
+    names: list[str]
+    rows: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(M,) utterances of each model."""
+        return np.diff(self.starts)
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """The sum of each model's values; (N, ...) -> (M, ...) float64."""
+        return np.add.reduceat(np.asarray(values)[self.rows].astype(np.float64), self.starts[:-1], axis=0)
+
+
+def read_models(path: str | os.PathLike, rows: Rows) -> Models:
+    """Read a model list and look its utterances up.
+
+    Args:
+        path: ``MODEL utt utt ...`` a line.
+        rows: of the embeddings.
+
+    Raises:
+        SpkverError: naming file and line: a model without utterances or there twice, an utterance twice within a
+            model or without an embedding; or an empty or unreadable file.
+    """
+    names, found = [], []
+    for line, (name, *utts) in table_rows(path):
+        if not utts:
+            raise SpkverError(f"{path}:{line}: model '{name}' has no utterance; expected 'MODEL utt utt ...'")
+        twice = next((utt for place, utt in enumerate(utts) if utt in utts[:place]), None)
+        if twice is not None:
+            raise SpkverError(f"{path}:{line}: model '{name}' has '{twice}' twice")
+        places = rows.find_names(utts)
+        if (places < 0).any():
+            missing = utts[int(np.argmax(places < 0))]
+            raise SpkverError(f"{path}:{line}: utterance '{missing}' of model '{name}' is in no line of {rows.source}")
+        names.append(name)
+        found.append(places)
+    check_no_duplicates(path, names)
+    return Models(names, np.concatenate(found), np.cumsum([0, *map(len, found)]))
+
+
+def enrolment_means(embeddings: np.ndarray, models: Models) -> np.ndarray:
+    """One embedding for each model: the mean of its utterances' at unit length, brought to unit length itself.
+
+    Args:
+        embeddings: (N, D).
+        models: whose rows lie in them.
+
+    Returns:
+        (M, D) float32.
+
+    Raises:
+        ValueError: a row is NaN, infinite or zero, or the utterances of a model cancel each other out.
+    """
+    sums = models.sums(unit_rows(embeddings))
+    lengths = np.linalg.norm(sums, axis=1)
+    # Sums of float32 unit rows that cancel leave rounding, not zero.
+    cancelled = np.flatnonzero(lengths <= 1e-6 * models.counts)
+    if cancelled.size:
+        raise ValueError(f"the utterances of model '{models.names[cancelled[0]]}' cancel each other out")
+    return (sums / lengths[:, None]).astype(np.float32)
+
+
+def expand_trials(
+    model_index: np.ndarray, test_index: np.ndarray, models: Models
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Trials of models as trials of their utterances.
+
+    Args:
+        model_index: (n_trials,) integers, models by number.
+        test_index: (n_trials,) integers.
+        models: M models.
+
+    Returns:
+        ``(enroll_index, test_index, starts)``: rows of both sides, a trial for each utterance of each model, and
+        (n_trials,) where the trials of each model begin, for `score_means`.
+    """
+    counts = models.counts[model_index]
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(starts, counts)
+    return models.rows[np.repeat(models.starts[model_index], counts) + within], np.repeat(test_index, counts), starts
+
+
+def score_means(scores: np.ndarray, starts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The mean score of each stretch of scores that begins at ``starts``; (n_trials,) float64."""
+    sums = np.add.reduceat(np.asarray(scores, np.float64), starts)
+    return sums / np.diff(np.append(starts, len(scores)))

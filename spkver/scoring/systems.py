@@ -1,0 +1,169 @@
+"""Systems: the ways from the embeddings of two sides to a score, named as tables name them.
+
+``cosine``, ``cosine+asnorm``, ``cosine+asnorm+calibration``, ``plda``, ``plda+calibration``, ...; each is a function
+``(enroll_index, test_index) -> (n_trials,) float32`` whose score of a trial depends on that trial alone, so that a
+list may be scored in any pieces.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from spkver.errors import SpkverError
+from spkver.scoring.backend import Backend, Cohort
+from spkver.scoring.calibration import Calibration
+from spkver.scoring.enrolment import Models, expand_trials, score_means
+from spkver.scoring.pairs import pair_products, unit_rows
+from spkver.scoring.plda import Plda
+from spkver.scoring.quality import quality_columns
+from spkver.scoring.score_norm import centre, cohort_statistics, s_norm, t_norm, z_norm
+
+Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+PLDA_BASES = ("plda", "plda_adapted")
+BASES = ("cosine", "untrained", *PLDA_BASES)
+NORMS = ("znorm", "tnorm", "snorm", "asnorm")
+CALIBRATION = "calibration"
+
+
+@dataclass(frozen=True, eq=False)
+class Voices:
+    """The utterances, or the enrolled models, of one side of trials.
+
+    Attributes:
+        embeddings: (N, D).
+        measures: name -> (N,), as `spkver.scoring.embeddings.read_measures` gives them; no more than are used.
+    """
+
+    embeddings: np.ndarray
+    measures: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class Cosine:
+    """The cosine of embeddings; ``mean`` (D,), where given, is subtracted from both sides first."""
+
+    def __init__(self, enroll: Voices, test: Voices, mean: np.ndarray | None = None) -> None:
+        bring = unit_rows if mean is None else partial(centre, mean=mean)
+        self.left = bring(enroll.embeddings)
+        self.right = self.left if test is enroll else bring(test.embeddings)
+
+    def __call__(self, enroll_index: np.ndarray, test_index: np.ndarray) -> np.ndarray:
+        return np.clip(pair_products(self.left, self.right, enroll_index, test_index), -1, 1)
+
+
+class Normalised:
+    """Cosines normalised by those that each side has with a cohort; the same mean is subtracted from all three."""
+
+    def __init__(self, enroll: Voices, test: Voices, cohort: Cohort, norm: str) -> None:
+        mean = cohort.mean if cohort.centred else None
+        self.cosine = Cosine(enroll, test, mean)
+        rows = unit_rows(cohort.embeddings) if mean is None else centre(cohort.embeddings, mean)
+        nearest = cohort.top_n if norm == "asnorm" else None
+        of_enroll = cohort_statistics(self.cosine.left, rows, nearest)
+        of_test = of_enroll if test is enroll else cohort_statistics(self.cosine.right, rows, nearest)
+        self.normalise = {
+            "znorm": lambda scores, enroll, test: z_norm(scores, enroll, of_enroll),
+            "tnorm": lambda scores, enroll, test: t_norm(scores, test, of_test),
+            "snorm": lambda scores, enroll, test: s_norm(scores, enroll, test, of_enroll, of_test),
+            "asnorm": lambda scores, enroll, test: s_norm(scores, enroll, test, of_enroll, of_test),
+        }[norm]
+
+    def __call__(self, enroll_index: np.ndarray, test_index: np.ndarray) -> np.ndarray:
+        return self.normalise(self.cosine(enroll_index, test_index), enroll_index, test_index)
+
+
+class PldaRatio:
+    """The log-likelihood ratio of a PLDA model."""
+
+    def __init__(self, enroll: Voices, test: Voices, plda: Plda) -> None:
+        self.left, self.left_constants = plda.rows(enroll.embeddings)
+        self.right, self.right_constants = (
+            (self.left, self.left_constants) if test is enroll else plda.rows(test.embeddings)
+        )
+
+    def __call__(self, enroll_index: np.ndarray, test_index: np.ndarray) -> np.ndarray:
+        products = pair_products(self.left, self.right, enroll_index, test_index)
+        constants = self.left_constants[enroll_index] + self.right_constants[test_index]
+        return (products + constants).astype(np.float32)
+
+
+class Qualified:
+    """What a calibration is fed with: a system's score and the quality measures of the two sides."""
+
+    def __init__(self, score: Score, enroll: Voices, test: Voices) -> None:
+        self.score = score
+        # One array of both sides, as a quality measure has no side.
+        self.first_test = 0 if test is enroll else len(enroll.embeddings)
+        self.measures = {
+            name: values if test is enroll else np.concatenate([values, test.measures[name]])
+            for name, values in enroll.measures.items()
+        }
+
+    def columns(self, enroll_index: np.ndarray, test_index: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns by name, each (n_trials,)."""
+        qualities = quality_columns(self.measures, enroll_index, test_index + self.first_test)
+        return {"score": self.score(enroll_index, test_index)} | qualities
+
+
+class Calibrated:
+    """A calibrated system: its scores are natural log-likelihood ratios."""
+
+    def __init__(self, qualified: Qualified, calibration: Calibration) -> None:
+        self.qualified, self.calibration = qualified, calibration
+
+    def __call__(self, enroll_index: np.ndarray, test_index: np.ndarray) -> np.ndarray:
+        return self.calibration.llrs(self.qualified.columns(enroll_index, test_index))
+
+
+class ScoreMean:
+    """Enrolment by several utterances: the mean of the scores that each of them has with the test."""
+
+    def __init__(self, score: Score, models: Models) -> None:
+        self.score, self.models = score, models
+
+    def __call__(self, model_index: np.ndarray, test_index: np.ndarray) -> np.ndarray:
+        enroll_index, tests, starts = expand_trials(model_index, test_index, self.models)
+        return score_means(self.score(enroll_index, tests), starts).astype(np.float32)
+
+
+def build_system(name: str, enroll: Voices, test: Voices, backend: Backend) -> Score:
+    """The scoring function of a system.
+
+    Args:
+        name: such as ``cosine+asnorm+calibration``.
+        enroll: the enrolment's side.
+        test: the test's; the same object where both come from one list of utterances.
+        backend: where cohort, PLDA model and calibration are read from.
+
+    Raises:
+        SpkverError: the name is no system, or what it needs was not made yet.
+        ValueError: embeddings or measures that are not finite, or a cohort smaller than ``top_n``.
+    """
+    base, norm, calibrated = parse_system(name)
+    if base in PLDA_BASES:
+        score = PldaRatio(enroll, test, backend.plda(base))
+    elif norm is None:
+        score = Cosine(enroll, test)
+    else:
+        score = Normalised(enroll, test, backend.cohort(), norm)
+    if not calibrated:
+        return score
+    uncalibrated = name.removesuffix(f"+{CALIBRATION}")
+    return Calibrated(Qualified(score, enroll, test), backend.calibration(uncalibrated))
+
+
+def parse_system(name: str) -> tuple[str, str | None, bool]:
+    """The parts of a system's name: base, normalisation or None, and whether it is calibrated.
+
+    Raises:
+        SpkverError: saying what a name is made of.
+    """
+    base, *rest = name.split("+")
+    calibrated = rest[-1:] == [CALIBRATION]
+    norm = rest[: len(rest) - calibrated]
+    if base not in BASES or len(norm) > 1 or not set(norm) <= set(NORMS) or (norm and base in PLDA_BASES):
+        lawful = f"{', '.join(BASES)}, behind cosine one of +{', +'.join(NORMS)}, and behind any +{CALIBRATION}"
+        raise SpkverError(f"no system '{name}'; a name is one of {lawful}")
+    return base, norm[0] if norm else None, calibrated

@@ -1,0 +1,208 @@
+"""The verbs from embeddings to figures: embed, score, norm, plda, calibrate, fuse, evaluate, compare.
+
+Heavy imports stand inside the verbs, so that ``spkver --help`` is instant.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from spkver.errors import SpkverError
+
+_SYSTEMS = "such as cosine, plda, cosine+asnorm, cosine+asnorm+calibration (cosine)"
+# Of scores that come without a configuration.
+EVALUATION = {"p_targets": [0.01, 0.05], "bootstrap": 1000}
+_UNTRAINED = "the encoder before its first step"
+
+
+def add_scoring_verbs(verb: Callable) -> None:
+    """Give the parser its scoring verbs; ``verb(name, function)`` adds one."""
+
+    def scoring_verb(name: str, function) -> argparse.ArgumentParser:
+        added = verb(name, function)
+        added.add_argument("data", type=Path, help="data directory")
+        added.add_argument("exp", type=Path, help="folder of the experiment")
+        return added
+
+    def scoring_options(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--trials", type=Path, help="trial list (DATA/trials)")
+        added.add_argument("overrides", nargs="*", metavar="scoring.key=value", help="scoring values that differ")
+
+    scoring_verb("embed", embed).add_argument("--untrained", action="store_true", help=_UNTRAINED)
+
+    added = scoring_verb("score", score)
+    added.add_argument("--trials", type=Path, help="trial list (DATA/trials)")
+    added.add_argument("--system", default="cosine", help=_SYSTEMS)
+    added.add_argument("--untrained", action="store_true", help=_UNTRAINED)
+    added.add_argument("--enrolment", type=Path, metavar="FILE", help="MODEL utt utt ..: models that the list enrols")
+    added.add_argument("--score-mean", action="store_true", help="mean of scores, not score of the mean embedding")
+
+    for name, function in (("norm", norm), ("plda", plda), ("calibrate", calibrate)):
+        added = scoring_verb(name, function)
+        added.add_argument("--train", type=Path, required=True, help="data directory of the training speakers")
+        if name == "plda":
+            added.add_argument("--adapt", type=Path, metavar="DATA", help="move the model to these unlabelled voices")
+        if name == "calibrate":
+            added.add_argument("--system", default="cosine", help=_SYSTEMS)
+        scoring_options(added)
+
+    added = verb("fuse", fuse)
+    added.add_argument("data", type=Path, help="data directory")
+    added.add_argument("systems", nargs="+", metavar="EXP[:SYSTEM]", help="two or more")
+    added.add_argument("--train", type=Path, required=True, help="data directory of the training speakers")
+    added.add_argument("--exp", type=Path, required=True, help="folder for the scores and metrics of the fusion")
+    added.add_argument("--trials", type=Path, help="trial list (DATA/trials)")
+    added.set_defaults(overrides=[])  # `scoring.key=value` words stand among the systems
+
+    added = verb("evaluate", evaluate)
+    added.add_argument("data", type=Path, nargs="?", help="data directory")
+    added.add_argument("exp", type=Path, nargs="?", help="folder of the experiment")
+    added.add_argument("--system", default="cosine", help=_SYSTEMS)
+    added.add_argument("--untrained", action="store_true", help=_UNTRAINED)
+    added.add_argument("--by", nargs="+", default=[], metavar="CONDITION", help="gender, duration, a table's column")
+    added.add_argument("--scores", type=Path, metavar="FILE", help="any toolkit's scores, instead of DATA and EXP")
+    added.add_argument("--utt2spk", type=Path, metavar="FILE", help="with --scores: for intervals over speakers")
+    scoring_options(added)
+
+    added = verb("compare", compare)
+    added.add_argument("data", type=Path, help="data directory")
+    added.add_argument("a", metavar="EXP[:SYSTEM]", help="the system to compare with")
+    added.add_argument("b", metavar="EXP[:SYSTEM]", help="the other one")
+    scoring_options(added)
+
+
+def embed(options) -> None:
+    """Embed every utterance of a data directory."""
+    from spkver.scoring_stages import embed_directory
+
+    print(embed_directory(_directory(options.data), _system(options)))
+
+
+def score(options) -> None:
+    """Score a trial list by a system: the cosine of embeddings, or one that norm, plda or calibrate made."""
+    from spkver.scoring_stages import score_trials
+
+    print(score_trials(options.data, options.trials, _system(options), options.enrolment, options.score_mean))
+
+
+def norm(options) -> None:
+    """Score normalisation: keep the training speakers as a cohort, and score a trial list with it."""
+    from spkver.scoring_stages import fit_cohort, score_trials
+    from spkver.systems import System
+
+    system, configuration = _system(options), _scoring_config(options)
+    print(fit_cohort(_directory(options.train, check_files=False), system, configuration))
+    normalised = System(options.exp, f"cosine+{configuration.scoring.norm.method}norm")
+    print(score_trials(options.data, options.trials, normalised))
+
+
+def plda(options) -> None:
+    """Fit two-covariance PLDA to the training speakers, and score a trial list with it."""
+    from spkver.scoring_stages import fit_plda_model, score_trials
+    from spkver.systems import System
+
+    system, configuration = _system(options), _scoring_config(options)
+    print(fit_plda_model(_directory(options.train, check_files=False), system, configuration, options.adapt))
+    fitted = System(options.exp, "plda" if options.adapt is None else "plda_adapted")
+    print(score_trials(options.data, options.trials, fitted))
+
+
+def calibrate(options) -> None:
+    """Calibrate a system on held-out training speakers, and score a trial list: log-likelihood ratios."""
+    from spkver.scoring_stages import fit_calibration_of, score_trials
+
+    system = _system(options)
+    print(fit_calibration_of(_directory(options.train, check_files=False), system, _scoring_config(options)))
+    print(score_trials(options.data, options.trials, system.calibrated))
+
+
+def fuse(options) -> None:
+    """Fuse systems on held-out training speakers, and score a trial list: log-likelihood ratios."""
+    from spkver.fusion import fuse_systems
+
+    overrides = _scoring_overrides([text for text in options.systems if "=" in text] + options.overrides)
+    systems = [_named_system(text) for text in options.systems if "=" not in text]
+    train = _directory(options.train, check_files=False)
+    print(fuse_systems(train, options.data, options.trials, systems, options.exp, overrides))
+
+
+def evaluate(options) -> None:
+    """EER, minDCF, Cllr and their intervals, of an experiment's system or of any toolkit's score file."""
+    from spkver.evaluation import evaluate_foreign, evaluate_scores
+
+    # Overrides may stand where DATA and EXP would, or behind the conditions.
+    options.overrides += [word for word in options.by if "=" in word]
+    options.by = [word for word in options.by if "=" not in word]
+    for place in ("data", "exp"):
+        if "=" in str(getattr(options, place) or ""):
+            options.overrides.insert(0, str(getattr(options, place)))
+            setattr(options, place, None)
+    if options.scores is not None:
+        if options.data is not None or options.trials is None:
+            raise SpkverError("evaluate: --scores FILE goes with --trials FILE, and without DATA and EXP")
+        settings = _evaluation_settings(options.overrides)
+        print(evaluate_foreign(options.scores, options.trials, options.utt2spk, settings, options.by))
+        return
+    if options.exp is None:
+        raise SpkverError("evaluate: name DATA and EXP, or --scores FILE and --trials FILE")
+    directory, system = _directory(options.data, check_files=False), _system(options)
+    # A fusion has no model, and so no configuration of its own.
+    known = (system.model / "config.yaml").is_file()
+    settings = _scoring_config(options).scoring if known else _evaluation_settings(options.overrides)
+    print(evaluate_scores(directory, options.trials, system, settings, options.by))
+
+
+def compare(options) -> None:
+    """Is system B better than system A on the same trials? Differences with intervals over speakers."""
+    from spkver.evaluation import compare_systems
+    from spkver.model_folder import read_config
+
+    a, b = _named_system(options.a), _named_system(options.b)
+    settings = read_config(a.model, _scoring_overrides(options.overrides)).scoring
+    print(compare_systems(_directory(options.data, check_files=False), options.trials, a, b, settings))
+
+
+def _system(options):
+    from spkver.systems import System
+
+    if getattr(options, "untrained", False):
+        return System(options.exp, "untrained")
+    return System(options.exp, getattr(options, "system", "cosine"))
+
+
+def _named_system(text: str):
+    """``EXP`` or ``EXP:SYSTEM``."""
+    from spkver.systems import System
+
+    exp, _, name = text.partition(":")
+    return System(Path(exp), name or "cosine")
+
+
+def _scoring_config(options):
+    """The configuration of an experiment's model, with the scoring keys that the command line changes."""
+    from spkver.model_folder import read_config
+
+    return read_config(_system(options).model, _scoring_overrides(options.overrides))
+
+
+def _evaluation_settings(overrides: list[str]):
+    """Priors and resamples where there is no configuration, with the overrides ``scoring.key=value``."""
+    from spkver.config import complete
+    from spkver.schema import Evaluation
+
+    values = [override.removeprefix("scoring.") for override in _scoring_overrides(overrides)]
+    return complete(EVALUATION, values, Evaluation, "evaluate")
+
+
+def _scoring_overrides(overrides: list[str]) -> list[str]:
+    """Overrides of the scoring section; another one would not change a model that is trained."""
+    stranger = next((override for override in overrides if not override.startswith("scoring.")), None)
+    if stranger is not None:
+        raise SpkverError(f"override '{stranger}': the model is trained; only scoring.* can still be changed")
+    return overrides
+
+
+def _directory(path: Path, check_files: bool = True):
+    from spkver.data.directory import read_data_directory
+
+    return read_data_directory(path, check_files=check_files)

@@ -1,0 +1,22 @@
+"""Keys that came after the first experiments, with the value by which a run from before them goes on as it was.
+
+Configurations that a run has stored are completed with these; a user's own file is not, as there a missing
+key is a mistake. A key that is added to the schema gets its line here.
+"""
+
+YOUNGER_KEYS = {
+    "augment": {"formant_factors": [1.0]},
+    "model": {"aggregate_layers": False},
+    "optimizer": {"momentum": 0.9},
+    "snapshots": {"speakers": 0, "utterances": 1},
+    "scoring": {
+        "norm": {"method": "as", "top_n": 50, "centre": True},
+        "plda": {"lda_dim": None, "iterations": 20, "adapt_within": 0.7, "adapt_between": 0.3},
+        "calibration": {
+            "p_target": 0.05,
+            "quality": ["duration", "magnitude"],
+            "regularisation": 1e-4,
+            "max_nontargets": 20000,
+        },
+    },
+}

@@ -1,0 +1,312 @@
+"""The verbs from embeddings to figures, as a user runs them on a finished experiment."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spkver.cli import main
+from spkver.scoring.backend import Backend
+from spkver.scoring.cllr import cllr
+from spkver.scoring.embeddings import read_embeddings
+from spkver.scoring.metrics import equal_error_rate
+from spkver.scoring.scores import read_scores
+from spkver.scoring.trial_making import make_trials
+from spkver.scoring.trials import Trials, write_trials
+
+
+@pytest.fixture(scope="module")
+def made(trained, voices, tmp_path_factory):
+    """A copy of the tiny run, its training directory, and a test directory of voices that the cohort has not."""
+    folder = tmp_path_factory.mktemp("stages")
+    shutil.copytree(trained, folder / "exp")
+    shutil.copytree(voices, folder / "train")
+    shutil.copytree(voices, folder / "test")
+    rename(folder / "test")
+    for data in ("train", "test"):
+        assert main(["embed", str(folder / data), str(folder / "exp")]) == 0
+    return folder
+
+
+def rename(test):
+    """The same recordings under other speakers' names, and trials among them."""
+    rows = [line.split() for line in (test / "utt2spk").read_text().splitlines()]
+    (test / "utt2spk").write_text("".join(f"{utt} other-{speaker}\n" for utt, speaker in rows))
+    (test / "spk2utt").unlink(missing_ok=True)
+    trials = make_trials([utt for utt, _ in rows], [speaker for _, speaker in rows], seed=1)
+    write_trials(test / "trials", trials)
+    (test / "spk2gender").write_text(
+        "".join(f"other-{s} {'fm'[n % 2]}\n" for n, s in enumerate(sorted({s for _, s in rows})))
+    )
+
+
+def run(*words):
+    return main([str(word) for word in words])
+
+
+def scores_of(made, system):
+    return read_scores(made / "exp" / "scores" / "test" / f"trials-{system}")
+
+
+SMALL = ["scoring.norm.top_n=2"]
+
+
+def test_every_back_end_makes_scores_metrics_and_a_row_of_the_table(made, capsys):
+    data, exp, train = made / "test", made / "exp", made / "train"
+    small = ["scoring.bootstrap=20"]
+    assert run("score", data, exp) == 0
+    assert run("norm", data, exp, "--train", train, *SMALL) == 0
+    for system in ("cosine", "cosine+asnorm"):
+        assert run("calibrate", data, exp, "--train", train, "--system", system) == 0
+    assert run("plda", data, exp, "--train", train, "scoring.plda.lda_dim=4") == 0
+    systems = ["cosine", "cosine+asnorm", "cosine+calibration", "cosine+asnorm+calibration", "plda"]
+    for system in systems:
+        assert run("evaluate", data, exp, "--system", system, *small) == 0
+    capsys.readouterr()
+    assert run("results", exp) == 0
+    table = capsys.readouterr().out
+    metrics = json.loads((exp / "metrics.json").read_text())["test/trials"]
+    for system in systems:
+        trials, scores = scores_of(made, system)
+        record = metrics[system]
+        assert record["eer"] == equal_error_rate(scores, trials.labels)[0]
+        assert record["cllr"] == pytest.approx(cllr(scores, trials.labels))
+        assert record["min_cllr"] <= record["cllr"] + 1e-9
+        assert {"act_dcf_0.01", "act_dcf_0.05", "cllr_interval", "eer_interval"} <= set(record)
+        assert f"\n{system}  " in table
+    assert "Cllr" in table
+
+
+def test_calibration_lowers_the_calibration_loss_of_the_trials_it_was_made_from(made, capsys):
+    assert run("calibrate", made / "test", made / "exp", "--train", made / "train") == 0
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line}
+    before, after = float(lines["before"][2]), float(lines["after"][2])
+    assert after < before
+    calibration = json.loads((made / "exp/model/backend/calibration-cosine.json").read_text())
+    assert list(calibration["weights"]) == [
+        "score",
+        "log_duration_min",
+        "log_duration_max",
+        "magnitude_min",
+        "magnitude_max",
+    ]
+
+
+def test_a_list_is_scored_by_a_fitted_system_without_the_training_data(made, tmp_path):
+    assert run("norm", made / "test", made / "exp", "--train", made / "train", *SMALL) == 0
+    before = scores_of(made, "cosine+asnorm")[1]
+    lines = (made / "test/trials").read_text().splitlines(keepends=True)
+    (tmp_path / "short").write_text("".join(lines[::3]))
+    assert run("score", made / "test", made / "exp", "--system", "cosine+asnorm", "--trials", tmp_path / "short") == 0
+    again = read_scores(made / "exp/scores/test/short-cosine+asnorm")[1]
+    assert (again == before[::3]).all()
+
+
+def test_as_norm_is_what_a_slow_reference_says(made):
+    assert run("norm", made / "test", made / "exp", "--train", made / "train", *SMALL) == 0
+    trials, scores = scores_of(made, "cosine+asnorm")
+    cohort = Backend(made / "exp/model").cohort()
+    embeddings, utts = read_embeddings(made / "exp/embeddings/test")
+
+    def unit(rows):
+        rows = rows - cohort.mean
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    rows = unit(embeddings.astype(np.float64))
+    against = np.sort(rows @ unit(cohort.embeddings.astype(np.float64)).T, axis=1)[:, -2:]
+    mean, std = against.mean(1), against.std(1)
+    for index in range(0, len(trials), 37):
+        e, t = (utts.index(name) for name in trials.pair(index))
+        cosine = rows[e] @ rows[t]
+        expected = 0.5 * ((cosine - mean[e]) / std[e] + (cosine - mean[t]) / std[t])
+        assert scores[index] == pytest.approx(expected, rel=1e-3)
+
+
+def test_models_of_several_utterances_are_enrolled_by_mean_and_by_score_mean(made, tmp_path):
+    embeddings, utts = read_embeddings(made / "exp/embeddings/test")
+    speaker_of = dict(line.split() for line in (made / "test/utt2spk").read_text().splitlines())
+    speakers = sorted(set(speaker_of.values()))
+    own = {s: [u for u in utts if speaker_of[u] == s] for s in speakers}
+    (tmp_path / "models").write_text("".join(f"model-{s} {' '.join(own[s][:3])}\n" for s in speakers))
+    pairs = [(s, u) for s in speakers for u in utts if u not in own[s][:3]]
+    write_trials(
+        tmp_path / "trials-m",
+        Trials.of([f"model-{s}" for s, _ in pairs], [u for _, u in pairs], [speaker_of[u] == s for s, u in pairs]),
+    )
+    found = {}
+    for words in ([], ["--score-mean"]):
+        options = ["--trials", tmp_path / "trials-m", "--enrolment", tmp_path / "models", *words]
+        assert run("score", made / "test", made / "exp", *options) == 0
+        found[bool(words)] = read_scores(made / "exp/scores/test/trials-m-cosine")[1]
+    row = {utt: embeddings[n].astype(float) for n, utt in enumerate(utts)}
+    for index, (speaker, utt) in enumerate(pairs[:200]):
+        each = [row[other] @ row[utt] for other in own[speaker][:3]]
+        assert found[True][index] == pytest.approx(np.mean(each), abs=1e-6)
+        mean = sum(row[other] for other in own[speaker][:3])
+        assert found[False][index] == pytest.approx(mean @ row[utt] / np.linalg.norm(mean), abs=1e-6)
+
+
+def test_systems_are_fused_into_log_likelihood_ratios(made, tmp_path, capsys):
+    exp, data, train = made / "exp", made / "test", made / "train"
+    assert run("plda", data, exp, "--train", train, "scoring.plda.lda_dim=4") == 0
+    assert run("fuse", data, f"{exp}:cosine", f"{exp}:plda", "--train", train, "--exp", tmp_path / "fused") == 0
+    assert "Cllr" in capsys.readouterr().out
+    weights = json.loads((tmp_path / "fused/fusion.json").read_text())["weights"]
+    assert list(weights)[:3] == ["exp:cosine", "exp:plda", "log_duration_min"]
+    assert run("evaluate", data, tmp_path / "fused", "--system", "fusion", "scoring.bootstrap=0") == 0
+    assert 0 <= json.loads((tmp_path / "fused/metrics.json").read_text())["test/trials"]["fusion"]["eer"] <= 1
+
+
+def test_two_systems_are_compared_on_the_same_trials(made, capsys):
+    exp, data = made / "exp", made / "test"
+    assert run("score", data, exp) == 0
+    assert run("norm", data, exp, "--train", made / "train", *SMALL) == 0
+    capsys.readouterr()
+    assert run("compare", data, exp, f"{exp}:cosine+asnorm", "scoring.bootstrap=100") == 0
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line.split() for line in lines if line.startswith("eer"))
+    (trials, a), (_, b) = scores_of(made, "cosine"), scores_of(made, "cosine+asnorm")
+    assert float(row[1]) == pytest.approx(equal_error_rate(a, trials.labels)[0], abs=6e-5)
+    assert float(row[2]) == pytest.approx(equal_error_rate(b, trials.labels)[0], abs=6e-5)
+
+
+def test_figures_are_broken_down_by_gender_and_duration(made, capsys):
+    exp, data = made / "exp", made / "test"
+    assert run("score", data, exp) == 0
+    assert run("evaluate", data, exp, "--by", "gender", "duration", "scoring.bootstrap=0") == 0
+    out = capsys.readouterr().out
+    assert "\nf  (" in out and "\nm  (" in out and "\nduration" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "TEST", "EXP", "--by", "colour"], "--by colour: TEST knows no such condition; there are gender"),
+        (["score", "TEST", "EXP", "--system", "cosine+znrm"], "no system 'cosine+znrm'; a name is one of cosine"),
+        (["score", "TEST", "EXP", "--system", "plda_adapted"], "plda_adapted.safetensors: is not there; `spkver plda`"),
+        (["norm", "TEST", "EXP", "--train", "TRAIN", "scoring.norm.top_n=50"], "the cohort has 7 training speakers"),
+        (["norm", "TRAIN", "EXP", "--train", "TRAIN", *SMALL], "is in the cohort too"),
+        (["norm", "TEST", "EXP", "--train", "TEST", *SMALL], "was trained on none of its speakers"),
+        (["norm", "TEST", "EXP", "--train", "TRAIN", "optimizer.lr=1"], "override 'optimizer.lr=1': the model is"),
+        (["plda", "TEST", "EXP", "--train", "TRAIN", "scoring.plda.lda_dim=99"], "lda_dim"),
+        (["fuse", "TEST", "EXP", "--train", "TRAIN", "--exp", "x"], "fuse: name two different systems or more"),
+        (["evaluate", "--scores", "x"], "evaluate: --scores FILE goes with --trials FILE"),
+    ],
+)
+def test_a_mistake_is_one_line(made, capsys, words, message):
+    places = {"TEST": made / "test", "TRAIN": made / "train", "EXP": made / "exp"}
+    run("score", made / "test", made / "exp")
+    capsys.readouterr()
+    assert run(*(places.get(word, word) for word in words)) == 1
+    error = capsys.readouterr().err
+    for word, place in places.items():
+        message = message.replace(word, str(place))
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_what_was_fitted_to_another_model_is_refused_and_thrown_away(made, tmp_path, capsys):
+    shutil.copytree(made / "exp", tmp_path / "exp")
+    exp, data, train = tmp_path / "exp", made / "test", made / "train"
+    assert run("norm", data, exp, "--train", train, *SMALL) == 0
+    assert run("calibrate", data, exp, "--train", train) == 0
+    weights = exp / "model/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    capsys.readouterr()
+    assert run("score", data, exp, "--system", "cosine+asnorm") == 1
+    assert "belongs to other weights" in capsys.readouterr().err
+    assert run("norm", data, exp, "--train", train, *SMALL) == 0
+    assert not (exp / "model/backend/calibration-cosine.json").exists()
+
+
+# Scores of other toolkits.
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    names = [f"id{n}/x/{n:02d}.wav" for n in range(20)]
+    rng = np.random.default_rng(0)
+    enroll, test = rng.integers(20, size=(2, 300))
+    labels = (enroll % 4 == test % 4).astype(int)
+    pairs = dict.fromkeys(zip(enroll.tolist(), test.tolist()))
+    enroll, test = np.array(list(pairs)).T
+    labels = (enroll % 4 == test % 4).astype(int)
+    scores = np.round(rng.normal(size=len(labels)) + 2 * labels, 3)
+    trials = tmp_path / "veri_test.txt"
+    trials.write_bytes("".join(f"{x} {names[a]} {names[b]}\r\n" for x, a, b in zip(labels, enroll, test)).encode())
+    rows = [(names[a], names[b], str(s), str(x)) for a, b, s, x in zip(enroll, test, scores, labels)]
+    return tmp_path, trials, rows, equal_error_rate(scores, labels)[0]
+
+
+FORMS = {
+    "kaldi": lambda e, t, s, x: f"{e} {t} {s}",
+    "wespeaker": lambda e, t, s, x: f"{e} {t} {s} {['nontarget', 'target'][int(x)]}",
+    "3d-speaker": lambda e, t, s, x: f"{x}\t{e}\t{t}\t{s}",
+    "voxsrc": lambda e, t, s, x: f"{s} {e} {t}",
+    "espnet": lambda e, t, s, x: f"{e}*{t} {s} {x}",
+    "csv": lambda e, t, s, x: f"{e},{t},{s}",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_score_file_of_another_toolkit_is_matched_by_names_in_any_order(foreign, capsys, form):
+    folder, trials, rows, eer = foreign
+    shuffled = [rows[n] for n in np.random.default_rng(1).permutation(len(rows))]
+    path = folder / ("scores.csv" if form == "csv" else "scores")
+    header = "enroll,test,score\n" if form == "csv" else ""
+    path.write_text(header + "".join(FORMS[form](*row) + "\n" for row in shuffled))
+    assert run("evaluate", "--scores", path, "--trials", trials, "scoring.bootstrap=0") == 0
+    out = capsys.readouterr().out
+    assert f"{len(rows)} scores matched by names" in out
+    assert f"{100 * eer:.2f} %" in out
+
+
+def test_scores_alone_are_taken_in_the_order_of_the_list(foreign, capsys):
+    folder, trials, rows, eer = foreign
+    (folder / "scores").write_text("".join(f"{row[2]}\n" for row in rows))
+    assert run("evaluate", "--scores", folder / "scores", "--trials", trials) == 0
+    out = capsys.readouterr().out
+    assert "matched by order" in out and f"{100 * eer:.2f} %" in out
+    (folder / "scores").write_text("".join(f"{row[2]}\n" for row in rows[1:]))
+    assert run("evaluate", "--scores", folder / "scores", "--trials", trials) == 1
+    assert f"{len(rows) - 1} scores without names, but {len(rows)} trials" in capsys.readouterr().err
+
+
+def test_missing_double_and_foreign_pairs_are_told(foreign, capsys):
+    folder, trials, rows, _ = foreign
+    path = folder / "scores"
+
+    def complaint(lines):
+        path.write_text("".join(" ".join(line) + "\n" for line in lines))
+        assert run("evaluate", "--scores", path, "--trials", trials) == 1
+        return capsys.readouterr().err
+
+    plain = [row[:3] for row in rows]
+    assert f"no score of '{rows[4][0]}' and '{rows[4][1]}'" in complaint(plain[:4] + plain[5:])
+    assert f"{trials}:5: " in complaint(plain[:4] + plain[5:])
+    assert "have the score 9" in complaint([*plain, (*plain[0][:2], "9")])
+    assert f"{path}:7: the score 'high' is not a number" in complaint([*plain[:6], (*plain[6][:2], "high"), *plain[7:]])
+    based = [(Path(e).name, Path(t).name, s) for e, t, s in plain]
+    assert "its names are not those of" in complaint(based)
+    path.write_text("".join(" ".join(line) + "\n" for line in [*plain, plain[3], ("a", "b", "1.0")]))
+    assert run("evaluate", "--scores", path, "--trials", trials) == 0
+    out = capsys.readouterr().out
+    assert "1 pairs are there twice, with the same score; 1 scores of pairs that are not in the list" in out
+
+
+def test_a_trial_table_is_broken_down_by_any_of_its_columns(foreign, capsys):
+    folder, _, rows, eer = foreign
+    table = folder / "trials.tsv"
+    lines = [f"{e}\t{t}\t{x}\t{'phone' if n % 2 else 'desk'}\t{n % 7}.5" for n, (e, t, _, x) in enumerate(rows)]
+    table.write_text("enroll\ttest\tlabel\tchannel\tnoise\n" + "\n".join(lines) + "\n")
+    (folder / "scores").write_text("".join(f"{e} {t} {s}\n" for e, t, s, _ in rows))
+    assert run("evaluate", "--scores", folder / "scores", "--trials", table, "--by", "channel", "noise") == 0
+    out = capsys.readouterr().out
+    assert f"{100 * eer:.2f} %" in out
+    assert "\nphone  (" in out and "\ndesk  (" in out and "\nnoise" in out
+    assert run("evaluate", "--scores", folder / "scores", "--trials", table, "--by", "weather") == 1
+    assert "has no such column (columns of conditions: channel, noise)" in capsys.readouterr().err
