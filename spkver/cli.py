@@ -108,11 +108,14 @@ def verify(options) -> int:
     from spkver.verifier import load
 
     verifier = load(options.model)
+    if options.prior is not None:
+        verifier.set_prior(options.prior)
     if options.threshold is not None:
         verifier.threshold = options.threshold
     outcome = verifier.verify(options.a, options.b)
     said = "same speaker" if outcome.same_speaker else "different speakers"
-    print(f"{said}   score {outcome.score:.3f}   threshold {outcome.threshold:.3f}")
+    kind = "log-likelihood ratio" if outcome.calibrated else "score"
+    print(f"{said}   {kind} {outcome.score:.3f}   threshold {outcome.threshold:.3f}")
     return 0 if outcome.same_speaker else 3
 
 
@@ -181,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("b", help="another one")
     added.add_argument("--model", type=Path, required=True, help="model folder, such as exp/mini/model")
     added.add_argument("--threshold", type=float, help="score from which on it is the same speaker")
+    added.add_argument("--prior", type=float, help="probability of the same speaker beforehand, of a calibrated model")
     add_picture_verbs(verbs, verb)
     return parser
 

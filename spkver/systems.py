@@ -10,8 +10,7 @@ from spkver.errors import SpkverError
 from spkver.scoring.backend import Backend
 from spkver.scoring.embeddings import read_embeddings, read_measures
 from spkver.scoring.lookup import Rows
-from spkver.scoring.score_norm import centre, cohort_statistics
-from spkver.scoring.systems import CALIBRATION, Voices, parse_system
+from spkver.scoring.systems import CALIBRATION, COHORT_MEAN, Voices, parse_system, qualified_voices
 
 FUSION = "fusion"
 
@@ -58,6 +57,7 @@ class System:
 class Embedded:
     """The stored embeddings of a data directory."""
 
+    data: Path
     folder: Path
     embeddings: np.ndarray
     utts: list[str]
@@ -73,11 +73,11 @@ class Embedded:
         if not (folder / "embeddings.npy").is_file():
             advice = f"run `spkver embed {data} {system.exp}`"
             raise SpkverError(f"{folder}: there are no embeddings of {data} yet; {advice}")
-        return cls(folder, *read_embeddings(folder))
+        return cls(data, folder, *read_embeddings(folder))
 
     def rows(self) -> Rows:
         """To find utterances by their ids."""
-        return Rows(self.utts, self.folder / "utts")
+        return Rows(self.utts, self.data / "wav.scp")
 
     def speakers(self, directory: DataDirectory) -> np.ndarray:
         """The speaker of each embedding, (N,) strings.
@@ -93,15 +93,5 @@ class Embedded:
 
     def voices(self, backend: Backend, quality: list[str]) -> Voices:
         """One side of trials, with the quality measures that a calibration asks for."""
-        measures = read_measures(self.folder, [name for name in quality if name != "cohort_mean"])
-        if "cohort_mean" in quality:
-            measures["cohort_mean"] = _cohort_means(self.embeddings, backend)
-        return Voices(self.embeddings, {name: measures[name] for name in quality})
-
-
-def _cohort_means(embeddings: np.ndarray, backend: Backend) -> np.ndarray:
-    """The mean of each utterance's highest scores against the cohort."""
-    cohort = backend.cohort()
-    mean = cohort.mean if cohort.centred else np.zeros_like(cohort.mean)
-    rows, others = centre(embeddings, mean), centre(cohort.embeddings, mean)
-    return cohort_statistics(rows, others, cohort.top_n).mean
+        measures = read_measures(self.folder, [name for name in quality if name != COHORT_MEAN])
+        return qualified_voices(self.embeddings, measures, quality, backend)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import spkver
 from spkver.cli import main
 from spkver.scoring.backend import Backend
 from spkver.scoring.cllr import cllr
@@ -146,6 +147,40 @@ def test_models_of_several_utterances_are_enrolled_by_mean_and_by_score_mean(mad
         assert found[True][index] == pytest.approx(np.mean(each), abs=1e-6)
         mean = sum(row[other] for other in own[speaker][:3])
         assert found[False][index] == pytest.approx(mean @ row[utt] / np.linalg.norm(mean), abs=1e-6)
+
+
+@pytest.mark.parametrize("system", ["cosine", "cosine+asnorm"])
+def test_verify_gives_the_log_likelihood_ratio_of_the_score_list_and_decides_by_the_prior(
+    made, tmp_path, system, capsys
+):
+    shutil.copytree(made / "exp", tmp_path / "exp")
+    shutil.rmtree(tmp_path / "exp/model/backend", ignore_errors=True)
+    exp, data, train = tmp_path / "exp", made / "test", made / "train"
+    quality = "scoring.calibration.quality=[duration, magnitude, cohort_mean]"
+    assert run("norm", data, exp, "--train", train, *SMALL) == 0
+    assert run("calibrate", data, exp, "--train", train, "--system", system, quality) == 0
+    trials, llrs = read_scores(exp / "scores/test" / f"trials-{system}+calibration")
+    wav = dict(line.split() for line in (data / "wav.scp").read_text().splitlines())
+    index = int(np.argsort(llrs)[len(llrs) // 2])
+    a, b = (data / wav[name] for name in trials.pair(index))
+    voice = spkver.load(exp / "model")
+    outcome = voice.verify(a, b)
+    assert outcome.calibrated
+    assert outcome.score == pytest.approx(llrs[index], rel=1e-3, abs=1e-3)
+    assert outcome.threshold == pytest.approx(np.log(0.95 / 0.05))
+    # Odds of the prior times the likelihood ratio: at the prior where they are even, the decision turns.
+    even = 1 / (1 + np.exp(outcome.score))
+    for prior, same in ((even * 0.99, False), (1 - (1 - even) * 0.99, True)):
+        voice.set_prior(prior)
+        assert voice.verify(a, b).same_speaker == same
+        capsys.readouterr()
+        assert run("verify", a, b, "--model", exp / "model", "--prior", prior) == (0 if same else 3)
+        assert "log-likelihood ratio" in capsys.readouterr().out
+
+
+def test_a_prior_without_calibration_is_refused(trained, capsys):
+    assert run("verify", "a.wav", "b.wav", "--model", trained / "model", "--prior", "0.5") == 1
+    assert "a prior needs calibrated scores; make them by `spkver calibrate`" in capsys.readouterr().err
 
 
 def test_systems_are_fused_into_log_likelihood_ratios(made, tmp_path, capsys):

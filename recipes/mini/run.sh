@@ -4,8 +4,8 @@
 #
 #   recipes/mini/run.sh [--stage N] [--stop-stage N] [--config FILE] [--exp DIR] [key.sub=value ...]
 #
-# Stages: 0 corpus, 1 training, 2 average, 3 embeddings, 4 scores and metrics, 5 large-margin
-# fine-tune (stages 1-4 again, with --lmf-config), 6 the table.
+# Stages: 0 corpus, 1 training, 2 average, 3 embeddings, 4 scores and metrics, 5 score normalisation,
+# 6 calibration, 7 PLDA, 8 large-margin fine-tune (stages 1-7 again, with --lmf-config), 9 the table.
 # Further options: --lmf-config FILE, --data DIR, --init MODEL (fine-tune), --train-voices N,
 # --test-voices N, --sentences N (of the corpus).
 
@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . recipes/common.sh
 
-stage=0 stop_stage=6
+stage=0 stop_stage=9
 config=conf/mini.yaml lmf_config=conf/mini_lmf.yaml
 exp=exp/mini data=data/mini init=
 train_voices=64 test_voices=24 sentences=12
@@ -29,8 +29,9 @@ fi
 if in_stage 2 "the final model"; then
     spkver average "$exp"
 fi
-if in_stage 3 "embeddings of the test voices"; then
+if in_stage 3 "embeddings of the voices"; then
     spkver embed "$data/test" "$exp"
+    spkver embed "$data/train" "$exp"
     [ -n "$init" ] || spkver embed "$data/test" "$exp" --untrained
 fi
 if in_stage 4 "scores and metrics"; then
@@ -41,11 +42,23 @@ if in_stage 4 "scores and metrics"; then
     spkver score "$data/test" "$exp"
     spkver evaluate "$data/test" "$exp"
 fi
-if in_stage 5 "large-margin fine-tune: stages 1 to 4 with $lmf_config"; then
-    "$0" --stage 1 --stop-stage 4 --config "$lmf_config" --exp "${exp}_lmf" --data "$data" --init "$exp/model" \
+if in_stage 5 "score normalisation"; then
+    spkver norm "$data/test" "$exp" --train "$data/train"
+    spkver evaluate "$data/test" "$exp" --system cosine+asnorm
+fi
+if in_stage 6 "calibration"; then
+    spkver calibrate "$data/test" "$exp" --train "$data/train" --system cosine+asnorm
+    spkver evaluate "$data/test" "$exp" --system cosine+asnorm+calibration
+fi
+if in_stage 7 "PLDA"; then
+    spkver plda "$data/test" "$exp" --train "$data/train"
+    spkver evaluate "$data/test" "$exp" --system plda
+fi
+if in_stage 8 "large-margin fine-tune: stages 1 to 7 with $lmf_config"; then
+    "$0" --stage 1 --stop-stage 7 --config "$lmf_config" --exp "${exp}_lmf" --data "$data" --init "$exp/model" \
         ${overrides[@]+"${overrides[@]}"}
 fi
-if in_stage 6 "results"; then
+if in_stage 9 "results"; then
     echo
     spkver results "$exp" "${exp}_lmf"
     echo

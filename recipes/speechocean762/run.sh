@@ -6,15 +6,16 @@
 #                                 [key.sub=value ...]
 #
 # Stages: 0 corpus (downloaded without --corpus), 1 training, 2 average, 3 embeddings, 4 scores and
-# metrics, 5 large-margin fine-tune (stages 1-4 again), 6 the other head (stages 1-5 again), 7 the table.
+# metrics, 5 score normalisation, 6 calibration, 7 PLDA, 8 large-margin fine-tune (stages 1-7 again), 9 the
+# other head (stages 1-8 again), 10 the table.
 # Further options: --data DIR, --downloads DIR, --checksum SUM (of the archive), --lmf-config FILE, --init MODEL (fine-tune),
-# --other-config FILE, --other-lmf-config FILE (stage 6; an empty --other-config leaves it out).
+# --other-config FILE, --other-lmf-config FILE (stage 9; an empty --other-config leaves it out).
 
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . recipes/common.sh
 
-stage=0 stop_stage=7
+stage=0 stop_stage=10
 config=conf/speechocean762.yaml lmf_config=conf/speechocean762_lmf.yaml
 other_config=conf/speechocean762_intertopk.yaml other_lmf_config=conf/speechocean762_intertopk_lmf.yaml
 exp=exp/speechocean762 data=data/speechocean762 corpus= downloads=downloads checksum= init=
@@ -31,8 +32,9 @@ fi
 if in_stage 2 "the final model"; then
     spkver average "$exp"
 fi
-if in_stage 3 "embeddings of the test speakers"; then
+if in_stage 3 "embeddings of the speakers"; then
     spkver embed "$data/test" "$exp"
+    spkver embed "$data/train" "$exp"
     [ -n "$init" ] || spkver embed "$data/test" "$exp" --untrained
 fi
 if in_stage 4 "scores and metrics"; then
@@ -43,15 +45,27 @@ if in_stage 4 "scores and metrics"; then
     spkver score "$data/test" "$exp"
     spkver evaluate "$data/test" "$exp"
 fi
-if in_stage 5 "large-margin fine-tune: stages 1 to 4 with $lmf_config"; then
-    "$0" --stage 1 --stop-stage 4 --config "$lmf_config" --exp "${exp}_lmf" --data "$data" --init "$exp/model" \
+if in_stage 5 "score normalisation"; then
+    spkver norm "$data/test" "$exp" --train "$data/train"
+    spkver evaluate "$data/test" "$exp" --system cosine+asnorm
+fi
+if in_stage 6 "calibration"; then
+    spkver calibrate "$data/test" "$exp" --train "$data/train" --system cosine+asnorm
+    spkver evaluate "$data/test" "$exp" --system cosine+asnorm+calibration
+fi
+if in_stage 7 "PLDA"; then
+    spkver plda "$data/test" "$exp" --train "$data/train"
+    spkver evaluate "$data/test" "$exp" --system plda
+fi
+if in_stage 8 "large-margin fine-tune: stages 1 to 7 with $lmf_config"; then
+    "$0" --stage 1 --stop-stage 7 --config "$lmf_config" --exp "${exp}_lmf" --data "$data" --init "$exp/model" \
         ${overrides[@]+"${overrides[@]}"}
 fi
-if [ -n "$other_config" ] && in_stage 6 "the other head: stages 1 to 5 with $other_config"; then
-    "$0" --stage 1 --stop-stage 5 --config "$other_config" --lmf-config "$other_lmf_config" \
+if [ -n "$other_config" ] && in_stage 9 "the other head: stages 1 to 8 with $other_config"; then
+    "$0" --stage 1 --stop-stage 8 --config "$other_config" --lmf-config "$other_lmf_config" \
         --exp "${exp}_intertopk" --data "$data" ${overrides[@]+"${overrides[@]}"}
 fi
-if in_stage 7 "results"; then
+if in_stage 10 "results"; then
     echo
     spkver results "$exp" "${exp}_lmf" ${other_config:+"${exp}_intertopk" "${exp}_intertopk_lmf"}
     echo

@@ -12,13 +12,15 @@ Notable:
 - Targets and nontargets are weighed by the prior and not by their number in the list: a list with ten times the
   nontargets gives the same llrs, and the llrs serve at any prior. The prior in training only says where on the
   scale they should be best.
-- Train on trials of speakers that neither the model nor the test has seen (`spkver.scoring.trial_making.make_trials`
-  over held-out training speakers): trials of training speakers are too well separated.
+- Train on trials of speakers that neither the model nor the test has seen, such as
+  `spkver.scoring.trial_making.make_trials` draws among training speakers that were held out: trials of the
+  speakers that a model was trained on are too well separated.
 - Features go by name, never by position: a model fitted on other columns is refused when it is applied.
 """
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -233,7 +235,7 @@ def _check_prior(p_target: float) -> None:
 
 def _is_finite_number(value: Any) -> bool:
     # Compared rather than converted: an integer of 400 digits cannot become a float, and NaN compares false.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= np.finfo(float).max
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _survives_json(value: Any) -> bool:

@@ -115,7 +115,12 @@ def column(values: ArrayLike, cuts: Sequence[float] | None = None) -> Column:
     return _binned(values, cuts, [f"{cut:.{max(decimals, 0)}f}" for cut in cuts])
 
 
-def same_or_cross(values: ArrayLike, enroll_index: np.ndarray, test_index: np.ndarray, what: str = "channel") -> Column:
+def same_or_cross(
+    values: ArrayLike,
+    enroll_index: np.ndarray,
+    test_index: np.ndarray,
+    what: str = "channel",
+) -> Column:
     """Whether the two utterances of each trial have the same value: ``same channel`` or ``cross channel``.
 
     Args:
@@ -132,7 +137,12 @@ def same_or_cross(values: ArrayLike, enroll_index: np.ndarray, test_index: np.nd
     return Column((enroll != test).astype(np.uint8), [f"same {what}", f"cross {what}"])
 
 
-def shared(values: ArrayLike, enroll_index: np.ndarray, test_index: np.ndarray, otherwise: str = "mixed") -> Column:
+def shared(
+    values: ArrayLike,
+    enroll_index: np.ndarray,
+    test_index: np.ndarray,
+    otherwise: str = "mixed",
+) -> Column:
     """The value that both utterances of each trial have, such as ``f`` and ``m``, or ``otherwise``.
 
     Args:

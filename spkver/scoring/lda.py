@@ -29,7 +29,8 @@ class Preprocessing:
     """Embeddings of D dimensions to rows of d dimensions.
 
     Length normalisation makes heavy-tailed embeddings nearly Gaussian, which PLDA supposes: D. Garcia-Romero,
-    C. Y. Espy-Wilson, "Analysis of i-vector length normalization in speaker recognition systems", Interspeech 2011.
+    C. Y. Espy-Wilson, "Analysis of i-vector length normalization in speaker recognition systems", Interspeech
+    2011.
 
     Attributes:
         centre: (D,) float64, subtracted first.
@@ -107,7 +108,11 @@ class SpeakerMoments:
     within_scatter: np.ndarray
 
 
-def speaker_moments(embeddings: ArrayLike, speaker_index: np.ndarray, preprocessing: Preprocessing) -> SpeakerMoments:
+def speaker_moments(
+    embeddings: ArrayLike,
+    speaker_index: np.ndarray,
+    preprocessing: Preprocessing,
+) -> SpeakerMoments:
     """Counts, means and within-speaker scatter of preprocessed embeddings.
 
     Twice over the data: sums of squares less the square of sums would cancel where embeddings lie far from zero.

@@ -113,11 +113,8 @@ def in_threads(
     threads = available_cores() if threads is None else threads
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    pool = ThreadPoolExecutor(threads, initializer=initializer)
-    try:
+    with ThreadPoolExecutor(threads, initializer=initializer) as pool:
         yield from pool.map(work, pieces)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def available_cores() -> int:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,17 +82,16 @@ def format_table(rows: Sequence[tuple[str, dict]], first_column: str = "system")
 
 
 def _cells(record: dict) -> tuple[str, ...]:
-    eer = _cell(record, "eer", lambda rate: f"{100 * rate:.2f}", " %").rjust(len("25.00 %"))
-    plain = (_cell(record, key, lambda value: f"{value:.3f}") for key in (*map(min_dcf_key, P_TARGETS), "cllr"))
-    return eer, *plain, _cell(record, "threshold", lambda value: f"{value:.3f}")
+    plain = (_cell(record, key, "{:.3f}") for key in (*map(min_dcf_key, P_TARGETS), "cllr", "threshold"))
+    return _cell(record, "eer", "{:5.2%}"), *plain
 
 
-def _cell(record: dict, key: str, form: Callable[[float], str], unit: str = "") -> str:
-    """A figure, and its interval where there is one: ``5.06 % (4.19-6.05)``."""
+def _cell(record: dict, key: str, form: str) -> str:
+    """A figure, and its interval where there is one: ``5.06% (4.19-6.05)``."""
     if record.get(key) is None:
         return "-"
-    interval = record.get(f"{key}_interval")
-    return form(record[key]) + unit + (f" ({form(interval[0])}-{form(interval[1])})" if interval else "")
+    ends = [form.format(end).strip(" %") for end in record.get(f"{key}_interval", ())]
+    return form.format(record[key]).rjust(6) + (f" ({'-'.join(ends)})" if ends else "")
 
 
 def update_metrics_json(path: str | os.PathLike, trial_list: str, system: str, record: dict) -> None:

@@ -26,6 +26,7 @@ PLDA_BASES = ("plda", "plda_adapted")
 BASES = ("cosine", "untrained", *PLDA_BASES)
 NORMS = ("znorm", "tnorm", "snorm", "asnorm")
 CALIBRATION = "calibration"
+COHORT_MEAN = "cohort_mean"  # a quality measure that is made from the embeddings and the cohort
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,18 @@ class Voices:
 
     embeddings: np.ndarray
     measures: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def qualified_voices(
+    embeddings: np.ndarray, measures: dict[str, np.ndarray], quality: list[str], backend: Backend
+) -> Voices:
+    """Voices with the quality measures that a calibration asks for, the mean of their cohort scores among them."""
+    if COHORT_MEAN in quality:
+        cohort = backend.cohort()
+        mean = cohort.mean if cohort.centred else np.zeros_like(cohort.mean)
+        statistics = cohort_statistics(centre(embeddings, mean), centre(cohort.embeddings, mean), cohort.top_n)
+        measures = measures | {COHORT_MEAN: statistics.mean}
+    return Voices(embeddings, {name: measures[name] for name in quality})
 
 
 class Cosine:

@@ -1,5 +1,6 @@
 """Products of trials agree with a slow loop and keep every bit, whatever the threads, pieces and neighbours."""
 
+import time
 import tracemalloc
 
 import numpy as np
@@ -133,10 +134,11 @@ def test_an_error_in_a_thread_comes_out_and_stops_the_rest():
         begun.append(piece)
         if piece == 2:
             raise ValueError("the third")
+        time.sleep(0.001)
 
     with pytest.raises(ValueError, match="the third"):
         list(in_threads(work, range(2000), threads=1))
-    assert len(begun) < 2000
+    assert len(begun) < 1000
 
 
 def test_unit_rows_have_unit_length_for_any_chunk_and_leave_the_input_alone():

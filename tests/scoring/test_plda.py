@@ -198,7 +198,8 @@ def test_em_reaches_the_closed_form_of_equal_counts():
     truth = random_model(10, dim=4)
     embeddings, speakers = drawn(rng, np.full(400, 5), truth.mean, truth.between, truth.within)
     plda = fit_plda(embeddings, speakers, iterations=200, length_norm=False)
-    # The likeliest covariances of a balanced one-way layout (Searle, Casella & McCulloch, Variance Components, 1992).
+    # The likeliest covariances of a balanced one-way layout (Searle, Casella & McCulloch, "Variance components",
+    # 1992).
     grouped = embeddings.reshape(400, 5, 4)
     means = grouped.mean(axis=1)
     offset = (grouped - means[:, None]).reshape(-1, 4)
@@ -223,6 +224,19 @@ def test_em_reaches_the_likeliest_model_of_unequal_counts():
     best = minimize(cost, [0, 0, 0], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-9})
     np.testing.assert_allclose([plda.mean[0], plda.between[0, 0], plda.within[0, 0]],
                                [best.x[0], *np.exp(best.x[1:])], atol=2e-5)  # fmt: skip
+
+
+def test_em_leaves_a_start_at_which_the_speakers_seem_alike():
+    # Many speakers with one utterance each spread less than their noise alone would, so the moment estimate of the
+    # variance between speakers is below zero; two speakers with many utterances show that it is not.
+    rng = np.random.default_rng(0)
+    singles, noise = 0.5 * rng.normal(size=40), rng.normal(size=(2, 200))
+    embeddings = np.concatenate([singles, noise[0] - 0.6, noise[1] + 0.6])[:, None]
+    speakers = np.concatenate([np.arange(40), np.repeat([40, 41], 200)])
+    plda = fit_plda(embeddings, speakers, iterations=500, length_norm=False)
+    assert plda.between[0, 0] > 0.02
+    without = Plda(plda.preprocessing, plda.mean, np.zeros((1, 1)), plda.within)
+    assert plda.log_likelihood(embeddings, speakers) > without.log_likelihood(embeddings, speakers) + 10
 
 
 def test_neither_order_nor_names_of_speakers_matter(people):
@@ -338,7 +352,7 @@ def test_a_saved_model_scores_to_the_bit_as_before(tmp_path, people, options):
         ({"mean": np.zeros(12, dtype=np.float32)}, "'mean' is of the wrong type"),
         ({"within": np.zeros((12, 12))}, "within is singular"),
         ({"within": np.triu(np.ones((12, 12)))}, "within is not symmetric"),
-        ({"between": -np.eye(12)}, "between has a negative variance"),
+        ({"between": np.diag([1.0] * 11 + [-0.1])}, "between has a negative variance"),
         ({"between": np.eye(11)}, r"between must have shape \(12, 12\), has \(11, 11\)"),
         ({"centre": np.full(12, np.inf)}, "centre must be .* finite"),
         ({"lda": np.zeros((11, 12))}, "lda must be"),

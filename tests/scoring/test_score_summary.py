@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from spkver.errors import SpkverError
-from spkver.scoring.bootstrap import intervals
-from spkver.scoring.metrics import equal_error_rate, min_dcf
+from spkver.scoring.bootstrap import cllr_interval, intervals
+from spkver.scoring.cllr import cllr, min_cllr
+from spkver.scoring.metrics import actual_dcf, equal_error_rate, min_dcf
 from spkver.scoring.summary import format_table, summary, update_metrics_json
 
 
@@ -26,6 +27,11 @@ def test_the_record_holds_the_figures_under_the_agreed_names(trials):
     eer, threshold = equal_error_rate(*trials[:2])
     found = intervals(*trials, n=50, seed=3)
     assert record == {
+        "act_dcf_0.01": actual_dcf(*trials[:2], 0.01),
+        "act_dcf_0.05": actual_dcf(*trials[:2], 0.05),
+        "cllr": cllr(*trials[:2]),
+        "cllr_interval": list(cllr_interval(*trials, n=50, seed=3)),
+        "min_cllr": min_cllr(*trials[:2]),
         "eer": eer,
         "eer_interval": list(found["eer"]),
         "threshold": threshold,
@@ -45,6 +51,10 @@ def test_without_speakers_the_record_has_no_intervals(trials):
         "threshold",
         "min_dcf_0.01",
         "min_dcf_0.05",
+        "act_dcf_0.01",
+        "act_dcf_0.05",
+        "cllr",
+        "min_cllr",
         "targets",
         "nontargets",
     }
@@ -59,17 +69,18 @@ def test_the_table_shows_each_system_in_aligned_columns():
         "threshold": 0.314,
         "min_dcf_0.01": 0.3517,
         "min_dcf_0.05": 0.21,
+        "cllr": 0.5,
     }
     bare = {"eer": 0.5, "threshold": -0.1, "min_dcf_0.01": 1.0}
     assert format_table([("cosine, large margin", record), ("untrained", bare)]).split("\n") == [
-        "system                 EER       95 %            minDCF(.01)   minDCF(.05)   threshold",
-        "cosine, large margin    4.12 %    3.80 - 10.44   0.352         0.210         0.314",
-        "untrained              50.00 %   -               1.000         -             -0.100",
+        "system                 EER                   minDCF(.01)   minDCF(.05)   Cllr     threshold",
+        "cosine, large margin    4.12% (3.80-10.44)    0.352         0.210         0.500    0.314",
+        "untrained              50.00%                 1.000        -             -        -0.100",
     ]
 
 
 def test_the_table_of_no_systems_is_its_header():
-    assert " ".join(format_table([]).split()) == "system EER 95 % minDCF(.01) minDCF(.05) threshold"
+    assert " ".join(format_table([]).split()) == "system EER minDCF(.01) minDCF(.05) Cllr threshold"
 
 
 def test_a_record_joins_those_that_are_there(tmp_path):

@@ -1,0 +1,119 @@
+"""Two systems on the same trials: the same draws for both, intervals that are narrower for it, honest p-values."""
+
+import numpy as np
+import pytest
+
+from spkver.scoring.bootstrap import intervals
+from spkver.scoring.comparison import Difference, compare
+from spkver.scoring.metrics import equal_error_rate, min_dcf
+
+
+def two_systems(n_speakers, per_speaker, seed, gain=0.0):
+    """Scores of two systems that find the same speakers hard; ``gain`` is how much b is better."""
+    rng = np.random.default_rng(seed)
+    speaker = np.repeat(np.arange(n_speakers), per_speaker)
+    first, second = np.triu_indices(len(speaker), k=1)
+    enroll, test = speaker[first], speaker[second]
+    labels = (enroll == test).astype(int)
+    trait = 0.8 * rng.normal(size=n_speakers)
+    common = (trait[enroll] + trait[test]) / 2 + rng.normal(size=len(labels))
+    a, b = (common + 0.3 * rng.normal(size=len(labels)) + (2.5 + more) * labels for more in (0, gain))
+    return a, b, labels, enroll, test
+
+
+def literal_figures(scores, labels, enroll, test, n, seed):
+    """EER and minDCF(.05) of each resample, with the trials of the drawn speakers written out."""
+    n_speakers = len({*enroll, *test})
+    rng = np.random.default_rng(seed)
+    found = []
+    while len(found) < n:
+        count = rng.multinomial(n_speakers, np.full(n_speakers, 1 / n_speakers))
+        times = np.where(labels == 1, count[enroll], count[enroll] * count[test])
+        if times[labels == 1].any() and times[labels == 0].any():
+            trials = np.repeat(scores, times), np.repeat(labels, times)
+            found.append((equal_error_rate(*trials)[0], min_dcf(*trials, 0.05)[0]))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("n_speakers", [3, 8])
+def test_both_systems_are_scored_on_the_same_draws(n_speakers):
+    a, b, labels, enroll, test = two_systems(n_speakers, 3, seed=n_speakers, gain=0.2)
+    a, b = a.round(1), b.round(1)
+    found = compare(a, b, labels, enroll, test, p_targets=(0.05,), n=60, level=0.8, seed=4)
+    expected = [literal_figures(scores, labels, enroll, test, 60, 4) for scores in (a, b)]
+    differences = expected[1] - expected[0]
+    observed = [(equal_error_rate(scores, labels)[0], min_dcf(scores, labels, 0.05)[0]) for scores in (a, b)]
+    assert list(found) == ["eer", "min_dcf_0.05"]
+    for column, figure in enumerate(found.values()):
+        values = differences[:, column]
+        better, worse = (values < -1e-12).sum(), (values > 1e-12).sum()
+        assert (figure.a, figure.b) == pytest.approx((observed[0][column], observed[1][column]), abs=1e-12)
+        assert figure.difference == figure.b - figure.a
+        assert (figure.low, figure.high) == pytest.approx(np.quantile(values, [0.1, 0.9]), abs=1e-12)
+        # Figures that are equal in fractions may differ in the last bit of their weighted sums.
+        equal = 60 - better - worse
+        assert better <= round(60 * figure.b_better) <= better + equal
+        assert min(1, 2 * (min(better, worse) + 1) / 61) - 1e-12 <= figure.p_value
+        assert figure.p_value <= min(1, 2 * (min(better, worse) + equal + 1) / 61) + 1e-12
+
+
+def test_a_system_does_not_differ_from_itself_nor_from_a_rescaled_self():
+    a, _, labels, enroll, test = two_systems(10, 3, seed=0)
+    for same in (a, 3 * a - 7, np.exp(a)):
+        for figure in compare(a, same, labels, enroll, test, n=50).values():
+            assert (figure.difference, figure.low, figure.high) == (0, 0, 0)
+            assert (figure.b_better, figure.p_value) == (0, 1)
+
+
+def test_swapped_systems_have_the_opposite_differences_and_the_same_p_value():
+    a, b, labels, enroll, test = two_systems(12, 3, seed=1, gain=0.1)
+    forth, back = compare(a, b, labels, enroll, test, n=200), compare(b, a, labels, enroll, test, n=200)
+    for one, other in zip(forth.values(), back.values()):
+        assert (one.a, one.b, one.difference) == (other.b, other.a, -other.difference)
+        assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=1e-15)
+        assert one.p_value == other.p_value
+        assert one.b_better + other.b_better <= 1
+
+
+def test_a_better_system_is_told_although_the_intervals_of_both_overlap():
+    a, b, labels, enroll, test = two_systems(40, 4, seed=2, gain=0.3)
+    of_a, of_b = (intervals(scores, labels, enroll, test, n=300)["eer"] for scores in (a, b))
+    assert of_b[1] > of_a[0]  # overlap
+    eer = compare(a, b, labels, enroll, test, n=300)["eer"]
+    assert isinstance(eer, Difference)
+    assert eer.high < 0 and eer.b_better > 0.99 and eer.p_value < 0.02
+    assert eer.high - eer.low < 0.5 * (of_a[1] - of_a[0])
+    assert eer.p_value >= 2 / 301  # never 0
+
+
+def test_equal_systems_are_called_different_about_as_rarely_as_the_level_says():
+    p_values = [compare(*two_systems(25, 3, seed), n=99, p_targets=())["eer"].p_value for seed in range(100)]
+    # At 5 %, 5 of 100 are expected; more than 12 would come by chance in 0.1 % of runs. Half lie below 50 %.
+    assert sum(p <= 0.05 for p in p_values) <= 12
+    assert 30 <= sum(p <= 0.5 for p in p_values) <= 70
+
+
+def test_the_p_value_agrees_with_the_interval_of_its_level():
+    a, b, labels, enroll, test = two_systems(15, 3, seed=6, gain=0.05)
+    eer = compare(a, b, labels, enroll, test, n=999)["eer"]
+    assert 0.05 < eer.p_value < 0.9
+    wider, narrower = 1 - eer.p_value / 1.2, 1 - min(eer.p_value * 1.2, 0.999)
+    for level, holds_zero in ((wider, True), (narrower, False)):
+        found = compare(a, b, labels, enroll, test, n=999, level=level)["eer"]
+        assert (found.low < 0 < found.high) == holds_zero
+
+
+def test_what_does_not_fit_is_refused_and_the_system_is_named():
+    a, b, labels, enroll, test = two_systems(4, 2, seed=0)
+    with pytest.raises(ValueError, match="scores_b: lengths differ: 27 scores, 28 labels"):
+        compare(a, b[1:], labels, enroll, test)
+    with pytest.raises(ValueError, match="scores_a: scores hold NaN"):
+        compare(a * np.nan, b, labels, enroll, test)
+    with pytest.raises(ValueError, match="n must be at least 1"):
+        compare(a, b, labels, enroll, test, n=0)
+    with pytest.raises(ValueError, match="level must lie between 0 and 1"):
+        compare(a, b, labels, enroll, test, level=1)
+    with pytest.raises(ValueError, match="trial at index 0 has label 0"):
+        compare(a, b, 1 - labels, enroll, test)
+    with pytest.raises(ValueError, match="p_target must lie between 0 and 1"):
+        compare(a, b, labels, enroll, test, p_targets=(0,))
