@@ -4,7 +4,7 @@ from pathlib import Path
 
 from spkver.data.directory import DataDirectory
 from spkver.errors import SpkverError
-from spkver.model_folder import read_config
+from spkver.model_folder import read_scoring
 from spkver.scoring.calibration import fit_calibration
 from spkver.scoring.scores import write_scores
 from spkver.scoring.systems import Qualified, build_system
@@ -35,8 +35,8 @@ def fuse_systems(
     names = [f"{system.exp.name}:{system.name}" for system in systems]
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise SpkverError(f"fuse: name two different systems or more, got {', '.join(names)}")
-    config = read_config(systems[0].model, overrides)
-    found = [held_out_trials(train, system, config) for system in systems]
+    settings, seed = read_scoring(systems[0].model, overrides)
+    found = [held_out_trials(train, system, settings, seed) for system in systems]
     trials = found[0][0]
     for name, (others, _) in zip(names, found):
         if others.names != trials.names:
@@ -51,21 +51,21 @@ def fuse_systems(
         with known_by_name(name):
             score = Qualified(build_system(system.name, voices, voices, backend), voices, voices)
             columns = score.columns(trials.enroll_index, trials.test_index)
-            index, sides = trials_and_voices(system, data, asked, config.scoring.calibration.quality)
+            index, sides = trials_and_voices(system, data, asked, settings.calibration.quality)
             tested = Qualified(build_system(system.name, sides, sides, backend), sides, sides).columns(*index)
         train_columns[name], test_columns[name] = columns.pop("score"), tested.pop("score")
         if name == names[0]:
             qualities, test_qualities = columns, tested
-    settings = config.scoring.calibration
+    chosen = settings.calibration
     train_columns |= qualities
     with known_by_name(str(train.path)):
         fusion = fit_calibration(
-            train_columns, trials.labels, settings.p_target, settings.regularisation, {"systems": names}
+            train_columns, trials.labels, chosen.p_target, chosen.regularisation, {"systems": names}
         )
         llrs = fusion.llrs(test_columns | test_qualities)
     fusion.write(exp / "fusion.json")
     out = System(exp, FUSION).scores(data.resolve().name, trials_file)
     write_scores(out, asked, llrs)
-    lines = [f"{name:<40} {calibration_loss(train_columns[name], trials.labels, config)}" for name in names]
-    lines.append(f"{FUSION:<40} {calibration_loss(fusion.llrs(train_columns), trials.labels, config)}")
+    lines = [f"{name:<40} {calibration_loss(train_columns[name], trials.labels, settings)}" for name in names]
+    lines.append(f"{FUSION:<40} {calibration_loss(fusion.llrs(train_columns), trials.labels, settings)}")
     return "\n".join([*lines, f"{len(asked)} scores -> {out}"])

@@ -14,11 +14,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from spkver.config import Config, dump_config, load_config
+from spkver.config import Config, complete, dump_config, load_config
 from spkver.errors import SpkverError
 from spkver.models import build_encoder
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
+from spkver.schema import Scoring
+from spkver.scoring.backend import IMPORTED
 from spkver.whole_file import whole_file
+from spkver.younger_keys import YOUNGER_KEYS
+
+# Where embeddings of another toolkit have no model here, scoring has no configuration either.
+_SCORING_OF_IMPORTED = {
+    "batch_seconds": 120.0,
+    "max_seconds": 60.0,
+    "p_targets": [0.01, 0.05],
+    "bootstrap": 1000,
+    **YOUNGER_KEYS["scoring"],
+}
+_SCORING_OF_IMPORTED["calibration"] = _SCORING_OF_IMPORTED["calibration"] | {"quality": []}
 
 
 @dataclass(frozen=True)
@@ -96,12 +109,27 @@ def read_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
     return load_config(path, overrides)
 
 
-def read_speakers(folder: str | Path) -> list[str]:
-    """The speakers that a model was trained on, in the order of the head's classes.
+def read_scoring(folder: str | Path, overrides: Sequence[str] = ()) -> tuple[Scoring, int]:
+    """The scoring settings of a model, and its seed; of imported embeddings those that stand here.
+
+    Raises:
+        SpkverError: as `read_config`.
+    """
+    if (Path(folder) / IMPORTED).is_file():
+        values = [override.removeprefix("scoring.") for override in overrides]
+        return complete(_SCORING_OF_IMPORTED, values, Scoring, str(folder)), 1
+    config = read_config(folder, overrides)
+    return config.scoring, config.seed
+
+
+def read_speakers(folder: str | Path) -> list[str] | None:
+    """The speakers that a model was trained on, in the order of the head's classes; None of imported embeddings.
 
     Raises:
         SpkverError: the folder does not say.
     """
+    if (Path(folder) / IMPORTED).is_file():
+        return None
     path = Path(folder) / "speakers"
     try:
         return path.read_text(encoding="utf-8").split()

@@ -4,6 +4,7 @@ Each reads the files of the stage before and writes its own into the experiment'
 them can be run again alone. What is fitted lies in the model's folder, and scores any list from then on.
 """
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,17 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-from spkver.config import Config
 from spkver.data.directory import DataDirectory, read_data_directory
 from spkver.data.survey import keep_usable
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor
 from spkver.model_folder import load_model, read_speakers
-from spkver.scoring.backend import Cohort
+from spkver.schema import Scoring
+from spkver.scoring.backend import IMPORTED, Cohort
 from spkver.scoring.calibration import fit_calibration
 from spkver.scoring.cllr import cllr, min_cllr
 from spkver.scoring.embeddings import write_embeddings
 from spkver.scoring.enrolment import Models, enrolment_means, read_models
+from spkver.scoring.interchange import export_kaldi, export_npz, import_embeddings
 from spkver.scoring.lookup import Rows, look_up
 from spkver.scoring.metrics import actual_dcf
 from spkver.scoring.pairs import unit_rows
@@ -32,6 +34,7 @@ from spkver.scoring.systems import Qualified, ScoreMean, Voices, build_system, p
 from spkver.scoring.trial_making import make_trials
 from spkver.scoring.trials import Trials
 from spkver.systems import Embedded, System
+from spkver.whole_file import whole_file
 
 
 def embed_directory(directory: DataDirectory, system: System) -> str:
@@ -50,6 +53,47 @@ def embed_directory(directory: DataDirectory, system: System) -> str:
     durations = np.array([usable.durations[utt] for utt in utts])
     write_embeddings(folder, extracted.embeddings, utts, {"duration": durations, "magnitude": extracted.magnitudes})
     return f"{len(utts)} embeddings ({durations.sum() / spent:.0f}x real time) -> {folder}"
+
+
+def import_directory(source: Path, data: DataDirectory, exp: Path, utts: Path | None, basenames: bool) -> str:
+    """Take embeddings of another toolkit for those of a data directory; returns a line that says so.
+
+    Raises:
+        SpkverError: as `spkver.scoring.interchange.import_embeddings`; an utterance of the directory has none; or the
+            experiment has a model of its own.
+    """
+    system = System(exp)
+    if (system.model / "model.safetensors").exists():
+        raise SpkverError(f"{system.model}: has a model of its own; import embeddings into another experiment")
+    embeddings, names = import_embeddings(source, utts=utts, basenames=basenames)
+    row_of = {name: row for row, name in enumerate(names)}
+    wanted = [utterance.id for utterance in data.utterances]
+    missing = [utt for utt in wanted if utt not in row_of]
+    if missing:
+        raise SpkverError(f"{source}: no embedding of '{missing[0]}', {len(missing)} of {len(wanted)} are missing")
+    rows = np.asarray(embeddings)[[row_of[utt] for utt in wanted]]
+    magnitudes = np.linalg.norm(rows.astype(np.float64), axis=1)
+    measures = {"magnitude": magnitudes}
+    if data.durations and all(utt in data.durations for utt in wanted):
+        measures["duration"] = np.array([data.durations[utt] for utt in wanted])
+    if not (system.model / IMPORTED).exists():
+        with whole_file(system.model / IMPORTED) as file:
+            json.dump({"source": str(source.absolute()), "dimensions": rows.shape[1]}, file)
+    folder = system.embeddings(data.path.name)
+    write_embeddings(folder, rows, wanted, measures)
+    return f"{len(wanted)} embeddings of {len(names)} in {source} -> {folder}"
+
+
+def export_directory(exp: Path, data: Path, target: Path) -> str:
+    """Write the embeddings of a data directory for other toolkits: ``X.ark`` with ``X.scp``, or ``X.npz``."""
+    embedded = Embedded.of(System(exp), data)
+    if target.suffix == ".npz":
+        export_npz(embedded.embeddings, embedded.utts, target)
+    elif target.suffix in (".ark", ".scp"):
+        export_kaldi(embedded.embeddings, embedded.utts, target.with_suffix(".ark"), target.with_suffix(".scp"))
+    else:
+        raise SpkverError(f"{target}: unknown form; write .ark, .scp or .npz")
+    return f"{len(embedded.utts)} embeddings -> {target}"
 
 
 def score_trials(
@@ -93,12 +137,12 @@ def score_trials(
     return f"{n} scores -> {out}"
 
 
-def fit_cohort(train: DataDirectory, system: System, config: Config) -> str:
+def fit_cohort(train: DataDirectory, system: System, settings: Scoring) -> str:
     """Keep the training speakers' means as the cohort of score normalisation; returns a line that says so."""
     embedded = Embedded.of(system, train.path)
     speakers, trained = _trained(embedded, train, system)
     unit = unit_rows(embedded.embeddings[trained])
-    norm = config.scoring.norm
+    norm = settings.norm
     with known_by_name(str(embedded.folder)):
         means, names = speaker_means(unit, speakers[trained].tolist())
     if norm.method == "as" and len(names) < norm.top_n:
@@ -110,48 +154,48 @@ def fit_cohort(train: DataDirectory, system: System, config: Config) -> str:
     return f"a cohort of {len(names)} training speakers -> {system.backend.folder}"
 
 
-def fit_plda_model(train: DataDirectory, system: System, config: Config, adapt: Path | None = None) -> str:
+def fit_plda_model(train: DataDirectory, system: System, settings: Scoring, adapt: Path | None = None) -> str:
     """Fit PLDA to the training speakers, and move it to the voices of ``adapt`` where given; returns a line."""
     embedded = Embedded.of(system, train.path)
     speakers, trained = _trained(embedded, train, system)
-    settings = config.scoring.plda
+    chosen = settings.plda
     with known_by_name(str(embedded.folder)):
-        plda = fit_plda(embedded.embeddings[trained], speakers[trained], settings.lda_dim, settings.iterations)
+        plda = fit_plda(embedded.embeddings[trained], speakers[trained], chosen.lda_dim, chosen.iterations)
     backend = system.backend
     backend.write_plda(plda)
     said = f"PLDA of {len(set(speakers[trained]))} training speakers"
     if adapt is not None:
         other = Embedded.of(system, adapt)
         with known_by_name(str(other.folder)):
-            adapted = plda.adapted(other.embeddings, settings.adapt_within, settings.adapt_between)
+            adapted = plda.adapted(other.embeddings, chosen.adapt_within, chosen.adapt_between)
         backend.write_plda(adapted, "plda_adapted")
         said += f", adapted by {len(other.utts)} utterances of {adapt.name}"
     return f"{said} -> {backend.folder}"
 
 
-def fit_calibration_of(train: DataDirectory, system: System, config: Config) -> str:
+def fit_calibration_of(train: DataDirectory, system: System, settings: Scoring, seed: int) -> str:
     """Calibrate a system on trials among the training speakers that were held out; returns what it did to them."""
-    backend, settings = system.backend, config.scoring.calibration
-    trials, voices = held_out_trials(train, system, config)
+    backend, chosen = system.backend, settings.calibration
+    trials, voices = held_out_trials(train, system, settings, seed)
     with known_by_name(str(train.path)):
         score = build_system(system.name, voices, voices, backend)
         columns = Qualified(score, voices, voices).columns(trials.enroll_index, trials.test_index)
         n_targets = int(trials.labels.sum())
         belongs_to = {
             "system": system.name,
-            "quality": settings.quality,
+            "quality": chosen.quality,
             "targets": n_targets,
             "nontargets": len(trials) - n_targets,
         }
-        calibration = fit_calibration(columns, trials.labels, settings.p_target, settings.regularisation, belongs_to)
+        calibration = fit_calibration(columns, trials.labels, chosen.p_target, chosen.regularisation, belongs_to)
     backend.write_calibration(system.name, calibration)
     made_of = f"{n_targets} target and {len(trials) - n_targets} nontarget trials of held-out training speakers"
-    before = calibration_loss(columns["score"], trials.labels, config)
-    after = calibration_loss(calibration.llrs(columns), trials.labels, config)
+    before = calibration_loss(columns["score"], trials.labels, settings)
+    after = calibration_loss(calibration.llrs(columns), trials.labels, settings)
     return f"calibration by {made_of} -> {backend.folder}\nbefore  {before}\nafter   {after}"
 
 
-def held_out_trials(train: DataDirectory, system: System, config: Config) -> tuple[Trials, Voices]:
+def held_out_trials(train: DataDirectory, system: System, settings: Scoring, seed: int) -> tuple[Trials, Voices]:
     """Trials among the training speakers that the model was not trained on, and their voices, one for each name.
 
     Raises:
@@ -159,17 +203,18 @@ def held_out_trials(train: DataDirectory, system: System, config: Config) -> tup
     """
     embedded = Embedded.of(system, train.path)
     speakers, trained = _trained(embedded, train, system)
-    held_out = np.flatnonzero(~trained)
+    # Nobody here was trained on where the embeddings were imported.
+    held_out = np.flatnonzero(~trained if read_speakers(system.model) is not None else trained)
     if len(set(speakers[held_out])) < 2:
         raise SpkverError(
             f"{train.path}: {system.model} was trained on all of its speakers; calibration needs some held out, "
             "train with data.held_out_speakers"
         )
-    voices = embedded.voices(system.backend, config.scoring.calibration.quality)
+    voices = embedded.voices(system.backend, settings.calibration.quality)
     measures = {name: values[held_out] for name, values in voices.measures.items()}
     utts = [embedded.utts[row] for row in held_out]
-    most = config.scoring.calibration.max_nontargets
-    trials = make_trials(utts, speakers[held_out].tolist(), config.seed, max_nontargets=most, genders=train.genders)
+    most = settings.calibration.max_nontargets
+    trials = make_trials(utts, speakers[held_out].tolist(), seed, max_nontargets=most, genders=train.genders)
     return trials, Voices(embedded.embeddings[held_out], measures)
 
 
@@ -182,16 +227,20 @@ def trials_and_voices(
     return look_up(trials, rows, rows), embedded.voices(system.backend, quality)
 
 
-def calibration_loss(scores: np.ndarray, labels: np.ndarray, config: Config) -> str:
+def calibration_loss(scores: np.ndarray, labels: np.ndarray, settings: Scoring) -> str:
     """Cllr and actual DCF of scores taken for log-likelihood ratios."""
-    dcfs = (f"actDCF({p:g}) {actual_dcf(scores, labels, p):.3f}" for p in config.scoring.p_targets)
+    dcfs = (f"actDCF({p:g}) {actual_dcf(scores, labels, p):.3f}" for p in settings.p_targets)
     return "   ".join([f"Cllr {cllr(scores, labels):.3f}", f"min {min_cllr(scores, labels):.3f}", *dcfs])
 
 
 def _trained(embedded: Embedded, train: DataDirectory, system: System) -> tuple[np.ndarray, np.ndarray]:
-    """The speaker of each embedding, and whether the model was trained on that speaker; each (N,)."""
+    """The speaker of each embedding, and whether the model was trained on that speaker; each (N,).
+
+    Of imported embeddings nobody knows: all are taken for training speakers.
+    """
     speakers = embedded.speakers(train)
-    trained = np.isin(speakers, read_speakers(system.model))
+    known = read_speakers(system.model)
+    trained = np.full(len(speakers), True) if known is None else np.isin(speakers, known)
     if not trained.any():
         raise SpkverError(f"{train.path}: {system.model} was trained on none of its speakers; name its data by --train")
     return speakers, trained

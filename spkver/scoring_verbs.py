@@ -30,6 +30,12 @@ def add_scoring_verbs(verb: Callable) -> None:
 
     scoring_verb("embed", embed).add_argument("--untrained", action="store_true", help=_UNTRAINED)
 
+    added = scoring_verb("import-embeddings", import_embeddings)
+    added.add_argument("source", type=Path, help="a file or folder of another toolkit")
+    added.add_argument("--utts", type=Path, metavar="FILE", help="ids of the rows of a .npy, one a line")
+    added.add_argument("--basenames", action="store_true", help="a file's id is its name without folders")
+    scoring_verb("export-embeddings", export_embeddings).add_argument("target", type=Path, help="X.ark, X.scp or X.npz")
+
     added = scoring_verb("score", score)
     added.add_argument("--trials", type=Path, help="trial list (DATA/trials)")
     added.add_argument("--system", default="cosine", help=_SYSTEMS)
@@ -78,6 +84,21 @@ def embed(options) -> None:
     print(embed_directory(_directory(options.data), _system(options)))
 
 
+def import_embeddings(options) -> None:
+    """Take another toolkit's embeddings (Kaldi ark or scp, npy, npz, a folder) as those of a data directory."""
+    from spkver.scoring_stages import import_directory
+
+    data = _directory(options.data, check_files=False)
+    print(import_directory(options.source, data, options.exp, options.utts, options.basenames))
+
+
+def export_embeddings(options) -> None:
+    """Write the embeddings of a data directory for other toolkits (.ark with .scp, or .npz)."""
+    from spkver.scoring_stages import export_directory
+
+    print(export_directory(options.exp, options.data, options.target))
+
+
 def score(options) -> None:
     """Score a trial list by a system: the cosine of embeddings, or one that norm, plda or calibrate made."""
     from spkver.scoring_stages import score_trials
@@ -90,9 +111,9 @@ def norm(options) -> None:
     from spkver.scoring_stages import fit_cohort, score_trials
     from spkver.systems import System
 
-    system, configuration = _system(options), _scoring_config(options)
-    print(fit_cohort(_directory(options.train, check_files=False), system, configuration))
-    normalised = System(options.exp, f"cosine+{configuration.scoring.norm.method}norm")
+    system, (settings, _) = _system(options), _scoring(options)
+    print(fit_cohort(_directory(options.train, check_files=False), system, settings))
+    normalised = System(options.exp, f"cosine+{settings.norm.method}norm")
     print(score_trials(options.data, options.trials, normalised))
 
 
@@ -101,8 +122,8 @@ def plda(options) -> None:
     from spkver.scoring_stages import fit_plda_model, score_trials
     from spkver.systems import System
 
-    system, configuration = _system(options), _scoring_config(options)
-    print(fit_plda_model(_directory(options.train, check_files=False), system, configuration, options.adapt))
+    system, (settings, _) = _system(options), _scoring(options)
+    print(fit_plda_model(_directory(options.train, check_files=False), system, settings, options.adapt))
     fitted = System(options.exp, "plda" if options.adapt is None else "plda_adapted")
     print(score_trials(options.data, options.trials, fitted))
 
@@ -112,7 +133,7 @@ def calibrate(options) -> None:
     from spkver.scoring_stages import fit_calibration_of, score_trials
 
     system = _system(options)
-    print(fit_calibration_of(_directory(options.train, check_files=False), system, _scoring_config(options)))
+    print(fit_calibration_of(_directory(options.train, check_files=False), system, *_scoring(options)))
     print(score_trials(options.data, options.trials, system.calibrated))
 
 
@@ -147,18 +168,17 @@ def evaluate(options) -> None:
         raise SpkverError("evaluate: name DATA and EXP, or --scores FILE and --trials FILE")
     directory, system = _directory(options.data, check_files=False), _system(options)
     # A fusion has no model, and so no configuration of its own.
-    known = (system.model / "config.yaml").is_file()
-    settings = _scoring_config(options).scoring if known else _evaluation_settings(options.overrides)
+    settings = _scoring(options)[0] if system.model.is_dir() else _evaluation_settings(options.overrides)
     print(evaluate_scores(directory, options.trials, system, settings, options.by))
 
 
 def compare(options) -> None:
     """Is system B better than system A on the same trials? Differences with intervals over speakers."""
     from spkver.evaluation import compare_systems
-    from spkver.model_folder import read_config
+    from spkver.model_folder import read_scoring
 
     a, b = _named_system(options.a), _named_system(options.b)
-    settings = read_config(a.model, _scoring_overrides(options.overrides)).scoring
+    settings, _ = read_scoring(a.model, _scoring_overrides(options.overrides))
     print(compare_systems(_directory(options.data, check_files=False), options.trials, a, b, settings))
 
 
@@ -178,11 +198,11 @@ def _named_system(text: str):
     return System(Path(exp), name or "cosine")
 
 
-def _scoring_config(options):
-    """The configuration of an experiment's model, with the scoring keys that the command line changes."""
-    from spkver.model_folder import read_config
+def _scoring(options):
+    """The scoring settings of an experiment's model, with what the command line changes, and its seed."""
+    from spkver.model_folder import read_scoring
 
-    return read_config(_system(options).model, _scoring_overrides(options.overrides))
+    return read_scoring(_system(options).model, _scoring_overrides(options.overrides))
 
 
 def _evaluation_settings(overrides: list[str]):

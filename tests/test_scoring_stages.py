@@ -258,6 +258,25 @@ def test_what_was_fitted_to_another_model_is_refused_and_thrown_away(made, tmp_p
     assert not (exp / "model/backend/calibration-cosine.json").exists()
 
 
+def test_another_toolkits_embeddings_are_scored_normalised_and_calibrated_without_a_model(made, tmp_path, capsys):
+    exp, other = made / "exp", tmp_path / "other"
+    for data in ("train", "test"):
+        assert run("export-embeddings", made / data, exp, tmp_path / f"{data}.ark") == 0
+        assert run("import-embeddings", made / data, other, tmp_path / f"{data}.scp") == 0
+    assert run("score", made / "test", exp) == 0
+    assert run("score", made / "test", other) == 0
+    assert (other / "scores/test/trials-cosine").read_bytes() == (exp / "scores/test/trials-cosine").read_bytes()
+    assert run("norm", made / "test", other, "--train", made / "train", *SMALL) == 0
+    assert run("calibrate", made / "test", other, "--train", made / "train", "--system", "cosine+asnorm") == 0
+    system = "cosine+asnorm+calibration"
+    assert run("evaluate", made / "test", other, "--system", system, "scoring.bootstrap=0") == 0
+    assert "test/trials" in json.loads((other / "metrics.json").read_text())
+    assert run("import-embeddings", made / "test", exp, tmp_path / "test.ark") == 1
+    assert "has a model of its own" in capsys.readouterr().err
+    assert run("import-embeddings", made / "test", tmp_path / "x", tmp_path / "none.ark") == 1
+    assert "none.ark" in capsys.readouterr().err
+
+
 # Scores of other toolkits.
 
 

@@ -22,6 +22,9 @@ from spkver.scoring.calibration import Calibration, read_calibration
 from spkver.scoring.plda import Plda
 from spkver.whole_file import whole_file
 
+# Stands in place of weights where embeddings came from elsewhere.
+IMPORTED = "imported.json"
+
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
@@ -54,8 +57,10 @@ class Backend:
 
     def __init__(self, model: str | os.PathLike) -> None:
         self.folder = Path(model) / "backend"
+        imported = Path(model) / IMPORTED
+        weights = imported if imported.is_file() else Path(model) / "model.safetensors"
         try:
-            self.digest = hashlib.sha256((Path(model) / "model.safetensors").read_bytes()).hexdigest()
+            self.digest = hashlib.sha256(weights.read_bytes()).hexdigest()
         except OSError as error:
             advice = "`spkver average EXP` makes EXP/model"
             raise SpkverError(f"{model}: is no model folder ({error.strerror}); {advice}") from None

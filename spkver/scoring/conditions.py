@@ -89,7 +89,7 @@ def column(values: ArrayLike, cuts: Sequence[float] | None = None) -> Column:
     Args:
         values: (n_trials,) strings or finite numbers.
         cuts: where to cut numbers, in rising order. By default, numbers of more than 5 values are cut into
-            thirds, at quantiles rounded to about a hundredth of their range (at one quantile only, where one
+            thirds, at quantiles rounded to a thirtieth of their range or finer (at one quantile only, where one
             value holds most trials); fewer stay as they are.
 
     Raises:
@@ -110,7 +110,7 @@ def column(values: ArrayLike, cuts: Sequence[float] | None = None) -> Column:
     if not numeric or len(distinct) <= MOST_PLAIN_NUMBERS:
         return Column(codes, [str(value) for value in distinct])
     thirds = np.quantile(values, [1 / 3, 2 / 3])
-    decimals = math.ceil(2 - math.log10(float(distinct[-1]) - float(distinct[0])))
+    decimals = math.ceil(1.5 - math.log10(float(distinct[-1]) - float(distinct[0])))
     cuts = np.unique(thirds.round(decimals)).tolist()
     return _binned(values, cuts, [f"{cut:.{max(decimals, 0)}f}" for cut in cuts])
 

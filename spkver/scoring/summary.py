@@ -87,11 +87,12 @@ def _cells(record: dict) -> tuple[str, ...]:
 
 
 def _cell(record: dict, key: str, form: str) -> str:
-    """A figure, and its interval where there is one: ``5.06% (4.19-6.05)``."""
+    """A figure, and its interval where there is one: ``5.06 % (4.19-6.05)``."""
     if record.get(key) is None:
         return "-"
     ends = [form.format(end).strip(" %") for end in record.get(f"{key}_interval", ())]
-    return form.format(record[key]).rjust(6) + (f" ({'-'.join(ends)})" if ends else "")
+    figure = form.format(record[key]).replace("%", " %").rjust(6)
+    return figure + (f" ({'-'.join(ends)})" if ends else "")
 
 
 def update_metrics_json(path: str | os.PathLike, trial_list: str, system: str, record: dict) -> None:

@@ -112,7 +112,7 @@ def test_cllr_falls_to_that_of_the_best_monotone_map():
     least = min_cllr(unseen, its_labels)
     assert cllr(unseen, its_labels) > 0.7
     assert least <= cllr(found.llrs({"cosine": unseen}), its_labels) < least + 0.01
-    assert least == pytest.approx(least_cllr_of_gaussians(0.4 / 0.15), abs=0.01)
+    assert least == pytest.approx(least_cllr_of_gaussians(0.4 / 0.15), abs=0.02)
 
 
 def test_at_prior_one_half_cllr_is_minimal_on_the_training_trials():
@@ -172,7 +172,7 @@ def test_a_single_scores_llrs_rise_with_it(more, random):
 
 def test_a_single_score_that_is_the_wrong_way_round_is_refused_but_not_in_a_fusion():
     features, labels = two_systems(0, 200, 1000)
-    with pytest.raises(ValueError, match=r"'distance' is higher for nontargets than for targets \(weight -.*negate"):
+    with pytest.raises(ValueError, match=r"'distance' is higher for nontargets .* \(weight -.*negate"):
         fit({"distance": -features["first"]}, labels)
     turned = fit({"first": features["first"], "distance": -features["second"]}, labels)
     straight = fit(features, labels)
@@ -225,6 +225,19 @@ def test_a_quality_measure_that_tells_something_lowers_the_cost():
     found = fit(features, labels)
     assert cllr(found.llrs(unseen), its_labels) < alone - 0.1
     assert found.weights["log_duration_min"] / found.weights["s"] == pytest.approx(1.5, rel=0.05)
+
+
+@pytest.mark.parametrize("p_target", [0.5, 0.05, 0.0001, 0.999])
+def test_outliers_do_not_make_the_fit_diverge(p_target):
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels = np.array([1, 0, *rng.integers(0, 2, 38)])
+        features = {name: rng.standard_t(0.5, 40) + 3 * labels for name in "ab"}
+        llrs = fit(features, labels, p_target).llrs(features)
+        # Where the slope along the offset is 0, the mean posterior is the prior.
+        posteriors = posterior(llrs, p_target)
+        mean = p_target * posteriors[labels == 1].mean() + (1 - p_target) * posteriors[labels == 0].mean()
+        assert mean == pytest.approx(p_target, rel=1e-4)
 
 
 def test_a_constant_column_has_the_weight_zero_and_changes_nothing():
@@ -340,6 +353,8 @@ def test_columns_that_are_not_those_of_the_fit_are_refused_by_name():
     found = Calibration({"cosine": 2.0, "magnitude_min": 0.1}, 0.0, 0.05)
     with pytest.raises(ValueError, match="missing: 'magnitude_min'; unknown: 'duration', 'plda'"):
         found.llrs({"cosine": [1.0], "duration": [1.0], "plda": [1.0]})
+    with pytest.raises(ValueError, match="missing: none; unknown: 'plda'"):
+        found.llrs({"cosine": [1.0], "magnitude_min": [1.0], "plda": [1.0]})
     with pytest.raises(ValueError, match="missing: 'magnitude_min'; unknown: none"):
         found.llrs({"cosine": [1.0]})
     with pytest.raises(ValueError, match="'cosine' is nan at index 1"):
@@ -396,6 +411,7 @@ GOOD = {"weights": {"cosine": 2}, "offset": -1.5, "p_target": 0.05, "belongs_to"
         (json.dumps(GOOD)[:-3], r":1: not JSON \(.*\); make the calibration again"),
         ("[1]", "expected a JSON object with the keys 'weights', 'offset', 'p_target', 'belongs_to'"),
         ({"weights": ...}, "missing keys: 'weights'; unknown keys: none"),
+        ({"bias": 1}, "missing keys: none; unknown keys: 'bias'"),
         ({"bias": 1, "offset": ...}, "missing keys: 'offset'; unknown keys: 'bias'"),
         ({"weights": {}}, "weights must map feature names to numbers, got {}"),
         ({"weights": [1]}, r"weights must map feature names to numbers, got \[1\]"),
@@ -434,7 +450,7 @@ def test_a_file_edited_by_hand_is_read(tmp_path):
     assert read_calibration(path).llrs({"cosine": [1.0, 0.0]}).tolist() == [0.5, -1.5]
 
 
-@pytest.mark.parametrize("belongs_to", [{"n": np.int64(3)}, {"ids": (1, 2)}, {1: "a"}, {"path": "\udcff"}, "cosine"])
+@pytest.mark.parametrize("belongs_to", [{"n": np.int64(3)}, {"ids": (1, 2)}, {1: "a"}, {"a": "\udcff"}, "cosine"])
 def test_what_json_would_change_or_refuse_cannot_be_kept(belongs_to):
     with pytest.raises(ValueError, match="belongs_to must be a dictionary that JSON can hold"):
         Calibration({"a": 1.0}, 0.0, 0.05, belongs_to)

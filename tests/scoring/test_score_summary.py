@@ -73,9 +73,9 @@ def test_the_table_shows_each_system_in_aligned_columns():
     }
     bare = {"eer": 0.5, "threshold": -0.1, "min_dcf_0.01": 1.0}
     assert format_table([("cosine, large margin", record), ("untrained", bare)]).split("\n") == [
-        "system                 EER                   minDCF(.01)   minDCF(.05)   Cllr     threshold",
-        "cosine, large margin    4.12% (3.80-10.44)    0.352         0.210         0.500    0.314",
-        "untrained              50.00%                 1.000        -             -        -0.100",
+        "system                 EER                    minDCF(.01)   minDCF(.05)   Cllr     threshold",
+        "cosine, large margin    4.12 % (3.80-10.44)    0.352         0.210         0.500    0.314",
+        "untrained              50.00 %                 1.000        -             -        -0.100",
     ]
 
 

@@ -47,7 +47,8 @@ def test_the_eer_is_that_of_the_whole_curve_to_the_bit(trials):
 
 
 @given(scored_trials(), st.floats(0.001, 0.999), st.floats(0.1, 10), st.floats(0.1, 10))
-def test_min_dcf_is_that_of_the_whole_curve_to_the_bit(trials, *application):
+def test_min_dcf_is_that_of_the_whole_curve_to_the_bit(trials, p_target, c_miss, c_fa):
+    application = p_target, c_miss, c_fa
     assert SortedScores(*trials).min_dcf(*application) == curve_min_dcf(*trials, *application)
 
 
@@ -133,10 +134,10 @@ def test_actual_dcf_of_calibrated_scores_is_near_min_dcf_and_a_shift_spoils_it()
 
 def test_a_score_at_the_threshold_is_accepted_and_a_float32_just_below_it_is_not():
     assert actual_dcf([0.0, -1.0], [1, 0], 0.5) == 0
-    threshold = bayes_threshold(0.01)
+    threshold = bayes_threshold(0.02)
     nearest = np.float32(threshold)
-    assert nearest < threshold  # below by rounding: a comparison in float32 would accept it
-    assert actual_dcf(np.array([nearest, -1], dtype=np.float32), [1, 0], 0.01) == 1
+    assert float(nearest) < threshold  # below by rounding: a comparison in float32 would accept it
+    assert actual_dcf(np.array([nearest, -10], dtype=np.float32), [1, 0], 0.02) == 1
 
 
 def test_the_bayes_threshold_is_where_both_decisions_cost_the_same():

@@ -5,7 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from spkver.scoring.bootstrap import intervals
+from spkver.scoring.bootstrap import cllr_interval, intervals
+from spkver.scoring.cllr import cllr
 from spkver.scoring.metrics import equal_error_rate, min_dcf
 from spkver.scoring.text_tables import table_rows
 from spkver.scoring.trials import read_trials
@@ -56,6 +57,44 @@ def test_the_weights_are_those_of_a_literal_resampling(n_speakers):
     }.items():
         expected = literal_interval(scores, *trials[1:], statistic, n=40, level=0.8, seed=7)
         assert found[name] == pytest.approx(expected, abs=1e-12), name
+
+
+@pytest.mark.parametrize("n_speakers", [2, 5])
+def test_the_interval_of_cllr_is_that_of_a_literal_resampling(n_speakers):
+    trials = scored(n_speakers, 3, seed=n_speakers)
+    expected = literal_interval(*trials, lambda llrs, labels: [cllr(llrs, labels)], n=40, level=0.8, seed=7)
+    assert cllr_interval(*trials, n=40, level=0.8, seed=7) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_interval_of_cllr_holds_the_figure_in_any_order_of_trials():
+    scores, labels, enroll, test = scored(30, 4, seed=1)
+    low, high = cllr_interval(scores - 1, labels, enroll, test, n=200)
+    assert low < cllr(scores - 1, labels) < high
+    order = np.random.default_rng(0).permutation(len(scores))
+    shuffled = scores[order] - 1, labels[order], np.array(enroll)[order], np.array(test)[order]
+    assert cllr_interval(*shuffled, n=200) == pytest.approx((low, high), abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint64])
+def test_speakers_may_be_numbers_with_gaps(dtype):
+    scores, labels, enroll, test = scored(12, 3, seed=0)
+    # Named so that they sort as the numbers do: the seed then draws the same speakers.
+    number, names = (7 * np.arange(12) + 100).astype(dtype), [f"{n:02d}" for n in range(12)]
+    of_name = {f"s{n}": n for n in range(12)}
+    as_numbers, as_names = (
+        [[ids[of_name[speaker]] for speaker in side] for side in (enroll, test)] for ids in (number, names)
+    )
+    as_numbers = [np.array(side, dtype=dtype) for side in as_numbers]
+    assert intervals(scores, labels, *as_numbers, n=30) == intervals(scores, labels, *as_names, n=30)
+    assert cllr_interval(scores, labels, *as_numbers, n=30) == cllr_interval(scores, labels, *as_names, n=30)
+
+
+def test_numbers_beyond_the_precision_of_floats_stay_apart():
+    scores, labels, _, _ = scored(3, 2, seed=0)
+    first, second = np.triu_indices(6, k=1)
+    speaker = 2**53 + np.repeat(np.arange(3), 2)
+    sides = speaker[first], speaker[second]
+    assert intervals(scores, labels, *sides, n=5) == intervals(scores, labels, *(side - 2**53 for side in sides), n=5)
 
 
 def test_the_interval_holds_the_figure_and_more_speakers_make_it_narrower():
@@ -117,6 +156,15 @@ def test_what_does_not_fit_is_refused():
         intervals(scores, labels, enroll, test, p_targets=(5,), n=1)
     with pytest.raises(ValueError, match="scores hold NaN"):
         intervals(scores * np.nan, labels, enroll, test)
+    with pytest.raises(ValueError, match="scores hold NaN"):
+        cllr_interval(scores * np.nan, labels, enroll, test)
+    with pytest.raises(ValueError, match="n must be at least 1"):
+        cllr_interval(scores, labels, enroll, test, n=0)
+    numbers = [np.array([int(speaker[1:]) for speaker in side]) for side in (enroll, test)]
+    with pytest.raises(ValueError, match="trial at index 0 has label 0, but its speakers are '0' and '0'"):
+        intervals(scores, 1 - labels, *numbers)
+    with pytest.raises(ValueError, match="lengths differ: 28 labels, 28 enroll_speakers, 27 test_speakers"):
+        cllr_interval(scores, labels, numbers[0], numbers[1][1:])
 
 
 def test_a_thousand_resamples_of_the_real_list_take_seconds(speechocean762):
