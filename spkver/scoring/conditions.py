@@ -111,7 +111,7 @@ def column(values: ArrayLike, cuts: Sequence[float] | None = None) -> Column:
         return Column(codes, [str(value) for value in distinct])
     thirds = np.quantile(values, [1 / 3, 2 / 3])
     decimals = math.ceil(1.5 - math.log10(float(distinct[-1]) - float(distinct[0])))
-    cuts = np.unique(thirds.round(decimals)).tolist()
+    cuts = (np.unique(thirds.round(decimals)) + 0.0).tolist()  # no "-0.0"
     return _binned(values, cuts, [f"{cut:.{max(decimals, 0)}f}" for cut in cuts])
 
 

@@ -83,7 +83,7 @@ def format_table(rows: Sequence[tuple[str, dict]], first_column: str = "system")
 
 def _cells(record: dict) -> tuple[str, ...]:
     plain = (_cell(record, key, "{:.3f}") for key in (*map(min_dcf_key, P_TARGETS), "cllr", "threshold"))
-    return _cell(record, "eer", "{:5.2%}"), *plain
+    return _cell(record, "eer", "{:6.2%}"), *plain
 
 
 def _cell(record: dict, key: str, form: str) -> str:
