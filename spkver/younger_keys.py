@@ -15,7 +15,7 @@ YOUNGER_KEYS = {
         "calibration": {
             "p_target": 0.05,
             "quality": ["duration", "magnitude"],
-            "regularisation": 1e-4,
+            "regularisation": 1e-6,
             "max_nontargets": 20000,
         },
     },
