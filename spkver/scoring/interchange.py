@@ -51,13 +51,13 @@ def import_embeddings(
         that of the source; of a folder of files and of its ids, sorted.
 
     Raises:
-        SpkverError: the form is not recognised, or something is wrong, in one line that names the file, the line or
-            byte, and the utterance: what is cut off, no vector, of other dimensions than another utterance, NaN,
-            infinite, zero, empty, or an id that is there twice (with both places).
+        SpkverError: the form is not recognised, or something is wrong, in one line that names the file, the line
+            or byte, and the utterance: what is cut off, no vector, of other dimensions than another utterance,
+            NaN, infinite, zero, empty, or an id that is there twice (with both places).
     """
     source = Path(source)
     if not source.exists():
-        raise SpkverError(f"{source}: no such file or folder; give the path alone, without a specifier or a command")
+        raise SpkverError(f"{source}: no such file or folder; give a path, without specifier or command")
     form = form or _recognised(source)
     if form not in FORMS:
         raise SpkverError(f"{source}: there is no form '{form}'; there are {', '.join(FORMS)}")
@@ -86,8 +86,8 @@ def export_kaldi(
         scp_path: the scp.
 
     Raises:
-        SpkverError: counts differ, there are no embeddings, an id is there twice or cannot be written, a row is NaN,
-            infinite or zero, or a path that an scp cannot hold.
+        SpkverError: counts differ, there are no embeddings, an id is there twice or cannot be written, a row is
+            NaN, infinite or zero, or a path that an scp cannot hold.
         ValueError: ``embeddings`` is not a two-dimensional array of numbers.
     """
     write_ark(_exportable(embeddings, utts, ark_path), utts, ark_path, scp_path)
@@ -114,7 +114,7 @@ def ids_of_paths(paths: Sequence[Path], ids: Sequence[str]) -> list[str]:
     path_of: dict[str, Path] = {}
     for path, utt in zip(paths, ids):
         if path_of.setdefault(utt, path) is not path:
-            raise SpkverError(f"{path}: has the id '{utt}', and so has {path_of[utt]}; use paths as ids, or rename one")
+            raise SpkverError(f"{path}: has the id '{utt}', as {path_of[utt]} has; use paths as ids, or rename")
     return list(ids)
 
 
@@ -126,7 +126,7 @@ def _recognised(source: Path) -> str:
     if suffix in ("scp", "ark", "npy", "npz"):
         return suffix
     if suffix in ("pt", "pth", "pkl", "pickle"):
-        raise SpkverError(f"{source}: a pickle can run anything and is never loaded; write .npz with np.savez instead")
+        raise SpkverError(f"{source}: a pickle can run anything and is never loaded; write .npz by np.savez")
     with source.open("rb") as file:
         begin = file.read(4096)
     if begin.startswith(b"\x93NUMPY"):
@@ -146,7 +146,7 @@ def _read_npy(path: Path, ids: Path | None) -> tuple[np.ndarray, list[str]]:
     _check_matrix(array, str(path))
     ids = ids or next((file for file in (path.with_suffix(".utts"), path.parent / "utts") if file.is_file()), None)
     if ids is None:
-        raise SpkverError(f"{path}: whose are they? Neither {path.stem}.utts nor utts, one id a line, is beside it")
+        raise SpkverError(f"{path}: has neither {path.stem}.utts nor utts, one id a line, beside it")
     utts, lines = [], []
     for line, columns in table_rows(ids):
         if len(columns) != 1:
@@ -157,13 +157,9 @@ def _read_npy(path: Path, ids: Path | None) -> tuple[np.ndarray, list[str]]:
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, list[str]]:
-    # By zipfile: numpy's own reader overlooks a name that is there twice, and older ones search all names for each.
-    try:
+    # By zipfile: numpy's reader overlooks a name that is there twice, and older ones search all names for each.
+    with _readable(str(path)):
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise SpkverError(f"{path}: cannot be read as .npz ({error})") from None
-    except OSError as error:
-        raise SpkverError(f"{path}: cannot be read ({error.strerror})") from None
     with archive:
         return _read_arrays(path, archive)
 
@@ -172,7 +168,7 @@ def _read_arrays(path: Path, archive: zipfile.ZipFile) -> tuple[np.ndarray, list
     members = archive.namelist()
     for member in members:
         if not member.endswith(".npy"):
-            raise SpkverError(f"{path}: '{member}' in it is no array; a torch file is a pickle, {_SAVE_AGAIN}")
+            raise SpkverError(f"{path}: {member!r} in it is no array; a torch file is a pickle, {_SAVE_AGAIN}")
     names = [member.removesuffix(".npy") for member in members]
     if not names:
         raise SpkverError(f"{path}: there are no embeddings")
@@ -195,7 +191,7 @@ def _read_arrays(path: Path, archive: zipfile.ZipFile) -> tuple[np.ndarray, list
 def _read_files(folder: Path, basenames: bool) -> tuple[np.ndarray, list[str]]:
     paths = sorted(folder.rglob("*.npy"), key=lambda path: path.relative_to(folder).as_posix())
     if not paths:
-        raise SpkverError(f"{folder}: neither embeddings.npy and utts, nor one .npy an utterance, is in this folder")
+        raise SpkverError(f"{folder}: holds neither embeddings.npy and utts nor one .npy an utterance")
     ids = [path.stem if basenames else path.relative_to(folder).with_suffix("").as_posix() for path in paths]
     utts = ids_of_paths(paths, ids)
 
@@ -216,12 +212,12 @@ def _vectors(arrays: Iterable[np.ndarray], names: Sequence[str]) -> Iterator[tup
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Tell in one line what a damaged file made numpy, zipfile, zlib or tokenize raise, which is no closed list."""
+    """One line for what a damaged file makes numpy, zipfile, zlib or tokenize raise, which is no closed list."""
     try:
         yield
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise SpkverError(f"{name} cannot be read as an array ({reason}); {_SAVE_AGAIN}") from None
+        raise SpkverError(f"{name} cannot be read as arrays ({reason}); {_SAVE_AGAIN}") from None
 
 
 def _loaded(path: Path) -> np.ndarray:

@@ -4,11 +4,13 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from spkver.errors import SpkverError
 from spkver.scoring.lookup import map_trials
 from spkver.scoring.text_tables import table_rows
-from spkver.scoring.trials import Trials, read_trials, write_trials
+from spkver.scoring.trials import Trials, _read_line_by_line, joined, read_trial_blocks, read_trials, write_trials
 
 
 def written(tmp_path, text, newline="\n"):
@@ -153,3 +155,34 @@ def test_a_hundred_thousand_lines_take_a_fraction_of_a_second(tmp_path):
     again = read_trials(tmp_path / "trials")
     assert time.process_time() - start < 2
     assert again.enroll == names
+
+
+LINES = st.lists(
+    st.tuples(
+        st.sampled_from(["1", "0", "a", "ü", 'q"', "b\\", "target", "NA"]),
+        st.sampled_from([" ", "\t", "  ", "\u00a0", " \t ", "\x0b", "\u2003"]),
+        st.sampled_from(["a", "b c", "1 target", "x target", "y nontarget", "0", "'z' 'w'", "null nan"]),
+        st.sampled_from(["\n", "\r\n", " \n", "\n\n", "\n \t\n", "\r\r\n"]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(lines=LINES, mark=st.sampled_from(["", "\ufeff"]), block_bytes=st.integers(1, 60))
+def test_the_fast_reader_says_what_the_careful_one_says_of_any_list(tmp_path, lines, mark, block_bytes):
+    path = tmp_path / "trials"
+    path.write_bytes((mark + "".join("".join(line) for line in lines)).encode())
+
+    def outcome(read):
+        try:
+            parts = read()
+        except SpkverError as error:
+            return str(error)
+        trials = joined(parts)
+        return trials.enroll, trials.test, None if trials.labels is None else trials.labels.tolist()
+
+    fast = outcome(lambda: [trials for trials, _ in read_trial_blocks(path, block_bytes=block_bytes)])
+    careful = outcome(lambda: [_read_line_by_line(path, 0)])
+    assert fast == careful
