@@ -52,7 +52,11 @@ def plot_det(options) -> None:
     from spkver.pictures.detection import det_curves
 
     runs = [Run(exp) for exp in options.exps]
-    systems = {f"{run.name}, {name}": both for run in runs for name, both in run.scores().items()}
+    found = {f"{run.name}, {name}": both for run in runs for name, both in run.scores().items()}
+    wanted = options.systems or sorted({name.split(", ")[-1] for name in found})
+    systems = {name: both for name, both in found.items() if name.split(", ")[-1] in wanted}
+    if not systems:
+        raise SpkverError(f"plot det: no system {', '.join(wanted)}; there are {', '.join(found)}")
     print(det_curves(systems, runs[0].config.scoring.p_targets).save(options.out / f"det.{options.format}"))
 
 
@@ -124,6 +128,7 @@ def add_picture_verbs(verbs, verb: Callable) -> None:
     _add_out(added, None)
     added = verb("det", plot_det, subjects)
     added.add_argument("exps", nargs="+", type=Path, metavar="exp", help="experiments")
+    added.add_argument("--systems", nargs="+", metavar="NAME", help="such as cosine cosine+asnorm (all)")
     _add_out(added, Path("pictures"))
     added = verb("architecture", plot_architecture, subjects)
     added.add_argument("model", type=Path, help="model folder, such as exp/mini/model")

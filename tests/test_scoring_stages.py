@@ -207,6 +207,17 @@ def test_two_systems_are_compared_on_the_same_trials(made, capsys):
     assert float(row[2]) == pytest.approx(equal_error_rate(b, trials.labels)[0], abs=6e-5)
 
 
+def test_det_curves_of_chosen_systems_are_drawn(made, tmp_path, capsys):
+    exp, data = made / "exp", made / "test"
+    assert run("score", data, exp) == 0
+    assert run("norm", data, exp, "--train", made / "train", *SMALL) == 0
+    words = ["plot", "det", exp, "--out", tmp_path, "--systems"]
+    assert run(*words, "cosine", "cosine+asnorm") == 0
+    assert (tmp_path / "det.png").stat().st_size > 10_000
+    assert run(*words, "cosine+snorm") == 1
+    assert "plot det: no system cosine+snorm; there are exp, cosine" in capsys.readouterr().err
+
+
 def test_figures_are_broken_down_by_gender_and_duration(made, capsys):
     exp, data = made / "exp", made / "test"
     assert run("score", data, exp) == 0

@@ -17,19 +17,23 @@ TICKS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80)
 _HIGHEST = 0.6
 # A curve has one point a score; of so many, spread evenly over the picture, more cannot be seen.
 _MOST_POINTS = 1000
+_PANELS_A_ROW = 3
 
 
 def score_histograms(systems: Systems) -> Picture:
     """Scores of targets and nontargets, with the threshold at the EER, one panel a system."""
-    figure, axes = picture(1, len(systems), (4.6, 3.6))
-    for axis, (name, (scores, labels)) in zip(axes[0], systems.items()):
+    columns = min(len(systems), _PANELS_A_ROW)
+    figure, axes = picture(-(-len(systems) // columns), columns, (4.6, 3.6))
+    for axis in axes.flat[len(systems) :]:
+        axis.set_axis_off()
+    for axis, (name, (scores, labels)) in zip(axes.flat, systems.items()):
         scores, is_target = np.asarray(scores), np.asarray(labels) == 1
         eer, threshold = equal_error_rate(scores, labels)
         bins = np.linspace(scores.min(), scores.max(), 80)
         axis.hist(scores[~is_target], bins, density=True, color=ORANGE, alpha=0.6, label="nontargets")
         axis.hist(scores[is_target], bins, density=True, color=BLUE, alpha=0.6, label="targets")
         axis.axvline(threshold, color=RED, linestyle="--", label=f"threshold {threshold:.3f}")
-        axis.set(xlabel="score (cosine)", ylabel="density", title=f"{name}\nEER {eer:.2%}", yticks=[])
+        axis.set(xlabel="score", ylabel="density", title=f"{name}\nEER {eer:.2%}", yticks=[])
     handles, names = axes[0, 0].get_legend_handles_labels()
     names[-1] = "threshold at the EER"
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)

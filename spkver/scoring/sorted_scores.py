@@ -47,14 +47,16 @@ class SortedScores:
         """As `spkver.scoring.metrics.equal_error_rate`, from the two thresholds on either side of the crossing."""
 
         def before_crossing(threshold: np.floating) -> bool:
-            fpr, fnr = self._rates(threshold)
+            # The threshold is of the scores' own type: for any other, the search would copy them all to that type.
+            fpr, fnr = self._rates(*(np.searchsorted(part, threshold) for part in parts))
             return fpr < fnr
 
         parts = self.targets, self.nontargets
         n_crossed = [bisect_left(part, True, key=before_crossing) for part in parts]
         lower = max(part[n - 1] for part, n in zip(parts, n_crossed) if n)
         upper = min((part[n] for part, n in zip(parts, n_crossed) if n < len(part)), default=self._above_all())
-        fpr, fnr = np.transpose([self._rates(upper), self._rates(lower)])
+        n_below = [np.searchsorted(part, lower) for part in parts]
+        fpr, fnr = np.transpose([self._rates(*n_crossed), self._rates(*n_below)])
         _, share = crossing(fpr, fnr)
         # Not a + share * (b - a): the difference of two large scores may overflow.
         return interpolated(fpr, 0, share), (1 - share) * float(upper) + share * float(lower)
@@ -102,11 +104,9 @@ class SortedScores:
         vertices = isotonic_regression(targets / trials, weights=trials, increasing=False).blocks
         return misses[vertices], false_alarms[vertices]
 
-    def _rates(self, threshold: np.floating) -> tuple[float, float]:
-        # The threshold is of the scores' own type: for any other, the search would copy them all to that type.
-        false_alarms = len(self.nontargets) - np.searchsorted(self.nontargets, threshold)
-        misses = np.searchsorted(self.targets, threshold)
-        return false_alarms / len(self.nontargets), misses / len(self.targets)
+    def _rates(self, targets_below: int, nontargets_below: int) -> tuple[float, float]:
+        """``(fpr, fnr)``, given how many scores of each class lie below the threshold."""
+        return (len(self.nontargets) - nontargets_below) / len(self.nontargets), targets_below / len(self.targets)
 
     def _above_all(self) -> np.floating:
         return just_above(max(self.targets[-1], self.nontargets[-1]))

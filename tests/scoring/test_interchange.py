@@ -265,6 +265,7 @@ def test_a_damaged_file_is_one_line_or_still_sound(tmp_path, embeddings, name):
 # --- faults of archives
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -52,6 +52,14 @@ def test_min_dcf_is_that_of_the_whole_curve_to_the_bit(trials, p_target, c_miss,
     assert SortedScores(*trials).min_dcf(*application) == curve_min_dcf(*trials, *application)
 
 
+def test_the_largest_number_there_is_has_no_threshold_above_it_but_rates_all_the_same():
+    largest = np.array([0, np.finfo(np.float32).max], dtype=np.float32)
+    assert SortedScores(largest, [1, 0]).equal_error_rate() == curve_eer(largest, [1, 0])
+    assert SortedScores(largest, [1, 0]).equal_error_rate()[0] == 1
+    assert SortedScores(largest, [0, 1]).equal_error_rate()[0] == 0
+    assert SortedScores(largest[[1, 1]], [0, 1]).equal_error_rate()[0] == 0.5
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("share", [0.002, 0.05, 0.5, 0.95])
 def test_many_scores_with_and_without_ties_give_the_figures_of_the_whole_curve(dtype, share):

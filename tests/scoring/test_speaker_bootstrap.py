@@ -78,8 +78,8 @@ def test_the_interval_of_cllr_holds_the_figure_in_any_order_of_trials():
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint64])
 def test_speakers_may_be_numbers_with_gaps(dtype):
     scores, labels, enroll, test = scored(12, 3, seed=0)
-    # Named so that they sort as the numbers do: the seed then draws the same speakers.
-    number, names = (7 * np.arange(12) + 100).astype(dtype), [f"{n:02d}" for n in range(12)]
+    # Named so that they sort as the numbers do (5, 12, ... not 12, 5): the seed then draws the same speakers.
+    number, names = (7 * np.arange(12) + 5).astype(dtype), [f"{n:02d}" for n in range(12)]
     of_name = {f"s{n}": n for n in range(12)}
     as_numbers, as_names = (
         [[ids[of_name[speaker]] for speaker in side] for side in (enroll, test)] for ids in (number, names)
