@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from spkver.scoring import comparison
 from spkver.scoring.bootstrap import intervals
 from spkver.scoring.comparison import Difference, compare
 from spkver.scoring.metrics import equal_error_rate, min_dcf
@@ -64,6 +65,15 @@ def test_a_system_does_not_differ_from_itself_nor_from_a_rescaled_self():
         for figure in compare(a, same, labels, enroll, test, n=50).values():
             assert (figure.difference, figure.low, figure.high) == (0, 0, 0)
             assert (figure.b_better, figure.p_value) == (0, 1)
+
+
+def test_no_system_is_better_for_the_last_bit_of_a_figure(monkeypatch):
+    a, _, labels, enroll, test = two_systems(4, 2, seed=0)
+    almost = np.full((50, 2, 1), 0.3)
+    almost[:, 1] = np.nextafter(0.3, 0)
+    monkeypatch.setattr(comparison, "resampled_figures", lambda *_: almost)
+    eer = compare(a, a, labels, enroll, test, p_targets=(), n=50)["eer"]
+    assert (eer.b_better, eer.p_value) == (0, 1)
 
 
 def test_swapped_systems_have_the_opposite_differences_and_the_same_p_value():

@@ -61,7 +61,8 @@ def test_names_without_trials_are_left_out_and_those_of_one_class_are_counted():
 def test_many_conditions_of_a_long_list_take_a_fraction_of_a_second():
     scores, labels = scored(300_000)
     speaker = np.random.default_rng(1).integers(3000, size=300_000)
-    found = by_condition(scores, labels, {"speaker": Column(speaker, [f"s{n}" for n in range(3000)])}, p_targets=())
+    column_of_speakers = Column(speaker, [f"s{n}" for n in range(3000)])
+    found = by_condition(scores, labels, {"speaker": column_of_speakers}, p_targets=())
     assert len(found["speaker"]) == 3000
     own = speaker == 7
     assert found["speaker"]["s7"]["eer"] == equal_error_rate(scores[own], labels[own])[0]
@@ -171,9 +172,9 @@ def test_what_is_wrong_is_said():
 @pytest.mark.parametrize("make", [same_or_cross, shared, lesser])
 def test_indices_outside_of_the_utterances_are_refused(make):
     values = np.array([1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match="enroll_index must lie in 0 .. 2, found -1 .. 1"):
+    with pytest.raises(ValueError, match=r"enroll_index must lie in 0 \.\. 2, found -1 .. 1"):
         make(values, np.array([-1, 1]), np.array([0, 1]))
-    with pytest.raises(ValueError, match="test_index must lie in 0 .. 2, found 0 .. 3"):
+    with pytest.raises(ValueError, match=r"test_index must lie in 0 \.\. 2, found 0 .. 3"):
         make(values, np.array([0, 1]), np.array([0, 3]))
     with pytest.raises(ValueError, match="one-dimensional and equally long"):
         make(values, np.array([0, 1]), np.array([0]))

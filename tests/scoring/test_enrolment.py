@@ -30,7 +30,7 @@ def test_a_list_of_models_is_read_with_either_line_end(tmp_path):
         ("anna u1\n\nbob\n", "models:3: model 'bob' has no utterance"),
         ("anna u1 u2 u1\n", "models:1: model 'anna' has 'u1' twice"),
         ("anna u1\nbob u2 u99\n", "models:2: utterance 'u99' of model 'bob' is in no line of utts"),
-        ("anna u1\nanna u2\n", "models: the id 'anna' is there twice"),
+        ("anna u1\nanna u2\n", "models:2: model 'anna' is there twice, first on line 1"),
         ("\n", "models: the list is empty"),
     ],
 )

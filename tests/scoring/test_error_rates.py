@@ -212,6 +212,8 @@ def test_labels_may_be_bool_int_or_float_and_scores_integers():
     [
         ([0.1, np.nan, 0.3], [1, 0, 1], "scores hold NaN, first at index 1"),
         ([0.1, 0.2, -np.inf], [1, 0, 1], "scores hold an infinity, first at index 2"),
+        ([np.inf, 0.2, np.nan], [1, 0, 1], "scores hold an infinity, first at index 0"),
+        ([0.1, np.inf, 0.3], [1, 0, 1], "scores hold an infinity, first at index 1"),
         ([0.1, 0.2], [1, 1], "labels hold only targets"),
         ([0.1, 0.2], [0, 0], "labels hold only nontargets"),
         ([0.1, 0.2], [1], "lengths differ: 2 scores, 1 labels"),

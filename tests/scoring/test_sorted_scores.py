@@ -1,4 +1,4 @@
-"""Figures from the sort of each class are, to the bit, those of the whole DET curve; and they need little memory."""
+"""Figures from the sort of each class are, to the bit, those of the whole DET curve, and need little memory."""
 
 import doctest
 import tracemalloc

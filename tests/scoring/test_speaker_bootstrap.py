@@ -93,8 +93,8 @@ def test_numbers_beyond_the_precision_of_floats_stay_apart():
     scores, labels, _, _ = scored(3, 2, seed=0)
     first, second = np.triu_indices(6, k=1)
     speaker = 2**53 + np.repeat(np.arange(3), 2)
-    sides = speaker[first], speaker[second]
-    assert intervals(scores, labels, *sides, n=5) == intervals(scores, labels, *(side - 2**53 for side in sides), n=5)
+    near, far = ((ids[first], ids[second]) for ids in (speaker - 2**53, speaker))
+    assert intervals(scores, labels, *far, n=5) == intervals(scores, labels, *near, n=5)
 
 
 def test_the_interval_holds_the_figure_and_more_speakers_make_it_narrower():
