@@ -8,14 +8,15 @@ or PLDA they differ.
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from spkver.errors import SpkverError
-from spkver.scoring.lookup import Rows, check_no_duplicates
-from spkver.scoring.pairs import unit_rows
+from spkver.scoring.lookup import Rows
+from spkver.scoring.pairs import check_range, unit_rows
 from spkver.scoring.text_tables import table_rows
 
 
@@ -54,21 +55,29 @@ def read_models(path: str | os.PathLike, rows: Rows) -> Models:
         SpkverError: naming file and line: a model without utterances or there twice, an utterance twice within a
             model or without an embedding; or an empty or unreadable file.
     """
-    names, found = [], []
+    names, lines, found, counts = [], [], [], []
     for line, (name, *utts) in table_rows(path):
         if not utts:
             raise SpkverError(f"{path}:{line}: model '{name}' has no utterance; expected 'MODEL utt utt ...'")
-        twice = next((utt for place, utt in enumerate(utts) if utt in utts[:place]), None)
-        if twice is not None:
+        if len(set(utts)) < len(utts):
+            twice = Counter(utts).most_common(1)[0][0]
             raise SpkverError(f"{path}:{line}: model '{name}' has '{twice}' twice")
-        places = rows.find_names(utts)
-        if (places < 0).any():
-            missing = utts[int(np.argmax(places < 0))]
-            raise SpkverError(f"{path}:{line}: utterance '{missing}' of model '{name}' is in no line of {rows.source}")
         names.append(name)
-        found.append(places)
-    check_no_duplicates(path, names)
-    return Models(names, np.concatenate(found), np.cumsum([0, *map(len, found)]))
+        lines.append(line)
+        found += utts
+        counts.append(len(utts))
+    first: dict[str, int] = {}
+    for line, name in zip(lines, names):
+        if first.setdefault(name, line) != line:
+            raise SpkverError(f"{path}:{line}: model '{name}' is there twice, first on line {first[name]}")
+    # One look-up for all models: each one goes through the whole list of ids.
+    places, starts = rows.find_names(found), np.cumsum([0, *counts])
+    unknown = np.flatnonzero(places < 0)
+    if unknown.size:
+        model = int(np.searchsorted(starts, unknown[0], side="right")) - 1
+        who = f"utterance '{found[unknown[0]]}' of model '{names[model]}'"
+        raise SpkverError(f"{path}:{lines[model]}: {who} is in no line of {rows.source}")
+    return Models(names, places, starts)
 
 
 def enrolment_means(embeddings: np.ndarray, models: Models) -> np.ndarray:
@@ -106,7 +115,11 @@ def expand_trials(
     Returns:
         ``(enroll_index, test_index, starts)``: rows of both sides, a trial for each utterance of each model, and
         (n_trials,) where the trials of each model begin, for `score_means`.
+
+    Raises:
+        ValueError: there is no model of such a number.
     """
+    check_range("model_index", np.asarray(model_index), len(models.names))
     counts = models.counts[model_index]
     ends = np.cumsum(counts)
     starts = ends - counts
@@ -115,6 +128,12 @@ def expand_trials(
 
 
 def score_means(scores: np.ndarray, starts: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The mean score of each stretch of scores that begins at ``starts``; (n_trials,) float64."""
-    sums = np.add.reduceat(np.asarray(scores, np.float64), starts)
-    return sums / np.diff(np.append(starts, len(scores)))
+    """The mean score of each stretch of scores that begins at ``starts``; (n_trials,) float64.
+
+    Raises:
+        ValueError: a stretch is empty, or the first does not begin at 0.
+    """
+    counts = np.diff(np.append(starts, len(scores)))
+    if len(counts) and (starts[0] != 0 or counts.min() < 1):
+        raise ValueError(f"starts must begin with 0 and increase to less than {len(scores)}")
+    return np.add.reduceat(np.asarray(scores, np.float64), starts) / counts
