@@ -27,7 +27,7 @@ from spkver.scoring.interchange import export_kaldi, export_npz, import_embeddin
 from spkver.scoring.lookup import Rows, look_up
 from spkver.scoring.metrics import actual_dcf
 from spkver.scoring.pairs import unit_rows
-from spkver.scoring.plda import fit_plda
+from spkver.scoring.plda_fit import fit_plda
 from spkver.scoring.score_norm import speaker_means
 from spkver.scoring.scores import file_fingerprint, score_list
 from spkver.scoring.systems import Qualified, ScoreMean, Voices, build_system, parse_system

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . recipes/common.sh
-set_up test pytest pytest-xdist hypothesis ruff espeakng-loader torchaudio selenium mlxtend nbclient ipywidgets
+set_up test pytest pytest-xdist hypothesis ruff espeakng-loader torchaudio selenium kaldiio mlxtend nbclient ipywidgets
 
 # Two processes with one torch thread each; more threads would slow one another down.
 OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -q "$@"

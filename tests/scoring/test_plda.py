@@ -11,7 +11,8 @@ from scipy.stats import multivariate_normal
 from spkver.errors import SpkverError
 from spkver.scoring.lda import Preprocessing
 from spkver.scoring.metrics import equal_error_rate
-from spkver.scoring.plda import Plda, fit_plda
+from spkver.scoring.plda import Plda
+from spkver.scoring.plda_fit import fit_plda
 
 
 def covariance(rng, dim, scale):
