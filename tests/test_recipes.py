@@ -1,13 +1,19 @@
 """The recipes' shell: options, overrides, and the set-up's choice (what they compute is run by .ci/run)."""
 
+import importlib.util
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from spkver.config import load_config
+
 ROOT = Path(__file__).resolve().parent.parent
-RECIPES = sorted((ROOT / "recipes").glob("*/run.sh"))
+BENCHMARK = ROOT / "recipes" / "benchmark"
+# A benchmark has subjects instead of stages.
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*/run.sh") if path.parent != BENCHMARK)
 
 
 def run(script, *words, **environment):
@@ -38,6 +44,41 @@ def test_a_mistyped_option_is_refused_before_anything_runs(script, words, expect
     assert done.returncode == 2
     assert expected in done.stderr
     assert done.stdout == ""
+
+
+def test_a_benchmark_knows_its_subjects_and_its_sizes():
+    assert "Subjects: scoring" in run(BENCHMARK / "run.sh", "--help").stdout
+    assert "no subject 'scorign'" in run(BENCHMARK / "run.sh", "scorign").stderr
+    done = subprocess.run(
+        [sys.executable, BENCHMARK / "scoring.py", "--one", "cosine_ours", "trails=3"], capture_output=True, text=True
+    )
+    assert "unknown key 'trails' (did you mean 'trials'?)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_row_of_the_scoring_benchmark_measures_what_it_says(tmp_path):
+    spec = importlib.util.spec_from_file_location("benchmark_scoring", BENCHMARK / "scoring.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    small = [
+        "trials=3000",
+        "utterances=100",
+        "loop_trials=5",
+        "plain_lines=200",
+        "scores=4000",
+        "plain_scores=2000",
+        "cohort=40",
+        "top_n=10",
+        "plain_rows=30",
+    ]
+    sizes = load_config(BENCHMARK / "scoring.yaml", small, module.Sizes)
+    for group in module.ROWS:
+        assert group[0].__doc__.endswith("|spkver")
+        assert len({function.__doc__.split("|")[0] for function in group}) == 1
+        for function in group:
+            n, measured = function(sizes, tmp_path)
+            assert n > 0
+            assert measured.seconds > 0
 
 
 def shell(tmp_path, body):

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from spkver.config import load_config
+from spkver.errors import SpkverError
 from spkver.schema import Count, Section
 
 HERE = Path(__file__).parent
@@ -252,8 +253,11 @@ def main(overrides: list[str]) -> None:
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
+    try:
+        sizes = load_config(HERE / "scoring.yaml", arguments[2:] if arguments[:1] == ["--one"] else arguments, Sizes)
+    except SpkverError as error:
+        sys.exit(str(error))
     if arguments[:1] == ["--one"]:
-        sizes = load_config(HERE / "scoring.yaml", arguments[2:], Sizes)
         with tempfile.TemporaryDirectory() as folder:
             n, measured = globals()[arguments[1]](sizes, Path(folder))
         print(json.dumps([n, measured.seconds, measured.mib]))

@@ -120,9 +120,9 @@ def cohort_statistics(
     """Mean and standard deviation of each row's ``top_n`` highest scores against the cohort.
 
     Exact: every cohort score is computed and the highest are selected, not estimated. Scores are float32,
-    their statistics float64, the deviations taken from the mean itself, so scores that differ in their last
-    digits only have the right std. A score's last digit can depend on where in the array its row stands, as it
-    does in any matrix product: where bytes must be the same again, give the same array again.
+    their statistics float64, with deviations taken from the mean itself, so nearly equal scores keep their std.
+    A score's last digit can depend on where in the array its row stands, as it does in any matrix product:
+    where bytes must be the same again, give the same array again.
 
     Args:
         embeddings: (N, D) float32, C-contiguous, rows whose dot product with the cohort's is the score; a
