@@ -39,7 +39,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), schema: type[Se
     """
     path = Path(path)
     content = _read_with_bases(path, [])
-    if content.pop("run", None) is not None:  # what a run wrote beside the values that it stored
+    stored = content.pop("run", None) is not None  # what a run wrote beside its values
+    if stored and schema is Config:
         content = _merge(YOUNGER_KEYS, content)
     for override in overrides:
         content = _merge(content, _parse_override(override))

@@ -138,3 +138,18 @@ def test_yaml_cannot_make_objects(tmp_path):
     path.write_text("seed: !!python/object/apply:os.getcwd []\n")
     with pytest.raises(SpkverError):
         load_config(path)
+
+
+def test_a_stored_run_from_before_a_key_goes_on_as_it_was_but_a_users_file_must_have_it(tmp_path):
+    content = load_config(BASE).model_dump()
+    del content["scoring"]["norm"], content["optimizer"]["momentum"], content["snapshots"]
+    content["model"].pop("aggregate_layers")
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(SpkverError, match="is missing"):
+        load_config(tmp_path / "own.yaml")
+    (tmp_path / "stored.yaml").write_text(yaml.safe_dump(content | {"run": {"commit": "abc"}}))
+    stored = load_config(tmp_path / "stored.yaml")
+    assert stored.model.aggregate_layers is False
+    assert stored.snapshots.speakers == 0
+    assert stored.scoring.norm.top_n == 50
+    assert stored.optimizer.lr == load_config(BASE).optimizer.lr
