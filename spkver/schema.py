@@ -200,6 +200,8 @@ class Training(Section):
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "bfloat16", "float32"]
     threads: CountOrZero  # 0: what torch chooses
+    chunked_head_rows: Count  # from so many weight rows (classes x K) on, the loss is computed chunk by chunk
+    chunked_head_products: Literal["float32", "bfloat16"]  # .. with matrix products of this type
     keep_last: Count  # checkpoints of the last epochs, beside the best
     average_last: Count  # checkpoints that make the final model
     statistics_utterances: Annotated[int, Field(ge=2)]  # whole ones, for the averaged model's BatchNorms

@@ -9,6 +9,7 @@ YOUNGER_KEYS = {
     "model": {"aggregate_layers": False},
     "optimizer": {"momentum": 0.9},
     "snapshots": {"speakers": 0, "utterances": 1},
+    "training": {"chunked_head_rows": 20000, "chunked_head_products": "float32"},
     "scoring": {
         "norm": {"method": "as", "top_n": 50, "centre": True},
         "plda": {"lda_dim": None, "iterations": 20, "adapt_within": 0.7, "adapt_between": 0.3},

@@ -47,7 +47,7 @@ def test_a_mistyped_option_is_refused_before_anything_runs(script, words, expect
 
 
 def test_a_benchmark_knows_its_subjects_and_its_sizes():
-    assert "Subjects: scoring" in run(BENCHMARK / "run.sh", "--help").stdout
+    assert "Subjects: scoring (the default), heads" in run(BENCHMARK / "run.sh", "--help").stdout
     assert "no subject 'scorign'" in run(BENCHMARK / "run.sh", "scorign").stderr
     done = subprocess.run(
         [sys.executable, BENCHMARK / "scoring.py", "--one", "cosine_ours", "trails=3"], capture_output=True, text=True

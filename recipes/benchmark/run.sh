@@ -3,7 +3,7 @@
 #
 #   recipes/benchmark/run.sh [SUBJECT] [key=value ...]
 #
-# Subjects: scoring (the default). Sizes stand in recipes/benchmark/SUBJECT.yaml; key=value words change them.
+# Subjects: scoring (the default), heads (margin heads of up to a million classes). Sizes stand in recipes/benchmark/SUBJECT.yaml; key=value words change them.
 # Run it on an idle machine: another job beside it slows rows differently.
 
 set -euo pipefail

@@ -5,6 +5,7 @@ from typing import Any
 
 from spkver.errors import SpkverError
 from spkver.heads.arc_margin import ArcMarginProduct
+from spkver.heads.chunked import chunked_loss
 from spkver.heads.intertopk_subcenter import ArcMarginProductIntertopkSubcenter
 from spkver.heads.softmax import Head, NormFace, Softmax
 
@@ -15,6 +16,7 @@ __all__ = [
     "NormFace",
     "Softmax",
     "build_head",
+    "chunked_loss",
 ]
 
 HEADS: dict[str, type[Head]] = {

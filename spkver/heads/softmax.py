@@ -40,7 +40,7 @@ class Head(nn.Module):
             SpkverError: a label is outside [0, out_features).
             ValueError: ``label`` is not (batch,) int64.
         """
-        self._check_label(label, len(embedding))
+        self.check_label(label, len(embedding))
         with torch.autocast(embedding.device.type, enabled=False):
             return self.logits(embedding.float(), label)
 
@@ -70,7 +70,8 @@ class Head(nn.Module):
         self.out_features = out_features
         _keep_rows(self.weight, out_features * self.rows_per_class)
 
-    def _check_label(self, label: Tensor, batch: int) -> None:
+    def check_label(self, label: Tensor, batch: int) -> None:
+        """Raise, naming what is wrong, unless labels are ``(batch,)`` int64 and each a class of this head."""
         if label.shape != (batch,) or label.dtype != torch.int64:
             raise ValueError(f"label must be ({batch},) int64, not {tuple(label.shape)} of {label.dtype}")
         low, high = map(int, label.aminmax())

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from spkver.config import Config
@@ -26,7 +27,7 @@ from spkver.data.sampler import SpeakerBatchSampler
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor, build_fbank
 from spkver.features import SpecAugment, mean_normalise
-from spkver.heads import build_head
+from spkver.heads import build_head, chunked_loss
 from spkver.model_folder import save_model
 from spkver.models import build_encoder
 from spkver.training import checkpoint
@@ -185,8 +186,7 @@ class Trainer:
             features = self.specaugment(mean_normalise(self.fbank(waveforms, formants=formants)[0]))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             embeddings = self.encoder(features)
-        logits = self.head(embeddings.float(), labels)
-        loss = F.cross_entropy(logits, labels)
+        loss, n_correct = self._loss(embeddings.float(), labels)
 
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -204,13 +204,21 @@ class Trainer:
             "epoch": self.epoch + 1,
             "step": self.step + 1,
             "loss": loss.item(),
-            "accuracy": (logits.detach().argmax(1) == labels).float().mean().item(),
+            "accuracy": n_correct.item() / len(labels),
             "lr": lr,
             "margin": getattr(self.head, "margin", 0.0),
             "grad_norm": grad_norm,
             "clipped": grad_norm > config.training.clip_norm,
             "skipped": not finite,
         }
+
+    def _loss(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The head's cross-entropy, and how many items it has right."""
+        config = self.config.training
+        if len(self.head.weight) >= config.chunked_head_rows:
+            return chunked_loss(self.head, embeddings, labels, config.chunked_head_products)
+        logits = self.head(embeddings, labels)
+        return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).sum()
 
     def _count_skipped(self, finite: bool, loss: float, grad_norm: float) -> None:
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1

@@ -209,3 +209,18 @@ def test_the_log_leaves_out_a_line_that_a_stop_cut_short(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text(json.dumps({"kind": "step", "loss": 1.0}) + "\n" + '{"kind": "st')
     assert read_log(path, "step") == [{"loss": 1.0}]
+
+
+@pytest.mark.parametrize("head", ["arc_margin", "intertopk_subcenter"])
+def test_a_head_computed_in_chunks_trains_as_the_plain_one(make_trainer, head):
+    extra = ["head.K=3", "head.mp=0.06", "head.k_top=2", "head.do_lm=false"] if head == "intertopk_subcenter" else []
+    own = ["head.scale=32.0", "head.margin=0.2", "head.easy_margin=false", *extra]
+    found = {}
+    for rows in (10**6, 1):
+        words = ["training.epochs=1", f"training.chunked_head_rows={rows}", f"head.name={head}", *own]
+        trainer = make_trainer(*words, exp=f"rows-{rows}")
+        trainer.run(False, {})
+        found[rows] = losses(trainer)
+    # The first step is the same sum in another order; what rounding moves grows from there.
+    assert found[1][0] == pytest.approx(found[10**6][0], rel=1e-5)
+    assert found[1] == pytest.approx(found[10**6], rel=0.02)
