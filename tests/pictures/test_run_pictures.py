@@ -188,3 +188,17 @@ def test_pictures_show_themselves_in_a_notebook(scored):
 
 def test_speakers_have_styles_of_their_own():
     assert len(set(speaker_styles(56))) == 56
+
+
+def test_a_long_name_in_the_legend_of_det_curves_stays_within_the_figure():
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    systems = {
+        f"speechocean762_lmf, cosine+asnorm+calibration {n}": (rng.normal(size=400) + labels, labels) for n in "ab"
+    }
+    figure = det_curves(systems)
+    figure.draw_without_rendering()
+    whole, box = figure.bbox, figure.axes[0].get_tightbbox()
+    assert box.x0 >= whole.x0
+    assert box.x1 <= whole.x1
+    assert figure.axes[0].get_legend().get_window_extent().x1 <= whole.x1
