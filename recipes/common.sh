@@ -64,3 +64,19 @@ train_or_resume() {
     spkver train "$config" --data "$data/train" --exp "$exp" ${init:+--init "$init"} \
         ${resume[@]+"${resume[@]}"} ${overrides[@]+"${overrides[@]}"}
 }
+
+# back_end_stages NORM CALIBRATION PLDA: the stages of these numbers, for $exp on the speakers of $data.
+back_end_stages() {
+    if in_stage "$1" "score normalisation"; then
+        spkver norm "$data/test" "$exp" --train "$data/train"
+        spkver evaluate "$data/test" "$exp" --system cosine+asnorm
+    fi
+    if in_stage "$2" "calibration"; then
+        spkver calibrate "$data/test" "$exp" --train "$data/train" --system cosine+asnorm
+        spkver evaluate "$data/test" "$exp" --system cosine+asnorm+calibration
+    fi
+    if in_stage "$3" "PLDA"; then
+        spkver plda "$data/test" "$exp" --train "$data/train"
+        spkver evaluate "$data/test" "$exp" --system plda
+    fi
+}
