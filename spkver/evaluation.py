@@ -77,9 +77,14 @@ def compare_systems(
         raise SpkverError(f"{paths[1]}: holds other trials than {paths[0]}; score both lists again")
     if trials.labels is None:
         raise SpkverError(f"{paths[0]}: has no labels; without them nothing can be compared")
+    if not settings.bootstrap:
+        raise SpkverError("compare: scoring.bootstrap is 0, and a comparison needs resamples; set it, as to 1000")
     speaker_of = {utterance.id: utterance.speaker for utterance in directory.utterances}
     speakers = _speakers(paths[0], trials, speaker_of)
-    found = compare(scores_a, scores_b, trials.labels, *speakers, settings.p_targets, max(settings.bootstrap, 100))
+    try:
+        found = compare(scores_a, scores_b, trials.labels, *speakers, settings.p_targets, settings.bootstrap)
+    except ValueError as error:
+        raise SpkverError(f"{paths[0]}: {error}") from None
     lines = [f"a: {a.exp.name}, {a.name}", f"b: {b.exp.name}, {b.name}", ""]
     lines.append(f"{'figure':<14}{'a':>9}{'b':>9}{'b - a':>10}   {'95 % of b - a':<20}{'b better':>9}{'p':>8}")
     for name, d in found.items():

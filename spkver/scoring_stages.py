@@ -116,9 +116,10 @@ def score_trials(
         quality = backend.calibration(system.uncalibrated.name).belongs_to["quality"]
     if parse_system(system.name)[1]:
         _refuse_cohort_of(backend.cohort(), read_data_directory(data, check_files=False))
-    test, rows = embedded.voices(backend, quality), embedded.rows()
-    enroll, enroll_rows = test, rows
+    rows = embedded.rows()
     with known_by_name(system.name):
+        test = embedded.voices(backend, quality)
+        enroll, enroll_rows = test, rows
         if models_file is not None:
             models = read_models(models_file, rows)
             enroll_rows = Rows(models.names, models_file)
@@ -210,7 +211,8 @@ def held_out_trials(train: DataDirectory, system: System, settings: Scoring, see
             f"{train.path}: {system.model} was trained on all of its speakers; calibration needs some held out, "
             "train with data.held_out_speakers"
         )
-    voices = embedded.voices(system.backend, settings.calibration.quality)
+    with known_by_name(str(embedded.folder)):
+        voices = embedded.voices(system.backend, settings.calibration.quality)
     measures = {name: values[held_out] for name, values in voices.measures.items()}
     utts = [embedded.utts[row] for row in held_out]
     most = settings.calibration.max_nontargets

@@ -125,6 +125,34 @@ def test_as_norm_is_what_a_slow_reference_says(made):
         assert scores[index] == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.parametrize("method", ["z", "t", "s"])
+def test_the_other_normalisations_take_the_whole_cohort_and_the_side_that_they_name(made, method):
+    words = [f"scoring.norm.method={method}", "scoring.norm.centre=false"]
+    assert run("norm", made / "test", made / "exp", "--train", made / "train", *words) == 0
+    trials, scores = scores_of(made, f"cosine+{method}norm")
+    cohort = Backend(made / "exp/model").cohort().embeddings.astype(np.float64)
+    embeddings, utts = read_embeddings(made / "exp/embeddings/test")
+    against = embeddings.astype(np.float64) @ cohort.T
+    mean, std = against.mean(1), against.std(1)
+    for index in range(0, len(trials), 37):
+        e, t = (utts.index(name) for name in trials.pair(index))
+        cosine = embeddings[e].astype(np.float64) @ embeddings[t]
+        z, t_ = (cosine - mean[e]) / std[e], (cosine - mean[t]) / std[t]
+        assert scores[index] == pytest.approx({"z": z, "t": t_, "s": (z + t_) / 2}[method], rel=1e-3, abs=1e-3)
+
+
+def test_an_adapted_plda_is_a_system_of_its_own(made, tmp_path, capsys):
+    shutil.copytree(made / "exp", tmp_path / "exp")
+    exp, data, train = tmp_path / "exp", made / "test", made / "train"
+    words = ["--train", train, "scoring.plda.lda_dim=4"]
+    assert run("plda", data, exp, *words) == 0
+    assert run("plda", data, exp, *words, "--adapt", data) == 0
+    assert "adapted by 60 utterances of test" in capsys.readouterr().out
+    plain, adapted = (read_scores(exp / f"scores/test/trials-{name}")[1] for name in ("plda", "plda_adapted"))
+    assert len(plain) == len(adapted) and (plain != adapted).any()
+    assert run("evaluate", data, exp, "--system", "plda_adapted", "scoring.bootstrap=0") == 0
+
+
 def test_models_of_several_utterances_are_enrolled_by_mean_and_by_score_mean(made, tmp_path):
     embeddings, utts = read_embeddings(made / "exp/embeddings/test")
     speaker_of = dict(line.split() for line in (made / "test/utt2spk").read_text().splitlines())
@@ -238,6 +266,7 @@ def test_figures_are_broken_down_by_gender_and_duration(made, capsys):
         (["norm", "TEST", "EXP", "--train", "TRAIN", "optimizer.lr=1"], "override 'optimizer.lr=1': the model is"),
         (["plda", "TEST", "EXP", "--train", "TRAIN", "scoring.plda.lda_dim=99"], "lda_dim"),
         (["fuse", "TEST", "EXP", "--train", "TRAIN", "--exp", "x"], "fuse: name two different systems or more"),
+        (["compare", "TEST", "EXP", "EXP", "scoring.bootstrap=0"], "compare: scoring.bootstrap is 0, and a comparison"),
         (["evaluate", "--scores", "x"], "evaluate: --scores FILE goes with --trials FILE"),
     ],
 )
