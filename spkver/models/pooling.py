@@ -36,8 +36,8 @@ class StatisticsPooling(nn.Module):
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool ``frames (batch, n_frames, n_channels)`` over ``mask (batch, n_frames)`` (True = valid)."""
         with torch.autocast(frames.device.type, enabled=False):
-            frames = frames.float()
-            return _weighted_statistics(frames, _uniform_weights(frames, mask))
+            weights = _uniform_weights(frames, mask)
+            return _statistics(*_Centre.apply(frames.float(), weights), weights)
 
 
 class AttentiveStatisticsPooling(nn.Module):
@@ -60,29 +60,73 @@ class AttentiveStatisticsPooling(nn.Module):
 
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool ``frames (batch, n_frames, n_channels)`` over ``mask (batch, n_frames)`` (True = valid)."""
+        # The two matrix products over frames may run in bfloat16: they only weigh what is summed in float32.
+        from_frame = self.from_frame(frames)
         with torch.autocast(frames.device.type, enabled=False):
-            frames = frames.float()
-            utterance = _weighted_statistics(frames, _uniform_weights(frames, mask))
-            hidden = torch.tanh(self.from_frame(frames) + self.from_utterance(utterance).unsqueeze(1))
-            energy = self.to_weights(hidden)
+            weights = _uniform_weights(frames, mask)
+            mean, centred = _Centre.apply(frames.float(), weights)
+            utterance = _statistics(mean, centred, weights)
+            hidden = torch.tanh(from_frame.float() + self.from_utterance(utterance).unsqueeze(1))
+        energy = self.to_weights(hidden)
+        with torch.autocast(frames.device.type, enabled=False):
             if mask is not None:
                 energy = energy.masked_fill(~mask.unsqueeze(2), -torch.inf)
-            return _weighted_statistics(frames, energy.softmax(1))
+            return _statistics(mean, centred, energy.float().softmax(1))
 
 
 def _uniform_weights(frames: Tensor, mask: Tensor | None) -> Tensor:
-    """Equal weights over the valid frames, ``(batch, n_frames, 1)``, that sum to 1."""
+    """Equal float32 weights over the valid frames, ``(batch or 1, n_frames, 1)``, that sum to 1."""
     if mask is None:
-        return frames.new_full((1, frames.shape[1], 1), 1.0 / frames.shape[1])
-    return (mask / mask.sum(1, keepdim=True)).to(frames.dtype).unsqueeze(2)
+        return torch.full((1, frames.shape[1], 1), 1.0 / frames.shape[1], device=frames.device)
+    return (mask / mask.sum(1, keepdim=True)).float().unsqueeze(2)
 
 
-def _weighted_statistics(frames: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean and standard deviation side by side, ``(batch, 2 * n_channels)``."""
-    mean = (frames * weights).sum(1)
-    # Two passes: E[x^2] - E[x]^2 cancels where a channel hardly moves.
-    variance = ((frames - mean.unsqueeze(1)).square() * weights).sum(1)
-    return torch.cat([mean, (variance + _VARIANCE_FLOOR).sqrt()], 1)
+def _statistics(mean: Tensor, centred: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean and standard deviation side by side, ``(batch, 2 * n_channels)``.
+
+    Args:
+        mean: the plain mean ``(batch, n_channels)``.
+        centred: the frames without it ``(batch, n_frames, n_channels)``.
+        weights: of the frames ``(batch or 1, n_frames, n_channels or 1)``, summing to 1.
+    """
+    offset, power = _Moments.apply(centred, weights)
+    # Cancels little, as the frames are centred: not so E[x^2] - E[x]^2 where a channel hardly moves.
+    variance = (power - offset.square()).clamp_min(0.0)
+    return torch.cat([mean + offset, (variance + _VARIANCE_FLOOR).sqrt()], 1)
+
+
+class _Centre(torch.autograd.Function):
+    """Frames to their weighted mean and the frames without it; what autograd makes of it takes thrice the passes."""
+
+    @staticmethod
+    def forward(ctx, frames: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(weights)
+        mean = (frames * weights).sum(1)
+        return mean, frames - mean.unsqueeze(1)
+
+    @staticmethod
+    def backward(ctx, mean_gradient: Tensor, centred_gradient: Tensor) -> tuple[Tensor, None]:
+        (weights,) = ctx.saved_tensors
+        return centred_gradient + weights * (mean_gradient - centred_gradient.sum(1)).unsqueeze(1), None
+
+
+class _Moments(torch.autograd.Function):
+    """Weighted sums over time of frames and of their squares, with a backward of five passes over the frames."""
+
+    @staticmethod
+    def forward(ctx, frames: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(frames, weights)
+        weighted = frames * weights
+        first = weighted.sum(1)
+        return first, weighted.mul_(frames).sum(1)
+
+    @staticmethod
+    def backward(ctx, first_gradient: Tensor, second_gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        frames, weights = ctx.saved_tensors
+        slope = frames * second_gradient.unsqueeze(1)
+        both = slope + first_gradient.unsqueeze(1)
+        weights_gradient = frames * both if ctx.needs_input_grad[1] else None
+        return both.add_(slope).mul_(weights), weights_gradient
 
 
 def build_pooling(name: str, n_channels: int, n_hidden: int) -> nn.Module:

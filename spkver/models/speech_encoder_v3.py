@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spkver.models.group_norm import group_norm
 from spkver.models.pooling import build_pooling
 
 
@@ -24,7 +25,7 @@ class MaskedGroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise ``x (batch, channels, n_frames, n_bins)`` with ``mask (batch, n_frames)``, True = valid."""
         if mask is None:
-            return super().forward(x)
+            return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
         batch, channels, n_frames, n_bins = x.shape
         valid = mask.view(batch, 1, 1, n_frames, 1)
         grouped = x.float().view(batch, self.num_groups, channels // self.num_groups, n_frames, n_bins)
