@@ -72,6 +72,11 @@ def train(options) -> int:
     )
     trainer = Trainer(configuration, directory, experiment, options.init)
     print(trainer.description(), flush=True)
+    if options.profile:
+        from spkver.training.profiling import profile_training
+
+        print(profile_training(trainer, options.profile))
+        return 0
     try:
         trainer.run(options.resume, describe_run(options.data, options.init))
     except Stopped as stopped:
@@ -171,6 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--exp", type=Path, help="folder of the experiment (exp/ and the name of CONFIG)")
     added.add_argument("--init", type=Path, metavar="MODEL", help="model folder to fine-tune")
     added.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    added.add_argument(
+        "--profile", type=int, nargs="?", const=30, metavar="STEPS", help="time so many steps (30), tell, keep nothing"
+    )
 
     added = verb("average", average)
     added.add_argument("exp", type=Path, help="folder of the experiment")

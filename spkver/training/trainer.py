@@ -5,18 +5,14 @@ Notable:
 - Everything random in a step comes from (seed, epoch, step): crops and augmentation through the
   sampler's draws, dropout and masks through one ``manual_seed`` a step. There are no random states to
   save, and a resumed run logs the losses of an uninterrupted one.
-- The encoder runs in bfloat16 with channels-last convolutions where the machine computes that
-  natively; head, pooling statistics and loss are float32.
-- A step whose loss or gradient is not finite changes nothing: it is skipped and counted.
+- What a step does stands in `step.py`.
 - The EER of each epoch comes from trials among speakers that training does not see.
 """
 
-import math
 import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -25,9 +21,8 @@ from spkver.data.dataset import SpeakerCrops, collate
 from spkver.data.directory import DataDirectory
 from spkver.data.sampler import SpeakerBatchSampler
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor, build_fbank
-from spkver.features import SpecAugment, mean_normalise
-from spkver.heads import build_head, chunked_loss
+from spkver.extraction import Extractor
+from spkver.heads import build_head
 from spkver.model_folder import save_model
 from spkver.models import build_encoder
 from spkver.training import checkpoint
@@ -36,11 +31,9 @@ from spkver.training.experiment import Experiment
 from spkver.training.held_out import HeldOut, split_speakers
 from spkver.training.init import start_from
 from spkver.training.log import Log
-from spkver.training.optimizer import build_optimizer
 from spkver.training.progress import Progress, Sums, training_line
-from spkver.training.schedules import learning_rate, margin
-from spkver.training.seeds import mixed_seed
-from spkver.training.snapshots import Snapshots, gradient_histogram
+from spkver.training.snapshots import Snapshots
+from spkver.training.step import TrainingStep
 from spkver.training.stopping import Stopped, StopRequest
 
 
@@ -103,14 +96,11 @@ class Trainer:
             start_from(init, self.encoder, self.head, self.speakers, config)
         self.encoder.to(self.device, memory_format=torch.channels_last)
         self.head.to(self.device)
-        self.fbank = build_fbank(config, config.augment.formant_factors).to(self.device)
-        self.specaugment = SpecAugment(**config.augment.specaugment.model_dump())
-        self.optimizer = build_optimizer(config.optimizer, self.encoder, self.head)
+        self.training_step = TrainingStep(config, self.encoder, self.head, self.device, self.dtype, experiment.folder)
 
         self.epoch, self.step = 0, 0  # the next to do, both counted from 0
         self.sums = Sums()  # of the epoch so far
         self.seconds = 0.0  # of training so far
-        self.skipped_in_a_row = 0
         self.best = None  # (held-out EER, epoch counted from 1)
         self.gradients = None  # histograms of the epoch's last step, before and after clipping
 
@@ -153,13 +143,13 @@ class Trainer:
     def _train_epoch(self) -> None:
         self.sampler.set_epoch(self.epoch, self.step)
         self.encoder.train()
-        batches = self._loader()
+        batches = self.loader()
         with Progress(self.epoch, self.config.training.epochs, self.sampler.n_batches, self.step) as progress:
             before = time.monotonic()
             for batch in batches:
                 if isinstance(batch, SpkverError):
                     raise batch
-                record = self._train_step(*batch)
+                record = self._step(batch)
                 now = time.monotonic()
                 self.seconds += now - before
                 self.sums.add(record, items=len(batch[1]), seconds=now - before)
@@ -169,65 +159,12 @@ class Trainer:
                 progress.show(self.step, self.sums.running(record))
                 self._save_when_due()
 
-    def _train_step(self, waveforms: torch.Tensor, labels: torch.Tensor, formants: torch.Tensor) -> dict:
-        """One step on waveforms ``(batch, n_samples)``, labels and formants ``(batch,)``; returns its record."""
-        torch.manual_seed(mixed_seed(self.config.seed, self.epoch, self.step))
-        position = self.epoch + self.step / self.sampler.n_batches
-        config = self.config
-        lr = learning_rate(config.lr_schedule, config.optimizer.lr, config.training.epochs, position)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.head.update(margin(config.margin_schedule, getattr(config.head, "margin", 0.0), position))
-
-        waveforms, labels = waveforms.to(self.device), labels.to(self.device)
-        with torch.no_grad():
-            # One bank for all is the faster way where there is only one.
-            formants = formants.to(self.device) if len(self.fbank.mel) > 1 else None
-            features = self.specaugment(mean_normalise(self.fbank(waveforms, formants=formants)[0]))
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            embeddings = self.encoder(features)
-        loss, n_correct = self._loss(embeddings.float(), labels)
-
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        parameters = [*self.encoder.parameters(), *self.head.parameters()]
-        watched = self.snapshots is not None and self.step == self.sampler.n_batches - 1
-        before = gradient_histogram(parameters) if watched else None
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.training.clip_norm).item()
-        if watched:
-            self.gradients = torch.stack([before, gradient_histogram(parameters)])
-        finite = math.isfinite(loss.item()) and math.isfinite(grad_norm)
-        if finite:
-            self.optimizer.step()
-        self._count_skipped(finite, loss.item(), grad_norm)
-        return {
-            "epoch": self.epoch + 1,
-            "step": self.step + 1,
-            "loss": loss.item(),
-            "accuracy": n_correct.item() / len(labels),
-            "lr": lr,
-            "margin": getattr(self.head, "margin", 0.0),
-            "grad_norm": grad_norm,
-            "clipped": grad_norm > config.training.clip_norm,
-            "skipped": not finite,
-        }
-
-    def _loss(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The head's cross-entropy, and how many items it has right."""
-        config = self.config.training
-        if len(self.head.weight) >= config.chunked_head_rows:
-            return chunked_loss(self.head, embeddings, labels, config.chunked_head_products)
-        logits = self.head(embeddings, labels)
-        return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).sum()
-
-    def _count_skipped(self, finite: bool, loss: float, grad_norm: float) -> None:
-        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
-        if self.skipped_in_a_row >= self.config.training.max_skipped_in_a_row:
-            raise SpkverError(
-                f"{self.experiment.folder}: {self.skipped_in_a_row} steps in a row were not finite (epoch "
-                f"{self.epoch + 1}, step {self.step + 1}, loss {loss:.3g}, gradient norm {grad_norm:.3g}); "
-                "lower optimizer.lr, or set training.precision=float32"
-            )
+    def _step(self, batch: tuple[Tensor, Tensor, Tensor]) -> dict:
+        watch = self.snapshots is not None and self.step == self.sampler.n_batches - 1
+        record = self.training_step(batch, self.epoch, self.step, self.sampler.n_batches, watch)
+        if watch:
+            self.gradients = self.training_step.gradients
+        return record
 
     def _finish_epoch(self) -> None:
         """Measure, keep the weights, log, say; then the next epoch."""
@@ -273,13 +210,13 @@ class Trainer:
                 "step": self.step,
                 "sums": self.sums.state(),
                 "seconds": self.seconds,
-                "skipped_in_a_row": self.skipped_in_a_row,
+                "skipped_in_a_row": self.training_step.skipped_in_a_row,
                 "best": self.best,
                 "gradients": self.gradients,
                 "log_size": self.log.sync(),
                 "encoder": self.encoder.state_dict(),
                 "head": self.head.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": self.training_step.optimizer.state_dict(),
             },
         )
         self._saved_at = time.monotonic()
@@ -289,11 +226,11 @@ class Trainer:
         state = checkpoint.load_state(self.experiment.checkpoints)
         self.encoder.load_state_dict(state["encoder"])
         self.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.training_step.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.sums = Sums(**state["sums"])
         self.seconds = state["seconds"]
-        self.skipped_in_a_row = state["skipped_in_a_row"]
+        self.training_step.skipped_in_a_row = state["skipped_in_a_row"]
         self.best = state["best"]
         self.gradients = state["gradients"]
         return state["log_size"]
@@ -312,7 +249,8 @@ class Trainer:
             self.speakers,
         )
 
-    def _loader(self) -> DataLoader:
+    def loader(self) -> DataLoader:
+        """The batches from the sampler's place on."""
         workers = self.config.data.workers
         return DataLoader(
             self.dataset,

@@ -18,6 +18,7 @@ from spkver.training.device import choose_dtype
 from spkver.training.experiment import Experiment
 from spkver.training.held_out import split_speakers
 from spkver.training.log import read_log
+from spkver.training.profiling import profile_training
 from spkver.training.trainer import Trainer
 
 
@@ -89,9 +90,9 @@ def test_another_seed_gives_other_losses(make_trainer):
 def test_gradients_are_clipped_over_encoder_and_head_together(make_trainer):
     trainer = make_trainer("training.clip_norm=0.5")
     trainer.sampler.set_epoch(0)
-    batch = next(iter(trainer._loader()))
+    batch = next(iter(trainer.loader()))
     trainer.encoder.train()
-    record = trainer._train_step(*batch)
+    record = trainer.training_step(batch, trainer.epoch, trainer.step, trainer.sampler.n_batches)
     norms = [p.grad.norm() for p in [*trainer.encoder.parameters(), *trainer.head.parameters()]]
     assert record["grad_norm"] > 0.5
     assert record["clipped"]
@@ -109,8 +110,9 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(make_trainer):
     trainer = make_trainer("training.epochs=1")
     poison(trainer, {3})
     seen = []
-    step = trainer.optimizer.step
-    trainer.optimizer.step = lambda: (seen.append(trainer.step), step())
+    optimizer = trainer.training_step.optimizer
+    step = optimizer.step
+    optimizer.step = lambda: (seen.append(trainer.step), step())
     trainer.run(False, {})
     assert 3 not in seen
     assert len(seen) == 13
@@ -224,3 +226,28 @@ def test_a_head_computed_in_chunks_trains_as_the_plain_one(make_trainer, head):
     # The first step is the same sum in another order; what rounding moves grows from there.
     assert found[1][0] == pytest.approx(found[10**6][0], rel=1e-5)
     assert found[1] == pytest.approx(found[10**6], rel=0.02)
+
+
+def test_profiling_names_every_part_and_keeps_nothing(make_trainer, capsys):
+    trainer = make_trainer(exp="profiled")
+    table = profile_training(trainer, 4)
+    rows = {line[:18].strip(): float(line[18:].split()[0]) for line in table.splitlines() if " ms" in line}
+    step = rows.pop("a step")
+    assert set(rows) == {
+        "waiting for data",
+        "features",
+        "encoder forward",
+        "head and loss",
+        "backward",
+        "clipping",
+        "optimizer",
+        "the rest",
+    }
+    assert sum(rows.values()) == pytest.approx(step, abs=0.5)
+    assert rows["encoder forward"] > 0 and rows["backward"] > 0
+    assert not trainer.experiment.folder.exists()
+
+
+def test_profiling_needs_more_steps_than_it_warms_up(make_trainer):
+    with pytest.raises(SpkverError, match=r"more than 5 steps; this one has \d"):
+        profile_training(make_trainer("batch.utterances=2", "augment.speed_factors=[1.0]"), 4)

@@ -1,0 +1,140 @@
+"""One training step: crops -> features -> embeddings -> loss -> gradients -> new weights.
+
+Notable:
+
+- The encoder runs in bfloat16 with channels-last convolutions where the machine computes that natively; head,
+  pooling statistics and loss are float32.
+- A step whose loss or gradient is not finite changes nothing: it is skipped and counted.
+- Each part is timed, which costs nothing; `spkver train --profile` prints it.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spkver.config import Config
+from spkver.errors import SpkverError
+from spkver.extraction import build_fbank
+from spkver.features import SpecAugment, mean_normalise
+from spkver.heads import Head, chunked_loss
+from spkver.training.clock import Clock
+from spkver.training.optimizer import build_optimizer
+from spkver.training.schedules import learning_rate, margin
+from spkver.training.seeds import mixed_seed
+from spkver.training.snapshots import gradient_histogram
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Waveforms ``(batch, n_samples)``, labels ``(batch,)`` and which formant factor ``(batch,)``."""
+
+
+class TrainingStep:
+    """Changes an encoder and a head by one batch.
+
+    Args:
+        config: of the run.
+        encoder, head: on ``device``; changed in place.
+        device: where they are.
+        dtype: of the encoder's arithmetic.
+        folder: of the experiment, named in errors.
+    """
+
+    def __init__(
+        self, config: Config, encoder: nn.Module, head: Head, device: torch.device, dtype: torch.dtype, folder: Path
+    ):
+        self.config, self.encoder, self.head = config, encoder, head
+        self.device, self.dtype, self.folder = device, dtype, folder
+        self.fbank = build_fbank(config, config.augment.formant_factors).to(device)
+        self.specaugment = SpecAugment(**config.augment.specaugment.model_dump())
+        self.optimizer = build_optimizer(config.optimizer, encoder, head)
+        self.clock = Clock(device)
+        self.skipped_in_a_row = 0
+        self.gradients: Tensor | None = None
+        """Histograms of the last watched step's gradients, before and after clipping."""
+
+    def __call__(self, batch: Batch, epoch: int, step: int, n_steps: int, watch: bool = False) -> dict:
+        """Do step ``step`` of the ``n_steps`` of an epoch, both counted from 0; returns its record.
+
+        Args:
+            watch: keep histograms of the gradients in ``gradients``.
+
+        Raises:
+            SpkverError: ``training.max_skipped_in_a_row`` steps in a row were not finite.
+        """
+        torch.manual_seed(mixed_seed(self.config.seed, epoch, step))
+        lr = self._follow_schedules(epoch + step / n_steps)
+        waveforms, labels, formants = (part.to(self.device) for part in batch)
+        with self.clock("features"):
+            features = self._features(waveforms, formants)
+        with (
+            self.clock("encoder forward"),
+            torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
+        ):
+            embeddings = self.encoder(features)
+        with self.clock("head and loss"):
+            loss, n_correct = self._loss(embeddings.float(), labels)
+        with self.clock("backward"):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        with self.clock("clipping"):
+            grad_norm = self._clip(watch)
+        finite = math.isfinite(loss.item()) and math.isfinite(grad_norm)
+        with self.clock("optimizer"):
+            if finite:
+                self.optimizer.step()
+        record = {
+            "epoch": epoch + 1,
+            "step": step + 1,
+            "loss": loss.item(),
+            "accuracy": n_correct.item() / len(labels),
+            "lr": lr,
+            "margin": getattr(self.head, "margin", 0.0),
+            "grad_norm": grad_norm,
+            "clipped": grad_norm > self.config.training.clip_norm,
+            "skipped": not finite,
+        }
+        self._count_skipped(record)
+        return record
+
+    def _follow_schedules(self, position: float) -> float:
+        """Set learning rate and margin of a position in epochs; returns the former."""
+        config = self.config
+        lr = learning_rate(config.lr_schedule, config.optimizer.lr, config.training.epochs, position)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.head.update(margin(config.margin_schedule, getattr(config.head, "margin", 0.0), position))
+        return lr
+
+    @torch.no_grad()
+    def _features(self, waveforms: Tensor, formants: Tensor) -> Tensor:
+        # One bank for all is the faster way where there is only one.
+        formants = formants if len(self.fbank.mel) > 1 else None
+        return self.specaugment(mean_normalise(self.fbank(waveforms, formants=formants)[0]))
+
+    def _loss(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The head's cross-entropy, and how many items it has right."""
+        config = self.config.training
+        if len(self.head.weight) >= config.chunked_head_rows:
+            return chunked_loss(self.head, embeddings, labels, config.chunked_head_products)
+        logits = self.head(embeddings, labels)
+        return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).sum()
+
+    def _clip(self, watch: bool) -> float:
+        """Clip the gradients of encoder and head together; returns their norm before."""
+        parameters = [*self.encoder.parameters(), *self.head.parameters()]
+        before = gradient_histogram(parameters) if watch else None
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip_norm).item()
+        if watch:
+            self.gradients = torch.stack([before, gradient_histogram(parameters)])
+        return grad_norm
+
+    def _count_skipped(self, record: dict) -> None:
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if record["skipped"] else 0
+        if self.skipped_in_a_row >= self.config.training.max_skipped_in_a_row:
+            raise SpkverError(
+                f"{self.folder}: {self.skipped_in_a_row} steps in a row were not finite (epoch {record['epoch']}, "
+                f"step {record['step']}, loss {record['loss']:.3g}, gradient norm {record['grad_norm']:.3g}); "
+                "lower optimizer.lr, or set training.precision=float32"
+            )
