@@ -43,6 +43,7 @@ class Extractor:
         self.encoder = encoder
         self.config = config
         self.sample_rate = config.data.sample_rate
+        self.embed_dim = encoder.embed_dim
         self.device = next(encoder.parameters()).device
         self.fbank = build_fbank(config).eval().to(self.device)
 
@@ -57,7 +58,7 @@ class Extractor:
     @torch.inference_mode()
     def extract(self, waveforms: list[np.ndarray]) -> Extracted:
         """Embeddings and their magnitudes of waveforms ``(n_samples,)`` at the configured rate."""
-        waveforms = [self._middle(waveform) for waveform in waveforms]
+        waveforms = [self.middle(waveform) for waveform in waveforms]
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         padded = torch.zeros(len(waveforms), int(lengths.max()))
         for row, waveform in zip(padded, waveforms):
@@ -82,7 +83,7 @@ class Extractor:
         Raises:
             SpkverError: a file cannot be read, is empty, silent or non-finite, with its path.
         """
-        embeddings = np.zeros((len(utterances), self.encoder.embed_dim), np.float32)
+        embeddings = np.zeros((len(utterances), self.embed_dim), np.float32)
         magnitudes = np.zeros(len(utterances), np.float32)
         order = sorted(range(len(utterances)), key=lambda index: durations[utterances[index].id])
         with (
@@ -90,12 +91,12 @@ class Extractor:
             tqdm(total=len(utterances), desc=title, unit="utt", leave=False, disable=not title or None) as bar,
         ):
             read = _ahead(reader, self._read, [utterances[index] for index in order])
-            for indices, waveforms in self._batches(zip(order, read)):
+            for indices, waveforms in self.batches(zip(order, read)):
                 embeddings[indices], magnitudes[indices] = self.extract(waveforms)
                 bar.update(len(indices))
         return Extracted(embeddings, magnitudes)
 
-    def _batches(self, waveforms: Iterable) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    def batches(self, waveforms: Iterable) -> Iterator[tuple[list[int], list[np.ndarray]]]:
         """Groups whose padded length stays below ``scoring.batch_seconds``."""
         indices, batch, longest = [], [], 0
         limit = self.config.scoring.batch_seconds * self.sample_rate
@@ -114,9 +115,9 @@ class Extractor:
         problem = check_samples(samples)
         if problem:
             raise SpkverError(f"{utterance.path}: {problem} (utterance '{utterance.id}'); leave it out")
-        return self._middle(samples)
+        return self.middle(samples)
 
-    def _middle(self, samples: np.ndarray) -> np.ndarray:
+    def middle(self, samples: np.ndarray) -> np.ndarray:
         """At most ``scoring.max_seconds`` from the middle, at least a fifth of a second by repetition."""
         most = round(self.config.scoring.max_seconds * self.sample_rate)
         start = max(len(samples) - most, 0) // 2

@@ -5,7 +5,6 @@ them can be run again alone. What is fitted lies in the model's folder, and scor
 """
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from spkver.data.directory import DataDirectory, read_data_directory
-from spkver.data.survey import keep_usable
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
-from spkver.model_folder import load_model, read_speakers
+from spkver.model_folder import read_speakers
 from spkver.schema import Scoring
 from spkver.scoring.backend import IMPORTED, Cohort
 from spkver.scoring.calibration import fit_calibration
@@ -35,24 +32,6 @@ from spkver.scoring.trial_making import make_trials
 from spkver.scoring.trials import Trials
 from spkver.systems import Embedded, System
 from spkver.whole_file import whole_file
-
-
-def embed_directory(directory: DataDirectory, system: System) -> str:
-    """Embed the usable utterances of a data directory; returns a line that says so."""
-    model = load_model(system.model)
-    usable = keep_usable(
-        directory, model.config.data.sample_rate, max_unusable_share=model.config.data.max_unusable_share
-    )
-    start = time.monotonic()
-    extracted = Extractor(model.encoder, model.config).extract_utterances(
-        usable.utterances, usable.durations, f"embedding {directory.path.name}"
-    )
-    spent = time.monotonic() - start
-    folder = system.embeddings(directory.path.name)
-    utts = [utterance.id for utterance in usable.utterances]
-    durations = np.array([usable.durations[utt] for utt in utts])
-    write_embeddings(folder, extracted.embeddings, utts, {"duration": durations, "magnitude": extracted.magnitudes})
-    return f"{len(utts)} embeddings ({durations.sum() / spent:.0f}x real time) -> {folder}"
 
 
 def import_directory(source: Path, data: DataDirectory, exp: Path, utts: Path | None, basenames: bool) -> str:

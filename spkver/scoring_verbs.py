@@ -28,7 +28,9 @@ def add_scoring_verbs(verb: Callable) -> None:
         added.add_argument("--trials", type=Path, help="trial list (DATA/trials)")
         added.add_argument("overrides", nargs="*", metavar="scoring.key=value", help="scoring values that differ")
 
-    scoring_verb("embed", embed).add_argument("--untrained", action="store_true", help=_UNTRAINED)
+    added = scoring_verb("embed", embed)
+    added.add_argument("--untrained", action="store_true", help=_UNTRAINED)
+    added.add_argument("--workers", type=_count, metavar="N", help="threads (what torch would take: one a core)")
 
     added = scoring_verb("import-embeddings", import_embeddings)
     added.add_argument("source", type=Path, help="a file or folder of another toolkit")
@@ -79,9 +81,10 @@ def add_scoring_verbs(verb: Callable) -> None:
 
 def embed(options) -> None:
     """Embed every utterance of a data directory."""
-    from spkver.scoring_stages import embed_directory
+    from spkver.embedding_stage import embed_directory
 
-    print(embed_directory(_directory(options.data), _system(options)))
+    # Whether a file is there is found out when it is read: to look at a million first takes minutes.
+    print(embed_directory(_directory(options.data, check_files=False), _system(options), options.workers))
 
 
 def import_embeddings(options) -> None:
@@ -220,6 +223,13 @@ def _scoring_overrides(overrides: list[str]) -> list[str]:
     if stranger is not None:
         raise SpkverError(f"override '{stranger}': the model is trained; only scoring.* can still be changed")
     return overrides
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
+    return number
 
 
 def _directory(path: Path, check_files: bool = True):

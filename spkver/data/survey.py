@@ -46,7 +46,7 @@ def survey(directory: DataDirectory, sample_rate: int, workers: int = 2, max_unu
         SpkverError: more than ``max_unusable_share`` of the utterances, or all, are unusable.
     """
     found = _decode_all(directory.utterances, sample_rate, workers)
-    _refuse_too_many(found, directory, max_unusable_share)
+    refuse_too_many(found, directory, max_unusable_share)
     return found
 
 
@@ -59,19 +59,19 @@ def keep_usable(
     are decoded; what is new is stored there, except in a folder that cannot be written.
     Arguments and errors are those of ``survey``.
     """
-    known = _stored(directory.path)
+    known = read_survey(directory.path)
     reasons = {utt: reason for utt, _, reason in known.unusable}
     new = [u for u in directory.utterances if u.id not in known.durations and u.id not in reasons]
     if new:
         found = _decode_all(new, sample_rate, workers)
         known = Survey(known.durations | found.durations, known.unusable + found.unusable)
         reasons |= {utt: reason for utt, _, reason in found.unusable}
-        _store(directory.path, known)
+        write_survey(directory.path, known)
 
     usable = [u for u in directory.utterances if u.id not in reasons]
     unusable = [(u.id, u.path, reasons[u.id]) for u in directory.utterances if u.id in reasons]
     here = Survey({u.id: known.durations[u.id] for u in usable}, unusable)
-    _refuse_too_many(here, directory, max_unusable_share)
+    refuse_too_many(here, directory, max_unusable_share)
     return replace(directory.subset(utterances=here.durations.keys()), durations=here.durations)
 
 
@@ -85,11 +85,16 @@ def _decode_all(utterances: Sequence[Utterance], sample_rate: int, workers: int)
                 found.durations[utterance.id] = seconds
             else:
                 found.unusable.append((utterance.id, utterance.path, reason))
+    report_unusable(found)
+    return found
+
+
+def report_unusable(found: Survey) -> None:
+    """Tell each unusable file by its path, up to a number of them."""
     for _, path, reason in found.unusable[:MAX_REPORTED]:
         print(f"{path}: {reason}, left out", file=sys.stderr)
     if len(found.unusable) > MAX_REPORTED:
         print(f"... and {len(found.unusable) - MAX_REPORTED} more left out", file=sys.stderr)
-    return found
 
 
 def _look_at(utterance: Utterance, sample_rate: int) -> tuple[float, str | None]:
@@ -101,7 +106,8 @@ def _look_at(utterance: Utterance, sample_rate: int) -> tuple[float, str | None]
     return len(samples) / sample_rate, check_samples(samples)
 
 
-def _refuse_too_many(found: Survey, directory: DataDirectory, max_unusable_share: float) -> None:
+def refuse_too_many(found: Survey, directory: DataDirectory, max_unusable_share: float) -> None:
+    """Raises SpkverError as `survey` does; what is not decoded yet counts as usable."""
     bad, total = len(found.unusable), len(directory.utterances)
     if bad == 0 or (bad < total and bad <= max_unusable_share * total):
         return
@@ -112,7 +118,7 @@ def _refuse_too_many(found: Survey, directory: DataDirectory, max_unusable_share
     )
 
 
-def _stored(folder: Path) -> Survey:
+def read_survey(folder: Path) -> Survey:
     """The survey that lies in a folder; an empty one where there is none or the list is newer.
 
     ``utt2dur`` alone is not a survey: other tools write it from headers, without decoding.
@@ -131,7 +137,8 @@ def _stored(folder: Path) -> Survey:
     return found
 
 
-def _store(folder: Path, found: Survey) -> None:
+def write_survey(folder: Path, found: Survey) -> None:
+    """Keep what was found beside the list; a folder that cannot be written is only told."""
     try:
         # `utt2dur` comes last: its time says that both are there.
         with whole_file(folder / "unusable") as file:
