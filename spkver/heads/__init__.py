@@ -7,6 +7,7 @@ from spkver.errors import SpkverError
 from spkver.heads.arc_margin import ArcMarginProduct
 from spkver.heads.chunked import chunked_loss
 from spkver.heads.intertopk_subcenter import ArcMarginProductIntertopkSubcenter
+from spkver.heads.sampling import draw_classes
 from spkver.heads.softmax import Head, NormFace, Softmax
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Softmax",
     "build_head",
     "chunked_loss",
+    "draw_classes",
 ]
 
 HEADS: dict[str, type[Head]] = {

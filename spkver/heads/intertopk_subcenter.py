@@ -86,6 +86,10 @@ class ArcMarginProductIntertopkSubcenter(ArcMarginProduct):
         _check_k_top(self.k_top, out_features)
         super().cut(out_features)
 
+    def part(self, classes: Tensor) -> "ArcMarginProductIntertopkSubcenter":
+        _check_k_top(self.k_top, len(classes))
+        return super().part(classes)
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, K={self.K}, mp={self.mp}, k_top={self.k_top}"
 

@@ -4,6 +4,8 @@ A head turns embeddings into one logit a class (training speaker) for cross-entr
 float32 whatever the autocast around them: near cosine 1, bfloat16 cannot tell angles apart.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,6 +71,27 @@ class Head(nn.Module):
             raise SpkverError(f"cannot cut a head of {self.out_features} classes to {out_features}")
         self.out_features = out_features
         _keep_rows(self.weight, out_features * self.rows_per_class)
+
+    def part(self, classes: Tensor) -> "Head":
+        """A head of ``classes`` (n,) only, with copies of their rows for parameters of its own, detached from these.
+
+        Raises:
+            SpkverError: a head of this kind could not work with so few.
+        """
+        part = copy.copy(self)
+        part.out_features = len(classes)
+        part._parameters = {
+            name: None
+            if parameter is None
+            else nn.Parameter(parameter.detach()[self.rows_of(classes, len(parameter) // self.out_features)])
+            for name, parameter in self._parameters.items()
+        }
+        return part
+
+    @staticmethod
+    def rows_of(classes: Tensor, per_class: int) -> Tensor:
+        """The rows of ``classes`` (n,), class by class, in a parameter that has ``per_class`` of them a class."""
+        return (classes[:, None] * per_class + torch.arange(per_class, device=classes.device)).flatten()
 
     def check_label(self, label: Tensor, batch: int) -> None:
         """Raise, naming what is wrong, unless labels are ``(batch,)`` int64 and each a class of this head."""

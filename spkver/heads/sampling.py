@@ -1,0 +1,31 @@
+"""Sampled class centres ("partial FC"): a step compares with some of the classes only.
+
+X. An et al., "Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs by
+Partial FC", CVPR 2022: the batch's own classes always, the others drawn uniformly to make up a share of all.
+With very many classes, most of which are far from every item of a batch, a tenth of them serves as well.
+"""
+
+import torch
+from torch import Tensor
+
+
+def draw_classes(label: Tensor, n_classes: int, n_drawn: int) -> tuple[Tensor, Tensor]:
+    """Draw the classes of a step, by torch's random state.
+
+    Args:
+        label: (batch,) int64, each item's class in [0, n_classes).
+        n_classes: of the head.
+        n_drawn: how many to draw, the batch's own included; all of these stay where they are more.
+
+    Returns:
+        classes: (n,) int64, rising, none twice.
+        place: (batch,) int64, where each item's class stands among them.
+    """
+    drawn = torch.zeros(n_classes, dtype=torch.bool, device=label.device)
+    drawn[label] = True
+    missing = n_drawn - int(drawn.sum())
+    if missing > 0:
+        others = torch.randperm(n_classes, device=label.device)
+        drawn[others[~drawn[others]][:missing]] = True
+    classes = drawn.nonzero()[:, 0]
+    return classes, torch.searchsorted(classes, label)
