@@ -1,4 +1,4 @@
-"""The verbs from embeddings to figures: embed, score, norm, plda, calibrate, fuse, evaluate, compare.
+"""The verbs from embeddings to figures: embed, score, norm, plda, calibrate, fuse, evaluate, threshold, compare.
 
 Heavy imports stand inside the verbs, so that ``spkver --help`` is instant.
 """
@@ -71,6 +71,12 @@ def add_scoring_verbs(verb: Callable) -> None:
     added.add_argument("--scores", type=Path, metavar="FILE", help="any toolkit's scores, instead of DATA and EXP")
     added.add_argument("--utt2spk", type=Path, metavar="FILE", help="with --scores: for intervals over speakers")
     scoring_options(added)
+
+    added = scoring_verb("threshold", threshold)
+    added.add_argument("--system", default="cosine", help=_SYSTEMS)
+    added.add_argument("--trials", type=Path, help="trial list (DATA/trials)")
+    rates = {"type": float, "nargs": "+", "default": [0.01, 0.001], "metavar": "RATE"}
+    added.add_argument("--far", **rates, help="strangers that may be accepted, fractions (0.01 0.001)")
 
     added = verb("compare", compare)
     added.add_argument("data", type=Path, help="data directory")
@@ -173,6 +179,13 @@ def evaluate(options) -> None:
     # A fusion has no model, and so no configuration of its own.
     settings = _scoring(options)[0] if system.model.is_dir() else _evaluation_settings(options.overrides)
     print(evaluate_scores(directory, options.trials, system, settings, options.by))
+
+
+def threshold(options) -> None:
+    """Which threshold to deploy a system with: at equal error, and at chosen false acceptance rates."""
+    from spkver.deployment import thresholds_table
+
+    print(thresholds_table(options.data, options.trials, _system(options), options.far))
 
 
 def compare(options) -> None:

@@ -120,6 +120,33 @@ def rocch_equal_error_rate(scores: ArrayLike, labels: ArrayLike) -> float:
     return SortedScores(scores, labels).rocch_equal_error_rate()
 
 
+def threshold_at_false_acceptance(
+    scores: ArrayLike, labels: ArrayLike, rate: float = 0.01
+) -> tuple[float, float, float]:
+    """The lowest threshold that accepts no more than a share of the nontargets, and its error rates.
+
+    Where equal scores straddle the share, all of them are rejected. With fewer than 1 / ``rate`` nontargets none is
+    accepted, which says little about the share.
+
+    Args:
+        scores: (n_trials,) real numbers.
+        labels: (n_trials,) 1 = target, 0 = nontarget.
+        rate: of nontargets that may be accepted, a fraction from 0 to below 1.
+
+    Returns:
+        ``(threshold, fpr, fnr)``: scores from the threshold on are accepted; fpr <= rate.
+
+    Raises:
+        ValueError: as `det_points`, or the rate is out of range.
+
+    Example:
+        >>> threshold, fpr, fnr = threshold_at_false_acceptance([0.9, 0.4, 0.6, 0.1], [1, 1, 0, 0], rate=0.5)
+        >>> round(threshold, 6), fpr, fnr
+        (0.1, 0.5, 0.0)
+    """
+    return SortedScores(scores, labels).threshold_at_false_acceptance(rate)
+
+
 def min_dcf(
     scores: ArrayLike, labels: ArrayLike, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
 ) -> tuple[float, float]:

@@ -70,6 +70,16 @@ class SortedScores:
         threshold = self.targets[misses[best]] if best else self._above_all()
         return float(cost[best]), float(threshold)
 
+    def threshold_at_false_acceptance(self, rate: float) -> tuple[float, float, float]:
+        """As `spkver.scoring.metrics.threshold_at_false_acceptance`: one step above the first score to reject."""
+        if not 0 <= rate < 1:
+            raise ValueError(f"the false acceptance rate must lie in [0, 1), got {rate}")
+        # The product may fall just short of the whole number that it stands for: .07 * 100.
+        n_accepted = int(rate * len(self.nontargets) * (1 + 1e-12))
+        threshold = just_above(self.nontargets[-1 - n_accepted])
+        fpr, fnr = self._rates(*(np.searchsorted(part, threshold) for part in (self.targets, self.nontargets)))
+        return float(threshold), float(fpr), float(fnr)
+
     def rocch_equal_error_rate(self) -> float:
         """As `spkver.scoring.metrics.rocch_equal_error_rate`, from the `hull`."""
         misses, false_alarms = self.hull
