@@ -19,7 +19,7 @@ from spkver.scoring.backend import IMPORTED, Cohort
 from spkver.scoring.calibration import fit_calibration
 from spkver.scoring.cllr import cllr, min_cllr
 from spkver.scoring.embeddings import write_embeddings
-from spkver.scoring.enrolment import Models, enrolment_means, read_models
+from spkver.scoring.enrolment import read_models
 from spkver.scoring.interchange import export_kaldi, export_npz, import_embeddings
 from spkver.scoring.lookup import Rows, look_up
 from spkver.scoring.metrics import actual_dcf
@@ -27,7 +27,7 @@ from spkver.scoring.pairs import unit_rows
 from spkver.scoring.plda_fit import fit_plda
 from spkver.scoring.score_norm import speaker_means
 from spkver.scoring.scores import file_fingerprint, score_list
-from spkver.scoring.systems import Qualified, ScoreMean, Voices, build_system, parse_system
+from spkver.scoring.systems import Qualified, ScoreMean, Voices, build_system, enrolled_voices, parse_system
 from spkver.scoring.trial_making import make_trials
 from spkver.scoring.trials import Trials
 from spkver.systems import Embedded, System
@@ -102,7 +102,7 @@ def score_trials(
         if models_file is not None:
             models = read_models(models_file, rows)
             enroll_rows = Rows(models.names, models_file)
-            enroll = test if score_mean else _enrolled(embedded, test, models)
+            enroll = test if score_mean else enrolled_voices(test, models)
         score = build_system(system.name, enroll, test, backend)
         if models_file is not None and score_mean:
             score = ScoreMean(score, models)
@@ -225,16 +225,6 @@ def _trained(embedded: Embedded, train: DataDirectory, system: System) -> tuple[
     if not trained.any():
         raise SpkverError(f"{train.path}: {system.model} was trained on none of its speakers; name its data by --train")
     return speakers, trained
-
-
-def _enrolled(embedded: Embedded, test: Voices, models: Models) -> Voices:
-    """The enrolment's side where a name is a model: mean embeddings, and what their utterances say together."""
-    measures = {
-        # Together they are as long as their sum; how clear a voice is does not add up.
-        name: models.sums(values) / (1 if name == "duration" else models.counts)
-        for name, values in test.measures.items()
-    }
-    return Voices(enrolment_means(embedded.embeddings, models), measures)
 
 
 def _refuse_cohort_of(cohort: Cohort, directory: DataDirectory) -> None:

@@ -74,11 +74,11 @@ def read_audio(
     """
     if start_seconds < 0 or (duration_seconds is not None and duration_seconds * sample_rate < 0.5):
         raise ValueError(f"no crop from {start_seconds} s of {duration_seconds} s")
-    with _open(path) as file:
-        page_frames = _check_complete(path, file)
+    with open_audio(path) as file:
+        page_frames = check_complete(path, file)
         if file.frames == 0:
             raise AudioError(f"{path}: the file holds no samples", "empty")
-        up, down = _ratio(file.samplerate, sample_rate)
+        up, down = resample_ratio(file.samplerate, sample_rate)
         n_samples = -(-file.frames * up // down)
         first = round(start_seconds * sample_rate)
         if first >= n_samples:
@@ -87,7 +87,7 @@ def read_audio(
         wanted = n_samples if duration_seconds is None else round(duration_seconds * sample_rate)
         last = min(n_samples, first + wanted)
         # Only from a multiple of `down` frames on do resampled crop and resampled file share their grid.
-        margin = 0 if up == down else _ZERO_CROSSINGS * max(up, down) // up + 1
+        margin = resample_margin(up, down)
         begin = max(0, first * down // up - margin) // down * down
         end = min(file.frames, -(-last * down // up) + margin)
         frames = _decode(path, file, begin, end, page_frames)
@@ -98,7 +98,7 @@ def read_audio(
     if up == down:
         return samples
     skip = begin // down * up
-    return _resample(samples, up, down)[first - skip : last - skip]
+    return resample_up_down(samples, up, down)[first - skip : last - skip]
 
 
 def audio_info(path: str | os.PathLike) -> tuple[int, int, int]:
@@ -107,7 +107,7 @@ def audio_info(path: str | os.PathLike) -> tuple[int, int, int]:
     Raises:
         AudioError: a missing, undecodable or empty file.
     """
-    with _open(path) as file:
+    with open_audio(path) as file:
         return file.samplerate, file.frames, file.channels
 
 
@@ -137,8 +137,8 @@ def wrap_to(samples: np.ndarray, n: int) -> np.ndarray:
 
 def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     """Resample ``(n,)`` from ``from_rate`` to ``to_rate`` Hz: ``(ceil(n to_rate / from_rate),)`` float32."""
-    up, down = _ratio(from_rate, to_rate)
-    return samples.astype(np.float32, copy=False) if up == down else _resample(samples, up, down)
+    up, down = resample_ratio(from_rate, to_rate)
+    return samples.astype(np.float32, copy=False) if up == down else resample_up_down(samples, up, down)
 
 
 def speed(samples: np.ndarray, factor: float) -> np.ndarray:
@@ -153,12 +153,13 @@ def speed(samples: np.ndarray, factor: float) -> np.ndarray:
     ratio = Fraction(factor).limit_denominator(100)
     if ratio <= 0:
         raise ValueError(f"factor must be positive, got {factor}")
-    return samples if ratio == 1 else _resample(samples, ratio.denominator, ratio.numerator)
+    return samples if ratio == 1 else resample_up_down(samples, ratio.denominator, ratio.numerator)
 
 
-def _open(path: str | os.PathLike) -> soundfile.SoundFile:
+def open_audio(path: str | os.PathLike, kind: type[soundfile.SoundFile] = soundfile.SoundFile) -> soundfile.SoundFile:
+    """Open a file as ``kind``; raises AudioError as `audio_info`."""
     try:
-        return soundfile.SoundFile(os.fspath(path))
+        return kind(os.fspath(path))
     except (soundfile.LibsndfileError, TypeError) as error:
         # TypeError: headerless audio (.raw), whose rate and channels nobody has told.
         if not os.path.isfile(path):
@@ -182,14 +183,18 @@ def _decode(path: str | os.PathLike, file: soundfile.SoundFile, begin: int, end:
     except soundfile.LibsndfileError as error:
         detail = error.error_string.strip().rstrip(".")
         raise AudioError(f"{path}: damaged or truncated ({detail})", "truncated") from error
-    slack = 2 * _MP3_FRAME + file.frames // 100 if file.subtype.startswith("MPEG") else 0
     missing = end - begin - len(frames)
-    if missing > slack or len(frames) == 0:
+    if missing > missing_frames_allowed(file) or len(frames) == 0:
         raise AudioError(f"{path}: truncated, {missing} of {file.frames} frames are missing", "truncated")
     return frames
 
 
-def _check_complete(path: str | os.PathLike, file: soundfile.SoundFile) -> int:
+def missing_frames_allowed(file: soundfile.SoundFile) -> int:
+    """How many frames less than it promises a whole file may hold: an MP3's number is an estimate."""
+    return 2 * _MP3_FRAME + file.frames // 100 if file.subtype.startswith("MPEG") else 0
+
+
+def check_complete(path: str | os.PathLike, file: soundfile.SoundFile) -> int:
     """Raise AudioError where the container says that the file is cut; frames in an Ogg file's last page."""
     if file.format == "OGG":
         return _last_ogg_page(path, file.frames)
@@ -228,12 +233,18 @@ def _last_ogg_page(path: str | os.PathLike, n_frames: int) -> int:
     return position - position_before
 
 
-def _ratio(from_rate: int, to_rate: int) -> tuple[int, int]:
+def resample_ratio(from_rate: int, to_rate: int) -> tuple[int, int]:
+    """``(up, down)`` in lowest terms."""
     ratio = Fraction(to_rate, from_rate)
     return ratio.numerator, ratio.denominator
 
 
-def _resample(samples: np.ndarray, up: int, down: int) -> np.ndarray:
+def resample_margin(up: int, down: int) -> int:
+    """Frames on either side that a resampled sample depends on."""
+    return 0 if up == down else _ZERO_CROSSINGS * max(up, down) // up + 1
+
+
+def resample_up_down(samples: np.ndarray, up: int, down: int) -> np.ndarray:
     """``(n,)`` to ``(ceil(n up / down),)`` by a polyphase filter, float32."""
     return resample_poly(samples.astype(np.float32, copy=False), up, down, window=_low_pass(up, down))
 

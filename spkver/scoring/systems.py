@@ -14,7 +14,7 @@ import numpy as np
 from spkver.errors import SpkverError
 from spkver.scoring.backend import Backend, Cohort
 from spkver.scoring.calibration import Calibration
-from spkver.scoring.enrolment import Models, expand_trials, score_means
+from spkver.scoring.enrolment import Models, enrolment_means, expand_trials, score_means
 from spkver.scoring.pairs import pair_products, unit_rows
 from spkver.scoring.plda import Plda
 from spkver.scoring.quality import quality_columns
@@ -52,6 +52,16 @@ def qualified_voices(
         statistics = cohort_statistics(centre(embeddings, mean), centre(cohort.embeddings, mean), cohort.top_n)
         measures = measures | {COHORT_MEAN: statistics.mean}
     return Voices(embeddings, {name: measures[name] for name in quality})
+
+
+def enrolled_voices(voices: Voices, models: Models) -> Voices:
+    """The enrolment's side where a name is a model: mean embeddings, and what their utterances say together."""
+    measures = {
+        # Together they are as long as their sum; how clear a voice is does not add up.
+        name: models.sums(values) / (1 if name == "duration" else models.counts)
+        for name, values in voices.measures.items()
+    }
+    return Voices(enrolment_means(voices.embeddings, models), measures)
 
 
 class Cosine:
