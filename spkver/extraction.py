@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from spkver.config import Config
-from spkver.data.audio import check_samples, read_audio, wrap_to
+from spkver.data.audio import check_samples, read_audio, speed, wrap_to
 from spkver.data.directory import Utterance
 from spkver.errors import SpkverError
 from spkver.features import Fbank, mean_normalise
@@ -37,15 +37,25 @@ class Extracted(NamedTuple):
 
 
 class Extractor:
-    """Embeds waveforms with an encoder, as its configuration says."""
+    """Embeds waveforms with an encoder, as its configuration says.
 
-    def __init__(self, encoder: torch.nn.Module, config: Config):
+    Args:
+        encoder: features to embeddings.
+        config: of the encoder.
+        speed_factor: at which files are played, as training does to make other voices of them.
+        formant_factor: of another vocal tract, likewise.
+    """
+
+    def __init__(
+        self, encoder: torch.nn.Module, config: Config, speed_factor: float = 1.0, formant_factor: float = 1.0
+    ):
         self.encoder = encoder
         self.config = config
         self.sample_rate = config.data.sample_rate
         self.embed_dim = encoder.embed_dim
         self.device = next(encoder.parameters()).device
-        self.fbank = build_fbank(config).eval().to(self.device)
+        self.speed_factor = speed_factor
+        self.fbank = build_fbank(config, [formant_factor]).eval().to(self.device)
 
     def embed(self, waveforms: list[np.ndarray]) -> np.ndarray:
         """Embed waveforms ``(n_samples,)`` at the configured rate -> ``(len(waveforms), embed_dim)`` float32."""
@@ -115,7 +125,7 @@ class Extractor:
         problem = check_samples(samples)
         if problem:
             raise SpkverError(f"{utterance.path}: {problem} (utterance '{utterance.id}'); leave it out")
-        return self.middle(samples)
+        return self.middle(speed(samples, self.speed_factor))
 
     def middle(self, samples: np.ndarray) -> np.ndarray:
         """At most ``scoring.max_seconds`` from the middle, at least a fifth of a second by repetition."""

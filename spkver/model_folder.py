@@ -146,7 +146,10 @@ def fit(module, tensors: dict[str, Tensor], source: Path) -> None:
     wanted = module.state_dict()
     for name, tensor in wanted.items():
         if name not in tensors:
-            raise SpkverError(f"{source}: has no '{name}'; the configuration's model is another one")
+            raise SpkverError(
+                f"{source}: has no '{name}', wanted with shape {tuple(tensor.shape)}; "
+                "the configuration's model is another one"
+            )
         if tensors[name].shape != tensor.shape:
             raise SpkverError(
                 f"{source}: '{name}' has shape {tuple(tensors[name].shape)}, "
@@ -154,5 +157,8 @@ def fit(module, tensors: dict[str, Tensor], source: Path) -> None:
             )
     unexpected = sorted(set(tensors) - set(wanted))
     if unexpected:
-        raise SpkverError(f"{source}: '{unexpected[0]}' has no place in the configuration's model")
+        name = unexpected[0]
+        raise SpkverError(
+            f"{source}: '{name}' with shape {tuple(tensors[name].shape)} has no place in the configuration's model"
+        )
     module.load_state_dict(tensors)

@@ -168,6 +168,8 @@ class Optimizer(Section):
     weight_decay: NotNegative
     betas: Annotated[list[Probability], Field(min_length=2, max_length=2)]
     momentum: Annotated[float, Field(ge=0, lt=1)]  # of sgd, and of muon's matrices
+    freeze: list[str]  # patterns of the encoder's weights and statistics that stay as they are
+    lr_factors: dict[str, Positive]  # pattern of the encoder's weights -> factor of lr; the last that matches counts
 
 
 class LearningRateSchedule(Section):
@@ -213,6 +215,12 @@ class Training(Section):
         if self.average_last > self.keep_last:
             raise ValueError(f"average_last: must not be above keep_last {self.keep_last}")
         return self
+
+
+class Init(Section):
+    head: Literal["keep", "rebuild"]  # keep the rows of speakers that the model knows by name; rebuild: none
+    utterances: Count  # at most so many make the centre of a new class
+    subcenter_spread: NotNegative  # tangent of the angle between a centre and its further sub-centers
 
 
 class Snapshots(Section):
@@ -265,5 +273,6 @@ class Config(Section):
     lr_schedule: LearningRateSchedule
     margin_schedule: MarginSchedule
     training: Training
+    init: Init
     snapshots: Snapshots
     scoring: Scoring

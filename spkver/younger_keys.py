@@ -7,7 +7,8 @@ key is a mistake. A key that is added to the schema gets its line here.
 YOUNGER_KEYS = {
     "augment": {"formant_factors": [1.0]},
     "model": {"aggregate_layers": False},
-    "optimizer": {"momentum": 0.9},
+    "optimizer": {"momentum": 0.9, "freeze": [], "lr_factors": {}},
+    "init": {"head": "keep", "utterances": 10, "subcenter_spread": 0.1},
     "snapshots": {"speakers": 0, "utterances": 1},
     "training": {"chunked_head_rows": 20000, "chunked_head_products": "float32"},
     "scoring": {

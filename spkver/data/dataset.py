@@ -6,6 +6,7 @@ voices and fine-tuning without variants just cuts the rest off.
 """
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -51,6 +52,11 @@ class WaveformCache:
         return samples
 
 
+def variants(augment) -> list[tuple[float, float]]:
+    """Speed and formant factor of each variant, in the order of the labels; the first is the voice as recorded."""
+    return list(product(augment.speed_factors, augment.formant_factors))
+
+
 class SpeakerCrops(Dataset):
     """Random crops of utterances with augmentation; an item is an utterance in a variant.
 
@@ -81,9 +87,8 @@ class SpeakerCrops(Dataset):
         self.sample_rate = sample_rate
         self.crop_samples = round(crop_seconds * sample_rate)
         # (speed, which of the formant factors); the first is the voice as recorded.
-        self.variants = [
-            (factor, formant) for factor in augment.speed_factors for formant in range(len(augment.formant_factors))
-        ]
+        places = {formant_factor: place for place, formant_factor in enumerate(augment.formant_factors)}
+        self.variants = [(factor, places[formant_factor]) for factor, formant_factor in variants(augment)]
         self.seed = seed
         self._speaker_index = {speaker: index for index, speaker in enumerate(self.speakers)}
         self._durations = [directory.durations[utterance.id] for utterance in self.utterances]

@@ -16,7 +16,8 @@ from spkver.models import build_encoder
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
 from spkver.training import checkpoint
 from spkver.training.experiment import Experiment
-from spkver.training.held_out import HeldOut, split_speakers
+from spkver.training.held_out import HeldOut, split_as_begun
+from spkver.training.layers import freeze
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def average_model(experiment: Experiment, directory: DataDirectory) -> Averaged:
     encoder = build_encoder(config.model, config.features.n_mels)
     fit(encoder, encoder_weights, experiment.checkpoints)
 
-    train_speakers, held_out_speakers = split_speakers(directory, config.data.held_out_speakers, config.seed)
+    train_speakers, held_out_speakers = split_as_begun(directory, experiment.untrained)
     renew_statistics(encoder, directory.subset(speakers=train_speakers), config)
     eer = threshold = None
     if held_out_speakers:
@@ -71,7 +72,9 @@ def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config:
 
     Averaged weights need statistics of their own (Izmailov et al., UAI 2018), and those of the training
     were those of short, masked, augmented crops: embeddings of whole utterances would not be centred.
+    Frozen ones stay.
     """
+    still = freeze(encoder, config.optimizer.freeze)
     n = min(config.training.statistics_utterances, len(directory.utterances))
     chosen = np.random.default_rng([config.seed, 0xBA7C]).choice(len(directory.utterances), n, replace=False)
     utterances = [directory.utterances[index] for index in sorted(chosen)]
@@ -81,8 +84,10 @@ def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config:
     hook.remove()
     with torch.no_grad():
         values = torch.cat(pooled)
-        _hold_statistics(encoder.pooled_norm, values)
-        _hold_statistics(encoder.embedding_norm, encoder.embedding(encoder.pooled_norm(values)))
+        if encoder.pooled_norm not in still:
+            _hold_statistics(encoder.pooled_norm, values)
+        if encoder.embedding_norm not in still:
+            _hold_statistics(encoder.embedding_norm, encoder.embedding(encoder.pooled_norm(values)))
 
 
 def _hold_statistics(norm: nn.BatchNorm1d, values: Tensor) -> None:

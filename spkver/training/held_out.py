@@ -1,22 +1,28 @@
 """The EER after each epoch: trials among training speakers that training never sees."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from spkver.data.directory import DataDirectory, Utterance
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor
+from spkver.model_folder import read_speakers
 from spkver.scoring.cosine import cosine_scores
 from spkver.scoring.lookup import map_trials
 from spkver.scoring.metrics import equal_error_rate
 from spkver.scoring.trial_making import make_trials
 
 
-def split_speakers(directory: DataDirectory, n_held_out: int, seed: int) -> tuple[list[str], list[str]]:
+def split_speakers(
+    directory: DataDirectory, n_held_out: int, seed: int, known: Collection[str] = ()
+) -> tuple[list[str], list[str]]:
     """Training and held-out speakers, by the seed; sexes are held out in the shares they have.
 
-    Only speakers with two utterances or more are held out: one alone makes no target trial.
+    Only speakers with two utterances or more are held out, as one alone makes no target trial, and none
+    of those ``known`` to the model that training starts from: their EER would be too good.
 
     Raises:
         SpkverError: fewer speakers than that.
@@ -25,14 +31,23 @@ def split_speakers(directory: DataDirectory, n_held_out: int, seed: int) -> tupl
     for utterance in directory.utterances:
         counts[utterance.speaker] += 1
     order = np.random.default_rng([seed, 0x5E1D]).permutation(len(directory.speakers))
-    candidates = [directory.speakers[index] for index in order if counts[directory.speakers[index]] > 1]
+    permuted, known = [directory.speakers[index] for index in order], set(known)
+    candidates = [speaker for speaker in permuted if counts[speaker] > 1 and speaker not in known]
     if n_held_out and (n_held_out < 2 or len(candidates) < n_held_out or len(counts) < n_held_out + 2):
+        told = " and new to the model of --init" if known else ""
         raise SpkverError(
             f"{directory.path}: data.held_out_speakers is {n_held_out} of {len(counts)} speakers, "
-            f"{len(candidates)} of them with two utterances; choose 0 or at least 2, and leave 2 to train on"
+            f"{len(candidates)} of them with two utterances{told}; choose 0 or at least 2, and leave 2 to train on"
         )
     held_out = set(_in_shares(candidates, directory.genders, n_held_out))
     return [s for s in directory.speakers if s not in held_out], [s for s in directory.speakers if s in held_out]
+
+
+def split_as_begun(directory: DataDirectory, untrained: Path) -> tuple[list[str], list[str]]:
+    """The same for a run that has begun, from the training speakers in its folder ``untrained``."""
+    trained = read_speakers(untrained)
+    others = set(directory.speakers) - set(trained)
+    return trained, [speaker for speaker in directory.speakers if speaker in others]
 
 
 def _in_shares(candidates: list[str], genders: dict[str, str], n: int) -> list[str]:

@@ -6,13 +6,20 @@ import torch
 from torch import nn
 
 from spkver.schema import Optimizer
+from spkver.training.layers import learning_rate_factors
 
 
 def build_optimizer(config: Optimizer, encoder: nn.Module, head: nn.Module) -> "torch.optim.Optimizer | Together":
-    """The optimizer that ``config.name`` names; biases and norms are not decayed."""
+    """The optimizer that ``config.name`` names; biases and norms are not decayed, frozen weights not touched.
+
+    Its groups have an ``lr_factor`` each, by which the rate of the schedule is multiplied.
+
+    Raises:
+        SpkverError: a pattern in ``config.lr_factors`` matches nothing.
+    """
     if config.name == "muon":
         return _build_muon(config, encoder, head)
-    groups = _groups([*encoder.parameters(), *head.parameters()], config.weight_decay)
+    groups = _groups(_trained(config, encoder, head), config.weight_decay)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
     kinds = {
@@ -58,21 +65,36 @@ def _build_muon(config: Optimizer, encoder: nn.Module, head: nn.Module) -> Toget
     alike; "match_rms_adamw" (J. Liu et al., "Muon is scalable for LLM training", 2025) scales its steps so that
     one learning rate serves both. A head's rows are classes, of which a step sees a few: no matrix in that sense.
     """
-    matrices = [parameter for parameter in encoder.parameters() if parameter.dim() == 2]
-    rest = [parameter for parameter in encoder.parameters() if parameter.dim() != 2]
+    factors = _trained(config, encoder, head)
+    of_encoder = set(encoder.parameters())
+    matrices = {
+        parameter: factors[parameter] for parameter in factors if parameter in of_encoder and parameter.dim() == 2
+    }
+    rest = {parameter: factor for parameter, factor in factors.items() if parameter not in matrices}
+    adamw = torch.optim.AdamW(_groups(rest, config.weight_decay), lr=config.lr, betas=tuple(config.betas), fused=True)
+    if not matrices:
+        return Together(adamw)
     muon = torch.optim.Muon(
-        matrices,
+        _groups(matrices, config.weight_decay),
         lr=config.lr,
-        weight_decay=config.weight_decay,
         momentum=config.momentum,
         adjust_lr_fn="match_rms_adamw",
     )
-    groups = _groups([*rest, *head.parameters()], config.weight_decay)
-    return Together(muon, torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), fused=True))
+    return Together(muon, adamw)
 
 
-def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:
+def _trained(config: Optimizer, encoder: nn.Module, head: nn.Module) -> dict[nn.Parameter, float]:
+    """The weights that are not frozen, with the factors of their learning rates."""
+    factors = learning_rate_factors(encoder, config.lr_factors) | dict.fromkeys(head.parameters(), 1.0)
+    return {parameter: factor for parameter, factor in factors.items() if parameter.requires_grad}
+
+
+def _groups(factors: dict[nn.Parameter, float], weight_decay: float) -> list[dict]:
+    """One group for each factor, matrices and vectors apart."""
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for parameter, factor in factors.items():
+        groups.setdefault((parameter.dim() <= 1, factor), []).append(parameter)
     return [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": 0.0 if is_vector else weight_decay, "lr_factor": factor}
+        for (is_vector, factor), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]

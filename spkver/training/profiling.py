@@ -33,7 +33,7 @@ def profile_training(trainer: Trainer, n_steps: int) -> str:
         raise SpkverError(f"--profile needs an epoch of more than {WARM_UP} steps; this one has {n_batches}")
     step, clock = trainer.training_step, trainer.training_step.clock
     clock.exact = True
-    trainer.encoder.train()
+    trainer.to_train_mode()
     batches = iter(trainer.loader())
     started = 0.0
     for index in range(WARM_UP + n_steps):

@@ -99,11 +99,13 @@ def training_line(encoder, head, n_speakers: int, augment, n_held_out: int, wher
         where: device and precision.
     """
     parameters = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
+    frozen = sum(parameter.numel() for parameter in encoder.parameters() if not parameter.requires_grad) / 1e6
+    of_encoder = f"{parameters:.1f} M, {frozen:.1f} M frozen" if frozen else f"{parameters:.1f} M"
     counts = ((len(augment.speed_factors), "speeds"), (len(augment.formant_factors), "formant factors"))
     variants = "".join(f" x {count} {name}" for count, name in counts if count > 1)
     held_out = f", {n_held_out} held out" if n_held_out else ""
     return (
-        f"training {type(encoder).__name__} ({parameters:.1f} M) + {type(head).__name__} on "
+        f"training {type(encoder).__name__} ({of_encoder}) + {type(head).__name__} on "
         f"{n_speakers} speakers{variants}{held_out} ({where})"
     )
 

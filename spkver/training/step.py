@@ -103,7 +103,8 @@ class TrainingStep:
         config = self.config
         lr = learning_rate(config.lr_schedule, config.optimizer.lr, config.training.epochs, position)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            # A checkpoint from before there were factors has none.
+            group["lr"] = lr * group.get("lr_factor", 1.0)
         self.head.update(margin(config.margin_schedule, getattr(config.head, "margin", 0.0), position))
         return lr
 

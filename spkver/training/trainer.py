@@ -23,13 +23,14 @@ from spkver.data.sampler import SpeakerBatchSampler
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor
 from spkver.heads import build_head
-from spkver.model_folder import save_model
+from spkver.model_folder import read_speakers, save_model
 from spkver.models import build_encoder
 from spkver.training import checkpoint
 from spkver.training.device import choose_device, choose_dtype, ignore_interrupts
 from spkver.training.experiment import Experiment
-from spkver.training.held_out import HeldOut, split_speakers
+from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
 from spkver.training.init import start_from
+from spkver.training.layers import freeze
 from spkver.training.log import Log
 from spkver.training.progress import Progress, Sums, training_line
 from spkver.training.snapshots import Snapshots
@@ -45,13 +46,16 @@ class Trainer:
         directory: usable training utterances with durations.
         experiment: the folder.
         init: a model folder to start from (fine-tuning), or None.
+        resume: go on from the experiment's last checkpoint.
 
     Raises:
         SpkverError: too few speakers, an init that does not fit, files that cannot be read, or
             ``training.max_skipped_in_a_row`` steps without a finite gradient.
     """
 
-    def __init__(self, config: Config, directory: DataDirectory, experiment: Experiment, init: Path | None):
+    def __init__(
+        self, config: Config, directory: DataDirectory, experiment: Experiment, init: Path | None, resume: bool = False
+    ):
         self.config = config
         self.experiment = experiment
         if config.training.threads:
@@ -59,7 +63,16 @@ class Trainer:
         self.device = choose_device(config.training.device)
         self.dtype = choose_dtype(config.training.precision, self.device)
 
-        train_speakers, held_out_speakers = split_speakers(directory, config.data.held_out_speakers, config.seed)
+        # A run that was stopped before its first checkpoint begins again. One that has a checkpoint has all from
+        # there and nothing from the model of `init`, which may be gone by then.
+        self.resume = resume
+        self.begun = resume and checkpoint.has_state(experiment.checkpoints)
+        if self.begun:
+            train_speakers, held_out_speakers = split_as_begun(directory, experiment.untrained)
+        else:
+            known = [] if init is None else read_speakers(init) or []
+            n_held_out = config.data.held_out_speakers
+            train_speakers, held_out_speakers = split_speakers(directory, n_held_out, config.seed, known)
         training = directory.subset(speakers=train_speakers)
         self.speakers = training.speakers
         held_out = directory.subset(speakers=held_out_speakers) if held_out_speakers else None
@@ -92,10 +105,11 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.encoder = build_encoder(config.model, config.features.n_mels)
         self.head = build_head(config.head, config.model.embed_dim, self.dataset.n_classes)
-        if init is not None:
-            start_from(init, self.encoder, self.head, self.speakers, config)
         self.encoder.to(self.device, memory_format=torch.channels_last)
         self.head.to(self.device)
+        if init is not None and not self.begun:
+            print(f"{init}: {start_from(init, self.encoder, self.head, training, config)}", flush=True)
+        self.still = freeze(self.encoder, config.optimizer.freeze)
         self.training_step = TrainingStep(config, self.encoder, self.head, self.device, self.dtype, experiment.folder)
 
         self.epoch, self.step = 0, 0  # the next to do, both counted from 0
@@ -110,23 +124,21 @@ class Trainer:
         where = f"{self.device.type}, {str(self.dtype)[6:]}"
         return training_line(self.encoder, self.head, len(self.speakers), self.config.augment, held_out, where)
 
-    def run(self, resume: bool, run: dict) -> None:
+    def run(self, run: dict) -> None:
         """Train to the last epoch.
 
         Args:
-            resume: go on from the experiment's last checkpoint.
             run: what the run is made of, kept beside the configuration.
 
         Raises:
             Stopped: by ctrl-C or SIGTERM, with everything saved.
         """
         log_size = 0
-        if resume:
+        if self.resume:
             self.experiment.check_same(self.config)
         else:
             self.experiment.begin(self.config, run)
-        # A run that was stopped before its first checkpoint begins again.
-        if resume and checkpoint.has_state(self.experiment.checkpoints):
+        if self.begun:
             log_size = self._load()
         else:
             self._save_untrained(run)
@@ -142,7 +154,7 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         self.sampler.set_epoch(self.epoch, self.step)
-        self.encoder.train()
+        self.to_train_mode()
         batches = self.loader()
         with Progress(self.epoch, self.config.training.epochs, self.sampler.n_batches, self.step) as progress:
             before = time.monotonic()
@@ -158,6 +170,12 @@ class Trainer:
                 self.log.write("step", self._steps_done(), record)
                 progress.show(self.step, self.sums.running(record))
                 self._save_when_due()
+
+    def to_train_mode(self) -> None:
+        """Dropout and BatchNorm as in training, but for what is frozen."""
+        self.encoder.train()
+        for module in self.still:
+            module.eval()
 
     def _step(self, batch: tuple[Tensor, Tensor, Tensor]) -> dict:
         watch = self.snapshots is not None and self.step == self.sampler.n_batches - 1

@@ -79,7 +79,7 @@ def test_the_choice_is_seeded_bounded_and_of_both_kinds(voices, tmp_path):
 def test_no_snapshots_on_request(tiny_config, voices, tmp_path):
     directory = keep_usable(read_data_directory(voices), 16000)
     config = load_config(tiny_config, ["snapshots.speakers=0", "training.epochs=1"])
-    Trainer(config, directory, Experiment(tmp_path / "run"), None).run(False, {})
+    Trainer(config, directory, Experiment(tmp_path / "run"), None).run({})
     assert not (tmp_path / "run" / "snapshots").exists()
 
 
@@ -110,7 +110,7 @@ def test_a_run_killed_before_its_first_snapshot_has_them_all_when_resumed(tiny_c
     directory = keep_usable(read_data_directory(voices), 16000)
     config, experiment = load_config(tiny_config, ["training.epochs=1"]), Experiment(tmp_path / "run")
     experiment.begin(config, {})  # all that such a run leaves
-    Trainer(config, directory, experiment, None).run(True, {})
+    Trainer(config, directory, experiment, None, resume=True).run({})
     assert list(snapshot_files(experiment.snapshots)) == [0, 1]
     assert len(read_subset(experiment.snapshots).utts) == len(read_snapshot(*_first(experiment)).embeddings)
     assert (experiment.untrained / "model.safetensors").is_file()

@@ -29,8 +29,8 @@ def directory(voices):
 
 @pytest.fixture
 def make_trainer(tiny_config, directory, tmp_path):
-    def make(*overrides, exp="run", init=None):
-        return Trainer(load_config(tiny_config, list(overrides)), directory, Experiment(tmp_path / exp), init)
+    def make(*overrides, exp="run", init=None, resume=False):
+        return Trainer(load_config(tiny_config, list(overrides)), directory, Experiment(tmp_path / exp), init, resume)
 
     return make
 
@@ -74,16 +74,16 @@ def test_the_model_is_the_average_and_knows_its_threshold(trained):
 
 def test_the_losses_do_not_depend_on_the_number_of_workers(make_trainer):
     one = make_trainer("training.epochs=1", exp="w0")
-    one.run(False, {})
+    one.run({})
     two = make_trainer("training.epochs=1", "data.workers=2", exp="w2")
-    two.run(False, {})
+    two.run({})
     assert losses(one) == losses(two)
 
 
 def test_another_seed_gives_other_losses(make_trainer):
     one, two = make_trainer("training.epochs=1", exp="s1"), make_trainer("training.epochs=1", "seed=2", exp="s2")
-    one.run(False, {})
-    two.run(False, {})
+    one.run({})
+    two.run({})
     assert losses(one)[1:] != losses(two)[1:]
 
 
@@ -113,7 +113,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(make_trainer):
     optimizer = trainer.training_step.optimizer
     step = optimizer.step
     optimizer.step = lambda: (seen.append(trainer.step), step())
-    trainer.run(False, {})
+    trainer.run({})
     assert 3 not in seen
     assert len(seen) == 13
     (epoch,) = read_log(trainer.experiment.log_file, "epoch")
@@ -126,7 +126,7 @@ def test_too_many_such_steps_in_a_row_stop_with_advice(make_trainer):
     trainer = make_trainer("training.max_skipped_in_a_row=4")
     poison(trainer, set(range(2, 100)))
     with pytest.raises(SpkverError, match=r"4 steps in a row were not finite \(epoch 1, step 6.*optimizer.lr"):
-        trainer.run(False, {})
+        trainer.run({})
 
 
 def test_an_unreadable_file_stops_training_with_its_path(make_trainer):
@@ -134,19 +134,19 @@ def test_an_unreadable_file_stops_training_with_its_path(make_trainer):
     gone = [replace(u, path=u.path.with_name("gone.wav")) for u in trainer.dataset.utterances]
     trainer.dataset.utterances = gone
     with pytest.raises(SpkverError, match=r"^\S+gone\.wav: no such audio file$"):
-        trainer.run(False, {})
+        trainer.run({})
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(make_trainer):
-    make_trainer("training.epochs=1").run(False, {})
+    make_trainer("training.epochs=1").run({})
     with pytest.raises(SpkverError, match="already holds a run; go on with --resume"):
-        make_trainer("training.epochs=1").run(False, {})
+        make_trainer("training.epochs=1").run({})
 
 
 def test_resuming_with_another_value_names_the_key(make_trainer):
-    make_trainer("training.epochs=1").run(False, {})
+    make_trainer("training.epochs=1").run({})
     with pytest.raises(SpkverError, match=r"the run began with optimizer.lr=0.01, not 0.02"):
-        make_trainer("training.epochs=1", "optimizer.lr=0.02").run(True, {})
+        make_trainer("training.epochs=1", "optimizer.lr=0.02", resume=True).run({})
 
 
 def test_fine_tuning_starts_from_the_model_with_the_head_cut_to_the_recorded_speakers(make_trainer, trained):
@@ -161,14 +161,14 @@ def test_fine_tuning_starts_from_the_model_with_the_head_cut_to_the_recorded_spe
 def test_the_optimizer_of_a_fine_tune_trains_the_cut_head(make_trainer, trained):
     trainer = make_trainer("augment.speed_factors=[1.0]", "training.epochs=1", init=trained / "model")
     before = trainer.head.weight.detach().clone()
-    trainer.run(False, {})
+    trainer.run({})
     assert not torch.equal(trainer.head.weight.detach(), before)
 
 
 @pytest.mark.parametrize(
     "override, expected",
     [
-        ("data.held_out_speakers=4", r"trained on 7 speakers, this run has 6"),
+        ("data.held_out_speakers=4", r"is 4 of 10 speakers, 3 of them .* new to the model of --init"),
         ("model.embed_dim=8", r"model.safetensors: 'embedding.weight' has shape \(16, 32\), .* wants \(8, 32\)"),
         ("model.n_layers=2", r"model.safetensors: has no 'layers.1"),
     ],
@@ -195,7 +195,7 @@ def test_a_number_of_held_out_speakers_that_cannot_be_is_refused(directory, n):
 
 def test_without_held_out_speakers_training_has_no_eer(make_trainer):
     trainer = make_trainer("data.held_out_speakers=0", "training.epochs=1")
-    trainer.run(False, {})
+    trainer.run({})
     (epoch,) = read_log(trainer.experiment.log_file, "epoch")
     assert "held_out_eer" not in epoch
 
@@ -221,7 +221,7 @@ def test_a_head_computed_in_chunks_trains_as_the_plain_one(make_trainer, head):
     for rows in (10**6, 1):
         words = ["training.epochs=1", f"training.chunked_head_rows={rows}", f"head.name={head}", *own]
         trainer = make_trainer(*words, exp=f"rows-{rows}")
-        trainer.run(False, {})
+        trainer.run({})
         found[rows] = losses(trainer)
     # The first step is the same sum in another order; what rounding moves grows from there.
     assert found[1][0] == pytest.approx(found[10**6][0], rel=1e-5)
