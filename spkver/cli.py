@@ -10,10 +10,7 @@ import sys
 from pathlib import Path
 
 from spkver import __version__
-from spkver.corpus_verbs import add_corpus_verbs
-from spkver.daily_verbs import add_daily_verbs
 from spkver.errors import SpkverError
-from spkver.own_folder_verb import add_own_folder
 from spkver.picture_verbs import add_picture_verbs
 from spkver.scoring_verbs import add_scoring_verbs
 
@@ -114,6 +111,22 @@ def results(options) -> None:
     print(results_table(options.exps))
 
 
+def verify(options) -> int:
+    """Say whether two recordings are of one speaker; exit status 0 for yes, 3 for no."""
+    from spkver.verifier import load
+
+    verifier = load(options.model)
+    if options.prior is not None:
+        verifier.set_prior(options.prior)
+    if options.threshold is not None:
+        verifier.threshold = options.threshold
+    outcome = verifier.verify(options.a, options.b)
+    said = "same speaker" if outcome.same_speaker else "different speakers"
+    kind = "log-likelihood ratio" if outcome.calibrated else "score"
+    print(f"{said}   {kind} {outcome.score:.3f}   threshold {outcome.threshold:.3f}")
+    return 0 if outcome.same_speaker else 3
+
+
 def _read(path: Path, check_files: bool = True):
     from spkver.data.directory import read_data_directory
 
@@ -157,9 +170,6 @@ def _parser() -> argparse.ArgumentParser:
     ocean.add_argument("--corpus", type=Path, help="the unpacked corpus, when it is here already")
     ocean.add_argument("--downloads", type=Path, default=Path("downloads"), help="where to download to (downloads)")
     ocean.add_argument("--checksum", help="expected SHA-256 or MD5 of the archive")
-    add_corpus_verbs(lambda name, function: verb(name, function, corpora))
-
-    add_own_folder(verb, corpora)
 
     for name, function in (("config", config), ("train", train)):
         added = verb(name, function)
@@ -180,7 +190,12 @@ def _parser() -> argparse.ArgumentParser:
     add_scoring_verbs(verb)
     verb("results", results).add_argument("exps", nargs="+", type=Path, metavar="exp", help="experiments")
 
-    add_daily_verbs(verb)
+    added = verb("verify", verify)
+    added.add_argument("a", help="a recording")
+    added.add_argument("b", help="another one")
+    added.add_argument("--model", type=Path, required=True, help="model folder, such as exp/mini/model")
+    added.add_argument("--threshold", type=float, help="score from which on it is the same speaker")
+    added.add_argument("--prior", type=float, help="probability of the same speaker beforehand, of a calibrated model")
     add_picture_verbs(verbs, verb)
     return parser
 
