@@ -1,7 +1,9 @@
 """The recipes' shell: options, overrides, and the set-up's choice (what they compute is run by .ci/run)."""
 
 import importlib.util
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +109,31 @@ def test_a_failing_stage_stops_the_recipe(tmp_path):
     done = shell(tmp_path, "if in_stage 1 x; then false; fi\necho went on")
     assert done.returncode != 0
     assert "went on" not in done.stdout
+
+
+def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path):
+    for split in ("train", "test"):
+        shutil.copytree(voices, tmp_path / "corpus" / split)
+    utts = [line.split()[0] for line in (voices / "utt2spk").read_text().splitlines()]
+    pairs = [(a, b) for a in utts[:12] for b in utts[:12] if a < b]
+    trials = "".join(f"{int(a[:2] == b[:2])} {a} {b}\n" for a, b in pairs)
+    (tmp_path / "corpus" / "test" / "trials").write_text(trials)
+    words = [f"corpus={tmp_path / 'corpus'}", f"out={tmp_path / 'out'}", "marks_minutes=[0.01,0.02]"]
+    words += ["rows=[v3_small float32]", "extraction_utterances=1"]
+    command = [sys.executable, BENCHMARK / "training.py", *words]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert first.returncode == 0, first.stderr
+    row = json.loads((tmp_path / "out" / "v3_small_float32.json").read_text())
+    assert set(row["eer"]) == {"0.01", "0.02"}
+    assert all(0 <= eer <= 1 for eer in row["eer"].values())
+    assert row["parameters"] == pytest.approx(1.3e6, rel=0.02)
+    # 50 frames and 3 layers: 50 x (12 d^2) x 3 alone are 37 M.
+    assert 37e6 < row["multiply_adds"] < 80e6
+    assert "EER 0.02 min" in first.stdout
+    assert (tmp_path / "out" / "eer_over_minutes.png").stat().st_size > 10_000
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert again.stdout == first.stdout
+    assert "minutes, EER" not in again.stderr
+    wrong = subprocess.run([*command, "rows=[ecapa float32]"], capture_output=True, text=True, timeout=60)
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("rows: 'ecapa float32' is not one of v3_small,")

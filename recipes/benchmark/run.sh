@@ -3,8 +3,9 @@
 #
 #   recipes/benchmark/run.sh [SUBJECT] [key=value ...]
 #
-# Subjects: scoring (the default), heads (margin heads of up to a million classes). Sizes stand in recipes/benchmark/SUBJECT.yaml; key=value words change them.
-# Run it on an idle machine: another job beside it slows rows differently.
+# Subjects: scoring (the default), heads (margin heads of up to a million classes), training (EER over minutes of
+# SpeechEncoderV3 and its peers; half an hour a row). Sizes stand in recipes/benchmark/SUBJECT.yaml; key=value words
+# change them. Run it on an idle machine: another job beside it slows rows differently.
 
 set -euo pipefail
 cd "$(dirname "$0")/../.."
