@@ -1,5 +1,7 @@
 """Frozen layers stay to the bit and work as in use; others learn at their own rates."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,14 @@ from spkver.data.directory import read_data_directory
 from spkver.data.survey import keep_usable
 from spkver.errors import SpkverError
 from spkver.model_folder import load_tensors
+from spkver.models import build_encoder
 from spkver.training.experiment import Experiment
 from spkver.training.layers import freeze, learning_rate_factors
 from spkver.training.log import read_log
 from spkver.training.schedules import learning_rate
 from spkver.training.trainer import Trainer
 
+CONF = Path(__file__).parents[2] / "conf"
 FREEZE = "optimizer.freeze=['front_end.*', 'layers.0.attention*', 'pooled_norm.*', 'embedding_norm.*']"
 FACTORS = "optimizer.lr_factors={'layers.*': 0.5, '*.bias': 0.25, 'position.*': 0.1}"
 
@@ -205,3 +209,23 @@ def test_patterns_are_a_shells_and_freeze_only_what_they_match():
 def test_a_factor_must_be_a_number_above_zero(tiny_config):
     with pytest.raises(SpkverError, match=r"'optimizer.lr_factors.layers.\*' must be greater than 0, got 0"):
         load_config(tiny_config, ["optimizer.lr_factors={'layers.*': 0}"])
+
+
+def test_the_shipped_fine_tune_freezes_and_slows_the_lower_layers_of_its_base():
+    config = load_config(CONF / "finetune.yaml")
+    encoder = build_encoder(config.model, config.features.n_mels)
+    assert encoder.front_end in freeze(encoder, config.optimizer.freeze)
+    factors = learning_rate_factors(encoder, config.optimizer.lr_factors)
+    of_layers = [{factors[parameter] for parameter in layer.parameters()} for layer in encoder.layers]
+    assert of_layers == [{0.2}, {0.3}, {0.5}, {0.7}]
+    assert factors[encoder.embedding.weight] == 1.0
+    assert config.model == load_config(CONF / "base.yaml").model
+
+
+def test_the_configuration_that_a_model_keeps_serves_as_the_base_of_a_fine_tune(trained, tmp_path):
+    text = (CONF / "finetune.yaml").read_text()
+    assert text.count("base: base.yaml") == 1
+    (tmp_path / "mine.yaml").write_text(text.replace("base: base.yaml", f"base: {trained}/model/config.yaml"))
+    config, before = load_config(tmp_path / "mine.yaml"), load_config(trained / "model" / "config.yaml")
+    assert config.model == before.model
+    assert (config.optimizer.freeze, config.init.utterances) == (["front_end.*"], 20)
