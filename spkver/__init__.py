@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = ["SpeakerStore", "load"]
 
 if TYPE_CHECKING:
+    from spkver.speaker_store import SpeakerStore
     from spkver.verifier import load
 
 
@@ -15,4 +16,8 @@ def __getattr__(name: str):
         from spkver.verifier import load
 
         return load
+    if name == "SpeakerStore":
+        from spkver.speaker_store import SpeakerStore
+
+        return SpeakerStore
     raise AttributeError(f"module 'spkver' has no attribute '{name}'")

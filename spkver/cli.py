@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from spkver import __version__
+from spkver.daily_verbs import add_daily_verbs
 from spkver.errors import SpkverError
 from spkver.picture_verbs import add_picture_verbs
 from spkver.scoring_verbs import add_scoring_verbs
@@ -111,22 +112,6 @@ def results(options) -> None:
     print(results_table(options.exps))
 
 
-def verify(options) -> int:
-    """Say whether two recordings are of one speaker; exit status 0 for yes, 3 for no."""
-    from spkver.verifier import load
-
-    verifier = load(options.model)
-    if options.prior is not None:
-        verifier.set_prior(options.prior)
-    if options.threshold is not None:
-        verifier.threshold = options.threshold
-    outcome = verifier.verify(options.a, options.b)
-    said = "same speaker" if outcome.same_speaker else "different speakers"
-    kind = "log-likelihood ratio" if outcome.calibrated else "score"
-    print(f"{said}   {kind} {outcome.score:.3f}   threshold {outcome.threshold:.3f}")
-    return 0 if outcome.same_speaker else 3
-
-
 def _read(path: Path, check_files: bool = True):
     from spkver.data.directory import read_data_directory
 
@@ -190,12 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     add_scoring_verbs(verb)
     verb("results", results).add_argument("exps", nargs="+", type=Path, metavar="exp", help="experiments")
 
-    added = verb("verify", verify)
-    added.add_argument("a", help="a recording")
-    added.add_argument("b", help="another one")
-    added.add_argument("--model", type=Path, required=True, help="model folder, such as exp/mini/model")
-    added.add_argument("--threshold", type=float, help="score from which on it is the same speaker")
-    added.add_argument("--prior", type=float, help="probability of the same speaker beforehand, of a calibrated model")
+    add_daily_verbs(verb)
     add_picture_verbs(verbs, verb)
     return parser
 

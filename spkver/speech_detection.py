@@ -38,6 +38,8 @@ class SpeechWindow(NamedTuple):
 
     start_seconds: float
     end_seconds: float
+    first_seconds: float  # where speech begins in it
+    last_seconds: float  # .. and ends
     speech: np.ndarray  # (n_samples,) what is speech in it, one piece after another
 
 
@@ -90,7 +92,9 @@ def speech_windows(
     def cut(n: int) -> Iterator[SpeechWindow]:
         spoken = samples[:n][speech[:n]]
         if len(spoken) >= max(LEAST_SPEECH_SHARE * n, LEAST_SPEECH_SECONDS * rate):
-            yield SpeechWindow(start / rate, (start + n) / rate, spoken)
+            places = np.flatnonzero(speech[:n])
+            bounds = np.array([0, n, places[0], places[-1] + 1]) + start
+            yield SpeechWindow(*(bounds / rate).tolist(), spoken)
 
     for block in _none_short(blocks, rate):
         samples = np.concatenate([samples, block])

@@ -128,12 +128,17 @@ class Verifier:
             SpkverError: as `embed`, or a window or hop that is too short.
         """
         times, heard = self.listen_along(audio, window_seconds, hop_seconds, sample_rate)
-        return times, heard.embeddings
+        return times[:, :2], heard.embeddings
 
     def listen_along(
         self, audio: Audio, window_seconds: float = 3.0, hop_seconds: float = 1.5, sample_rate: int | None = None
     ) -> tuple[np.ndarray, Heard]:
-        """The same, with what else a score depends on; durations are those of the speech."""
+        """The same, with where the speech in each window begins and ends, and what else a score depends on.
+
+        Returns:
+            ``(times, heard)``: (n, 4) start and end of each window and of the speech in it, in seconds; durations
+            are those of the speech.
+        """
         rate, limit = self._extractor.sample_rate, self.config.scoring.batch_seconds
         blocks = self._blocks(audio, sample_rate)
         times, heard, waiting = [], [Heard(np.zeros((0, self._extractor.embed_dim), np.float32), *np.zeros((2, 0)))], []
@@ -147,12 +152,12 @@ class Verifier:
 
         window: SpeechWindow
         for window in speech_windows(blocks, self._extractor.fbank, window_seconds, hop_seconds):
-            times.append((window.start_seconds, window.end_seconds))
+            times.append(window[:4])
             waiting.append(window)
             if len(waiting) * window_seconds >= limit:
                 embed_waiting()
         embed_waiting()
-        return np.array(times, np.float64).reshape(-1, 2), Heard.together(*heard)
+        return np.array(times, np.float64).reshape(-1, 4), Heard.together(*heard)
 
     def set_prior(self, p_target: float) -> None:
         """Decide for recordings that are of one speaker with this probability before they are heard.

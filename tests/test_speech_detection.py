@@ -89,6 +89,9 @@ def test_windows_lie_where_speech_is_and_hold_only_it():
     for window in windows:
         spoken = truth[round(window.start_seconds * RATE) : round(window.end_seconds * RATE)].sum()
         assert len(window.speech) == pytest.approx(spoken, abs=0.2 * RATE)
+        places = np.flatnonzero(truth[round(window.start_seconds * RATE) : round(window.end_seconds * RATE)]) / RATE
+        assert window.first_seconds == pytest.approx(window.start_seconds + places[0], abs=0.1)
+        assert window.last_seconds == pytest.approx(window.start_seconds + places[-1], abs=0.1)
 
 
 def test_windows_do_not_depend_on_where_the_pieces_end_but_for_the_decision():

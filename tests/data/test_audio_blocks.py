@@ -63,7 +63,7 @@ def test_a_file_of_no_use_is_named(tmp_path, content, reason):
         path.write_bytes(path.read_bytes()[:-5000])
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(AudioError, match="bad.wav: ") as caught:
+    with pytest.raises(AudioError, match=r"bad\.wav: ") as caught:
         list(audio_blocks(path, 16000, 1.0))
     assert caught.value.reason == reason
 
@@ -75,6 +75,6 @@ def test_samples_that_are_no_numbers_are_named_where_they_are_reached(tmp_path):
     soundfile.write(path, samples, 16000, subtype="FLOAT")
     blocks = audio_blocks(path, 16000, 1.0)
     assert len(next(blocks)) == 16000
-    with pytest.raises(AudioError, match="nan.wav: holds samples that are not finite") as caught:
+    with pytest.raises(AudioError, match=r"nan\.wav: holds samples that are not finite") as caught:
         list(blocks)
     assert caught.value.reason == "non-finite"
