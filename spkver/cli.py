@@ -12,6 +12,7 @@ from pathlib import Path
 from spkver import __version__
 from spkver.daily_verbs import add_daily_verbs
 from spkver.errors import SpkverError
+from spkver.own_folder_verb import add_own_folder
 from spkver.picture_verbs import add_picture_verbs
 from spkver.scoring_verbs import add_scoring_verbs
 
@@ -155,6 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     ocean.add_argument("--corpus", type=Path, help="the unpacked corpus, when it is here already")
     ocean.add_argument("--downloads", type=Path, default=Path("downloads"), help="where to download to (downloads)")
     ocean.add_argument("--checksum", help="expected SHA-256 or MD5 of the archive")
+
+    add_own_folder(verb, corpora)
 
     for name, function in (("config", config), ("train", train)):
         added = verb(name, function)
