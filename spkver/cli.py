@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from spkver import __version__
+from spkver.corpus_verbs import add_corpus_verbs
 from spkver.daily_verbs import add_daily_verbs
 from spkver.errors import SpkverError
 from spkver.own_folder_verb import add_own_folder
@@ -156,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     ocean.add_argument("--corpus", type=Path, help="the unpacked corpus, when it is here already")
     ocean.add_argument("--downloads", type=Path, default=Path("downloads"), help="where to download to (downloads)")
     ocean.add_argument("--checksum", help="expected SHA-256 or MD5 of the archive")
+    add_corpus_verbs(lambda name, function: verb(name, function, corpora))
 
     add_own_folder(verb, corpora)
 

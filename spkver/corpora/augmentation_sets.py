@@ -1,0 +1,98 @@
+"""MUSAN (OpenSLR 17) and RIRS_NOISES (OpenSLR 28): noise, music, speech and rooms, as `utt path` lists.
+
+Snyder et al., "MUSAN: A Music, Speech, and Noise Corpus", 2015; Ko et al., "A study on data augmentation of
+reverberant speech for robust speech recognition", ICASSP 2017. The lists are what ``augment.noise.list`` and
+``augment.reverb.list`` of a configuration name.
+"""
+
+import os
+from pathlib import Path
+
+from spkver.corpora.audio_tree import audio_tree
+from spkver.corpora.download import download
+from spkver.corpora.published import tell_incomplete
+from spkver.corpora.unpack import unpack
+from spkver.corpora.unpack_zip import unpack_zip
+from spkver.errors import SpkverError
+from spkver.whole_file import whole_file
+
+MUSAN_URL = "https://www.openslr.org/resources/17/musan.tar.gz"
+MUSAN_MD5 = "0c472d4fc0c5141eca47ad1ffeb2a7df"
+MUSAN_COUNTS = {"noise": 930, "music": 660, "speech": 426}
+RIRS_URL = "https://www.openslr.org/resources/28/rirs_noises.zip"
+RIRS_MD5 = "e6f48e257286e05de56413b4779d8ffb"
+RIRS_COUNTS = {"smallroom": 20_000, "mediumroom": 20_000, "largeroom": 20_000}
+
+
+def prepare_musan(corpus: str | os.PathLike, folder: str | os.PathLike, partial: bool = False) -> str:
+    """Write the lists ``noise``, ``music``, ``speech`` and ``noise_and_music`` into ``folder``.
+
+    Args:
+        corpus: ``musan`` itself or the folder above it: ``CATEGORY/SOURCE/FILE.wav``.
+
+    Raises:
+        SpkverError: it is not there or incomplete.
+    """
+    root = _find(Path(corpus), "musan", "noise")
+    files = {name: audio_tree(root / name, 1, (".wav",)) for name in MUSAN_COUNTS}
+    _check(root, {name: len(found) for name, found in files.items()}, MUSAN_COUNTS, partial)
+    lists = {name: {f"{name}/{utt}": path for utt, path in found.items()} for name, found in files.items()}
+    return _write(Path(folder), {**lists, "noise_and_music": lists["noise"] | lists["music"]})
+
+
+def prepare_rirs_noises(corpus: str | os.PathLike, folder: str | os.PathLike, partial: bool = False) -> str:
+    """Write ``simulated_rirs`` (60,000 rooms), ``small_and_medium_rirs`` and ``pointsource_noises`` into ``folder``.
+
+    The recorded responses of the archive are left out: they are of microphone arrays, whose channels would be averaged.
+
+    Args:
+        corpus: ``RIRS_NOISES`` itself or the folder above it.
+
+    Raises:
+        SpkverError: it is not there or incomplete.
+    """
+    root = _find(Path(corpus), "RIRS_NOISES", "simulated_rirs")
+    files = {size: audio_tree(root / "simulated_rirs" / size, 1, (".wav",)) for size in RIRS_COUNTS}
+    _check(root / "simulated_rirs", {size: len(found) for size, found in files.items()}, RIRS_COUNTS, partial)
+    rooms = {size: {f"{size}/{utt}": path for utt, path in found.items()} for size, found in files.items()}
+    small_and_medium = rooms["smallroom"] | rooms["mediumroom"]
+    lists = {"simulated_rirs": small_and_medium | rooms["largeroom"], "small_and_medium_rirs": small_and_medium}
+    noises = audio_tree(root / "pointsource_noises", 0, (".wav",))
+    return _write(Path(folder), lists | ({"pointsource_noises": noises} if noises else {}))
+
+
+def download_musan(folder: str | os.PathLike, url: str = MUSAN_URL) -> Path:
+    """Fetch and unpack MUSAN (11 GB) to ``folder/musan``, unless it is there."""
+    root = Path(folder) / "musan"
+    if not root.exists():
+        unpack(download(url, Path(folder) / "musan.tar.gz", checksum=MUSAN_MD5), root, top="musan")
+    return root
+
+
+def download_rirs_noises(folder: str | os.PathLike, url: str = RIRS_URL) -> Path:
+    """Fetch and unpack RIRS_NOISES (1.3 GB) to ``folder/RIRS_NOISES``, unless it is there."""
+    root = Path(folder) / "RIRS_NOISES"
+    if not root.exists():
+        unpack_zip(download(url, Path(folder) / "rirs_noises.zip", checksum=RIRS_MD5), root, top="RIRS_NOISES")
+    return root
+
+
+def _find(corpus: Path, name: str, inside: str) -> Path:
+    for root in (corpus, corpus / name):
+        if (root / inside).is_dir():
+            return root.absolute()
+    raise SpkverError(f"{corpus}: no {name} here (looked for {inside}/); leave --corpus away to download it")
+
+
+def _check(place: Path, found: dict[str, int], published: dict[str, int], partial: bool) -> None:
+    if found != published:
+        told = ", ".join(f"{name} {found[name]:,} of {published[name]:,}" for name in published)
+        tell_incomplete(f"{place}: files found of those published: {told}", partial and any(found.values()))
+
+
+def _write(folder: Path, lists: dict[str, dict[str, Path]]) -> str:
+    for name, files in lists.items():
+        if files:
+            with whole_file(folder / name) as file:
+                file.writelines(f"{utt} {path}\n" for utt, path in files.items())
+    return ", ".join(f"{name} ({len(files):,} files)" for name, files in lists.items()) + f" -> {folder}"

@@ -1,0 +1,60 @@
+"""A zip archive unpacked safely: whole or not at all, and never outside of its folder."""
+
+import shutil
+import stat
+import zipfile
+import zlib
+from pathlib import Path
+
+from tqdm import tqdm
+
+from spkver.errors import SpkverError
+
+
+def unpack_zip(zip_path: str | Path, folder: str | Path, top: str | None = None) -> Path:
+    """Unpack a zip archive into a new ``folder``, all of it or nothing; see `spkver.corpora.unpack.unpack`.
+
+    Args:
+        folder: where the members go; it must not exist yet, or be empty.
+        top: the archive's own top folder, if it has one: its contents become ``folder``.
+
+    Raises:
+        SpkverError: a dangerous member (absolute, ``..``, a link), a damaged archive, a folder that exists, a full
+            disk.
+    """
+    zip_path, folder = Path(zip_path), Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SpkverError(f"{folder}: exists already; remove it to unpack {zip_path} there")
+    aside = folder.with_name(f".{folder.name}.unpacking")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)  # what a killed run left
+        aside.mkdir(parents=True)
+        with zipfile.ZipFile(zip_path) as archive:
+            members = archive.infolist()
+            for member in members:
+                if _leads_astray(member):
+                    raise SpkverError(f"{zip_path}: member {member.filename!r} is dangerous; nothing was unpacked")
+            needed, free = sum(member.file_size for member in members), shutil.disk_usage(aside).free
+            if needed > free:
+                raise SpkverError(f"{zip_path}: needs {needed} bytes and {free} are free; make room")
+            for member in tqdm(members, desc="unpacking", unit="file", disable=None):
+                archive.extract(member, aside)
+        root = aside if top is None else aside / top
+        if not root.is_dir():
+            raise SpkverError(f"{zip_path}: has no folder '{top}'; it is another archive than expected")
+        if folder.exists():
+            folder.rmdir()
+        root.rename(folder)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise SpkverError(f"{zip_path}: cut or damaged archive ({error}); remove it and get it again") from None
+    except OSError as error:
+        raise SpkverError(f"{zip_path}: cannot be unpacked to {folder}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _leads_astray(member: zipfile.ZipInfo) -> bool:
+    parts = member.filename.replace("\\", "/").split("/")
+    absolute = not parts[0] or parts[0][1:2] == ":"
+    return absolute or ".." in parts or stat.S_ISLNK(member.external_attr >> 16)

@@ -1,0 +1,100 @@
+"""The verbs ``spkver prepare CORPUS``: each turns a corpus as it is published into data directories or lists.
+
+Heavy imports stand inside the verbs, so that ``spkver --help`` is instant.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+
+def add_corpus_verbs(verb: Callable) -> None:
+    """Give the parser of ``prepare`` its corpora; ``verb(name, function)`` adds one."""
+
+    def corpus(name: str, function, gets: str = "gets train/ and test/") -> argparse.ArgumentParser:
+        added = verb(name, function)
+        added.add_argument("folder", type=Path, help=gets)
+        added.add_argument("--corpus", type=Path, metavar="DIR", help="the unpacked corpus, when it is here already")
+        added.add_argument(
+            "--downloads", type=Path, metavar="DIR", default=Path("downloads") / name, help="(%(default)s)"
+        )
+        added.add_argument(
+            "--partial", action="store_true", help="go on with an incomplete copy, and say what it lacks"
+        )
+        return added
+
+    added = corpus("voxceleb", prepare_voxceleb)
+    added.add_argument("--train", default="vox2", help="vox2, vox1+vox2 or vox1: their development parts (vox2)")
+    added.add_argument(
+        "--lists", nargs="+", metavar="LIST", help="vox1_O, vox1_E_cleaned, .. (all that --train allows)"
+    )
+    added.add_argument("--converted", type=Path, metavar="DIR", help="where .m4a files are converted to (FOLDER/vox2)")
+    added.add_argument("--format", default="flac", help="of converted files: flac or wav (flac)")
+    added.add_argument("--jobs", type=int, help="conversions at a time (one a core)")
+
+    added = corpus("librispeech", prepare_librispeech)
+    added.add_argument("--train", nargs="+", metavar="SUBSET", default=["train-clean-100"], help="(train-clean-100)")
+    added.add_argument("--test", nargs="+", metavar="SUBSET", default=["test-clean"], help="(test-clean)")
+    added.add_argument("--seed", type=int, default=12, help="of the trials (12)")
+    added.add_argument("--targets", type=int, default=20_000, help="at most so many a list (20000)")
+    added.add_argument("--nontargets", type=int, default=100_000, help="at most so many a list (100000)")
+
+    added = corpus("cnceleb", prepare_cnceleb)
+    added.add_argument("--train", default="cn1+cn2", help="cn1+cn2, cn1 or cn2 (cn1+cn2)")
+
+    corpus("musan", prepare_musan, "gets the lists noise, music, speech, noise_and_music")
+    corpus(
+        "rirs_noises", prepare_rirs_noises, "gets the lists simulated_rirs, small_and_medium_rirs, pointsource_noises"
+    )
+
+
+def prepare_voxceleb(options) -> None:
+    """Turn VoxCeleb1 and 2 into data directories and trial lists; converts .m4a by ffmpeg, and goes on where it was."""
+    from spkver.corpora.voxceleb import prepare_voxceleb
+
+    print(
+        prepare_voxceleb(
+            options.corpus,
+            options.folder,
+            options.train,
+            options.lists,
+            options.downloads,
+            options.converted,
+            options.format,
+            options.jobs,
+            options.partial,
+        )
+    )
+
+
+def prepare_librispeech(options) -> None:
+    """Turn subsets of LibriSpeech into data directories and trial lists; without --corpus, download them first."""
+    from spkver.corpora.librispeech import download_librispeech, prepare_librispeech
+
+    corpus = options.corpus or download_librispeech(options.downloads, [*options.train, *options.test])
+    drawn = options.seed, options.targets, options.nontargets
+    print(prepare_librispeech(corpus, options.folder, options.train, options.test, *drawn, options.partial))
+
+
+def prepare_cnceleb(options) -> None:
+    """Turn CN-Celeb 1 and 2 into data directories and trial lists; without --corpus, download them first."""
+    from spkver.corpora.cnceleb import download_cnceleb, prepare_cnceleb
+
+    corpus = options.corpus or download_cnceleb(options.downloads, options.train)
+    print(prepare_cnceleb(corpus, options.folder, options.train, options.partial))
+
+
+def prepare_musan(options) -> None:
+    """List MUSAN's noise, music and speech for augmentation; without --corpus, download it first (11 GB)."""
+    from spkver.corpora.augmentation_sets import download_musan, prepare_musan
+
+    print(prepare_musan(options.corpus or download_musan(options.downloads), options.folder, options.partial))
+
+
+def prepare_rirs_noises(options) -> None:
+    """List the room impulse responses of RIRS_NOISES; without --corpus, download them first (1.3 GB)."""
+    from spkver.corpora.augmentation_sets import download_rirs_noises, prepare_rirs_noises
+
+    print(
+        prepare_rirs_noises(options.corpus or download_rirs_noises(options.downloads), options.folder, options.partial)
+    )

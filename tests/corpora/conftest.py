@@ -1,0 +1,69 @@
+"""What tests of corpora share: miniatures, and a way to run a recipe quickly."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from miniatures import FFMPEG, make_cnceleb, make_librispeech, make_musan, make_rirs_noises, make_voxceleb
+from spkver_server import CLIENT
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def voxceleb(tmp_path_factory) -> Path:
+    """A miniature of VoxCeleb1 and 2; the second in .m4a where ffmpeg is there to make and read it."""
+    return make_voxceleb(tmp_path_factory.mktemp("voxceleb"), ".m4a" if FFMPEG else ".wav")
+
+
+@pytest.fixture(scope="session")
+def librispeech(tmp_path_factory) -> Path:
+    return make_librispeech(tmp_path_factory.mktemp("librispeech"))
+
+
+@pytest.fixture(scope="session")
+def cnceleb(tmp_path_factory) -> Path:
+    return make_cnceleb(tmp_path_factory.mktemp("cnceleb"))
+
+
+@pytest.fixture(scope="session")
+def musan(tmp_path_factory) -> Path:
+    return make_musan(tmp_path_factory.mktemp("musan"))
+
+
+@pytest.fixture(scope="session")
+def rirs(tmp_path_factory) -> Path:
+    return make_rirs_noises(tmp_path_factory.mktemp("rirs"))
+
+
+@pytest.fixture(scope="session")
+def run_recipe(tmp_path_factory):
+    """``run_recipe(NAME, WORD, ..)`` runs a recipe of this repository in a folder of its own; its finished process."""
+    folder = tmp_path_factory.mktemp("recipes")
+    (folder / "recipes").symlink_to(ROOT / "recipes")  # without .venv and conf: the environment that runs the tests
+    address = folder / "socket"
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("spkver_server.py"), address],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert server.stdout.readline() == b"ready\n"
+    client = folder / "client.py"
+    client.write_text(CLIENT)
+    function = f'() {{ "{sys.executable}" -I -S "{client}" "{address}" "$@"; }}'
+
+    def run(name: str, *words: str) -> subprocess.CompletedProcess:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return subprocess.run(
+            ["bash", folder / "recipes" / name / "run.sh", *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, "PATH": path, "BASH_FUNC_spkver%%": function},
+        )
+
+    yield run
+    server.terminate()
+    server.wait()

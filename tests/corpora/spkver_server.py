@@ -1,0 +1,66 @@
+"""``spkver`` without its start: one process imports everything and forks for each command.
+
+A recipe calls the command dozens of times, and each start imports torch for seconds. The command's words, its working
+directory and its output streams come over a socket; its exit status goes back.
+"""
+
+import json
+import os
+import socket
+import sys
+import traceback
+
+CLIENT = """
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as link:
+    link.connect(sys.argv[1])
+    socket.send_fds(link, [json.dumps([os.getcwd(), *sys.argv[2:]]).encode()], [1, 2])
+    sys.exit(link.recv(1)[0])
+"""
+
+
+def serve(address: str) -> None:
+    import torch
+
+    import spkver.evaluation
+    import spkver.scoring_stages
+    import spkver.training.averaging
+    import spkver.training.trainer  # noqa: F401
+
+    torch.set_num_threads(1)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(address)
+        server.listen()
+        print("ready", flush=True)
+        while True:
+            link, _ = server.accept()
+            message, streams, _, _ = socket.recv_fds(link, 1 << 16, 2)
+            if os.fork() == 0:
+                _answer(link, json.loads(message), streams)
+            for handle in (link.detach(), *streams):
+                os.close(handle)
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _answer(link: socket.socket, message: list[str], streams: list[int]) -> None:
+    from spkver.cli import main
+
+    status = 1
+    try:
+        os.chdir(message[0])
+        for stream, handle in zip((1, 2), streams):
+            os.dup2(handle, stream)
+        status = main(message[1:])
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    link.send(bytes([status]))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
