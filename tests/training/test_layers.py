@@ -108,6 +108,8 @@ def test_clipping_and_histograms_see_the_weights_that_learn(trainer_of):
     assert record["grad_norm"] > 0.5
     assert torch.stack([p.grad.norm() for p in learning]).norm().item() == pytest.approx(0.5, rel=1e-4)
     assert all(parameter.grad is None for name, parameter in named if is_frozen(name))
+    groups = trainer.training_step.optimizer.param_groups
+    assert {parameter for group in groups for parameter in group["params"]} == set(learning)
     counted = trainer.training_step.gradients.sum(1)
     assert 0 < counted[0] <= sum(parameter.numel() for parameter in learning)
     assert counted.tolist() == [sum(int((p.grad != 0).sum()) for p in learning)] * 2
