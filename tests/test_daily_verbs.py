@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -392,3 +393,20 @@ def test_a_recording_without_speech_has_no_windows(run, store, tmp_path):
     assert status == 1 and "windows of 0.1 s are too short" in err
     status, _, err = run("identify", tmp_path / "none.wav", "--store", store, "--windows")
     assert (status, err) == (1, f"{tmp_path / 'none.wav'}: no such audio file\n")
+
+
+def test_windows_of_a_long_recording_need_no_more_memory_than_those_of_a_short_one(model, conversation, tmp_path):
+    voice, samples = spkver.load(model), read_audio(conversation, 16000)
+
+    def peak(times):
+        path = tmp_path / f"{times}.wav"
+        soundfile.write(path, np.tile(samples, times), 16000)
+        tracemalloc.start()
+        n = len(voice.embed_windows(path, 3.0, 3.0)[0])
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return n, found
+
+    (n_short, short), (n_long, long) = peak(8), peak(32)  # 3 and 13 minutes; the latter are 49 MB of samples
+    assert n_long > 3.5 * n_short
+    assert long < 1.2 * short < 40e6
