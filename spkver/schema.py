@@ -204,6 +204,7 @@ class Training(Section):
     threads: CountOrZero  # 0: what torch chooses
     chunked_head_rows: Count  # from so many weight rows (classes x K) on, the loss is computed chunk by chunk
     chunked_head_products: Literal["float32", "bfloat16"]  # .. with matrix products of this type
+    sampled_share: Annotated[float, Field(gt=0, le=1)]  # of the classes that a step compares with; 1: all
     keep_last: Count  # checkpoints of the last epochs, beside the best
     average_last: Count  # checkpoints that make the final model
     statistics_utterances: Annotated[int, Field(ge=2)]  # whole ones, for the averaged model's BatchNorms

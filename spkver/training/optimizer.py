@@ -5,21 +5,35 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from spkver.heads import Head
 from spkver.schema import Optimizer
 from spkver.training.layers import learning_rate_factors
+from spkver.training.row_optimizer import RowAdamW
 
 
-def build_optimizer(config: Optimizer, encoder: nn.Module, head: nn.Module) -> "torch.optim.Optimizer | Together":
+def build_optimizer(
+    config: Optimizer, encoder: nn.Module, head: Head, rows: RowAdamW | None = None
+) -> "torch.optim.Optimizer | Together":
     """The optimizer that ``config.name`` names; biases and norms are not decayed, frozen weights not touched.
+
+    Where ``rows`` changes the head's weights, this leaves them to it.
 
     Its groups have an ``lr_factor`` each, by which the rate of the schedule is multiplied.
 
     Raises:
         SpkverError: a pattern in ``config.lr_factors`` matches nothing.
     """
+    if rows is not None:
+        return Together(_of_weights(config, encoder, _trained(config, encoder)), rows)
+    return _of_weights(config, encoder, _trained(config, encoder) | dict.fromkeys(head.parameters(), 1.0))
+
+
+def _of_weights(
+    config: Optimizer, encoder: nn.Module, factors: dict[nn.Parameter, float]
+) -> "torch.optim.Optimizer | Together":
     if config.name == "muon":
-        return _build_muon(config, encoder, head)
-    groups = _groups(_trained(config, encoder, head), config.weight_decay)
+        return _build_muon(config, encoder, factors)
+    groups = _groups(factors, config.weight_decay)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
     kinds = {
@@ -58,14 +72,13 @@ class Together:
             part.load_state_dict(own)
 
 
-def _build_muon(config: Optimizer, encoder: nn.Module, head: nn.Module) -> Together:
+def _build_muon(config: Optimizer, encoder: nn.Module, factors: dict[nn.Parameter, float]) -> Together:
     """Muon for the encoder's matrices, AdamW for convolutions, vectors and the head.
 
     Muon (K. Jordan et al., 2024) makes each matrix's momentum orthogonal, so that all directions of a layer learn
     alike; "match_rms_adamw" (J. Liu et al., "Muon is scalable for LLM training", 2025) scales its steps so that
     one learning rate serves both. A head's rows are classes, of which a step sees a few: no matrix in that sense.
     """
-    factors = _trained(config, encoder, head)
     of_encoder = set(encoder.parameters())
     matrices = {
         parameter: factors[parameter] for parameter in factors if parameter in of_encoder and parameter.dim() == 2
@@ -83,9 +96,9 @@ def _build_muon(config: Optimizer, encoder: nn.Module, head: nn.Module) -> Toget
     return Together(muon, adamw)
 
 
-def _trained(config: Optimizer, encoder: nn.Module, head: nn.Module) -> dict[nn.Parameter, float]:
-    """The weights that are not frozen, with the factors of their learning rates."""
-    factors = learning_rate_factors(encoder, config.lr_factors) | dict.fromkeys(head.parameters(), 1.0)
+def _trained(config: Optimizer, encoder: nn.Module) -> dict[nn.Parameter, float]:
+    """The encoder's weights that are not frozen, with the factors of their learning rates."""
+    factors = learning_rate_factors(encoder, config.lr_factors)
     return {parameter: factor for parameter, factor in factors.items() if parameter.requires_grad}
 
 

@@ -19,9 +19,10 @@ from spkver.config import Config
 from spkver.errors import SpkverError
 from spkver.extraction import build_fbank
 from spkver.features import SpecAugment, mean_normalise
-from spkver.heads import Head, chunked_loss
+from spkver.heads import Head, chunked_loss, draw_classes
 from spkver.training.clock import Clock
 from spkver.training.optimizer import build_optimizer
+from spkver.training.row_optimizer import RowAdamW
 from spkver.training.schedules import learning_rate, margin
 from spkver.training.seeds import mixed_seed
 from spkver.training.snapshots import gradient_histogram
@@ -48,7 +49,8 @@ class TrainingStep:
         self.device, self.dtype, self.folder = device, dtype, folder
         self.fbank = build_fbank(config, config.augment.formant_factors).to(device)
         self.specaugment = SpecAugment(**config.augment.specaugment.model_dump())
-        self.optimizer = build_optimizer(config.optimizer, encoder, head)
+        self.rows = self._row_optimizer()
+        self.optimizer = build_optimizer(config.optimizer, encoder, head, self.rows)
         self.clock = Clock(device)
         self.skipped_in_a_row = 0
         self.gradients: Tensor | None = None
@@ -74,12 +76,13 @@ class TrainingStep:
         ):
             embeddings = self.encoder(features)
         with self.clock("head and loss"):
-            loss, n_correct = self._loss(embeddings.float(), labels)
+            head, places = self._head_of(labels)
+            loss, n_correct = self._loss(head, embeddings.float(), places)
         with self.clock("backward"):
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
         with self.clock("clipping"):
-            grad_norm = self._clip(watch)
+            grad_norm = self._clip(head, watch)
         finite = math.isfinite(loss.item()) and math.isfinite(grad_norm)
         with self.clock("optimizer"):
             if finite:
@@ -114,17 +117,33 @@ class TrainingStep:
         formants = formants if len(self.fbank.mel) > 1 else None
         return self.specaugment(mean_normalise(self.fbank(waveforms, formants=formants)[0]))
 
-    def _loss(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _row_optimizer(self) -> RowAdamW | None:
+        """Of a head of which a step uses a share of the classes only."""
+        chosen = self.config.optimizer
+        if self.config.training.sampled_share == 1:
+            return None
+        return RowAdamW(self.head, chosen.lr, tuple(chosen.betas), chosen.weight_decay)
+
+    def _head_of(self, labels: Tensor) -> tuple[Head, Tensor]:
+        """The head of this step, and where the labels' classes stand in it."""
+        if self.rows is None:
+            return self.head, labels
+        self.head.check_label(labels, len(labels))
+        n_drawn = math.ceil(self.config.training.sampled_share * self.head.out_features)
+        classes, places = draw_classes(labels, self.head.out_features, n_drawn)
+        return self.rows.use(classes), places
+
+    def _loss(self, head: Head, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The head's cross-entropy, and how many items it has right."""
         config = self.config.training
-        if len(self.head.weight) >= config.chunked_head_rows:
-            return chunked_loss(self.head, embeddings, labels, config.chunked_head_products)
-        logits = self.head(embeddings, labels)
+        if len(head.weight) >= config.chunked_head_rows:
+            return chunked_loss(head, embeddings, labels, config.chunked_head_products)
+        logits = head(embeddings, labels)
         return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).sum()
 
-    def _clip(self, watch: bool) -> float:
+    def _clip(self, head: Head, watch: bool) -> float:
         """Clip the gradients of encoder and head together; returns their norm before."""
-        parameters = [*self.encoder.parameters(), *self.head.parameters()]
+        parameters = [*self.encoder.parameters(), *head.parameters()]
         before = gradient_histogram(parameters) if watch else None
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip_norm).item()
         if watch:

@@ -64,6 +64,19 @@ def test_a_stopped_run_goes_on_to_the_same_losses(
     assert figures(exp) == figures(trained)
 
 
+def test_a_stopped_run_with_sampled_classes_goes_on_to_the_same_losses(tiny_config, voices, tmp_path):
+    words = ("training.sampled_share=0.6", "training.checkpoint_minutes=0.002", "training.epochs=2")
+    whole = start(tiny_config, voices, tmp_path / "whole", *words)
+    assert whole.wait(timeout=120) == 0, whole.communicate()
+    process = start(tiny_config, voices, tmp_path / "killed", *words)
+    wait_for_steps(process, tmp_path / "killed", 16)
+    process.kill()
+    process.communicate(timeout=60)
+    resumed = start(tiny_config, voices, tmp_path / "killed", *words, "--resume")
+    assert resumed.wait(timeout=120) == 0, resumed.communicate()
+    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+
+
 def test_a_finished_run_resumes_to_nothing(trained, tiny_config, voices):
     before = (trained / "log.jsonl").read_bytes()
     process = start(tiny_config, voices, trained, "--resume")

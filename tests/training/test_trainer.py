@@ -251,3 +251,18 @@ def test_profiling_names_every_part_and_keeps_nothing(make_trainer, capsys):
 def test_profiling_needs_more_steps_than_it_warms_up(make_trainer):
     with pytest.raises(SpkverError, match=r"more than 5 steps; this one has \d"):
         profile_training(make_trainer("batch.utterances=2", "augment.speed_factors=[1.0]"), 4)
+
+
+def test_sampled_classes_change_no_more_rows_than_were_drawn(make_trainer):
+    # 7 voices at 2 speeds are 14 classes; a batch of 6 speakers has 6 of them, and 8 are drawn.
+    trainer = make_trainer("training.sampled_share=0.55", "optimizer.weight_decay=0.1")
+    trainer.sampler.set_epoch(0)
+    batch = next(iter(trainer.loader()))
+    before = trainer.head.weight.detach().clone()
+    record = trainer.training_step(batch, 0, 5, trainer.sampler.n_batches)
+    moved = (trainer.head.weight != before).any(1)
+    assert int(moved.sum()) == 8
+    assert moved[batch[1]].all()
+    assert not record["skipped"]
+    # With no margin yet, and before training, the loss is near that of a guess among 8, not among 14.
+    assert record["loss"] < make_trainer(exp="all").training_step(batch, 0, 5, trainer.sampler.n_batches)["loss"]
