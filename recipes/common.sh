@@ -65,18 +65,41 @@ train_or_resume() {
         ${resume[@]+"${resume[@]}"} ${overrides[@]+"${overrides[@]}"}
 }
 
+# score_lists SYSTEM: scores and metrics for each trial list of $data/test that $lists names (trials by default). Where
+# LIST.enrolment lies beside a list, what the list enrols are the models of that file, of several utterances each.
+score_lists() {
+    local list models
+    for list in ${lists:-trials}; do
+        models=$data/test/$list.enrolment
+        [ -f "$models" ] || models=
+        spkver score "$data/test" "$exp" --trials "$data/test/$list" --system "$1" ${models:+--enrolment "$models"}
+        spkver evaluate "$data/test" "$exp" --trials "$data/test/$list" --system "$1"
+    done
+}
+
+# augmentation_lists: lists of MUSAN and RIRS_NOISES in $musan_lists and $rirs_lists, unless they are there; of the copies
+# $musan and $rirs where these are given.
+augmentation_lists() {
+    [ -f "$musan_lists/noise_and_music" ] || spkver prepare musan "$musan_lists" --downloads "$downloads" \
+        ${musan:+--corpus "$musan"} ${partial:+--partial}
+    [ -f "$rirs_lists/simulated_rirs" ] || spkver prepare rirs_noises "$rirs_lists" --downloads "$downloads" \
+        ${rirs:+--corpus "$rirs"} ${partial:+--partial}
+}
+
 # back_end_stages NORM CALIBRATION PLDA: the stages of these numbers, for $exp on the speakers of $data.
 back_end_stages() {
+    local first=${lists:-trials}
+    first=$data/test/${first%% *}
     if in_stage "$1" "score normalisation"; then
-        spkver norm "$data/test" "$exp" --train "$data/train"
-        spkver evaluate "$data/test" "$exp" --system cosine+asnorm
+        spkver norm "$data/test" "$exp" --train "$data/train" --trials "$first"
+        score_lists cosine+asnorm
     fi
     if in_stage "$2" "calibration"; then
-        spkver calibrate "$data/test" "$exp" --train "$data/train" --system cosine+asnorm
-        spkver evaluate "$data/test" "$exp" --system cosine+asnorm+calibration
+        spkver calibrate "$data/test" "$exp" --train "$data/train" --trials "$first" --system cosine+asnorm
+        score_lists cosine+asnorm+calibration
     fi
     if in_stage "$3" "PLDA"; then
-        spkver plda "$data/test" "$exp" --train "$data/train"
-        spkver evaluate "$data/test" "$exp" --system plda
+        spkver plda "$data/test" "$exp" --train "$data/train" --trials "$first"
+        score_lists plda
     fi
 }

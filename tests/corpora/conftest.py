@@ -60,7 +60,7 @@ def run_recipe(tmp_path_factory):
             ["bash", folder / "recipes" / name / "run.sh", *map(str, words)],
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             env={**os.environ, "PATH": path, "BASH_FUNC_spkver%%": function},
         )
 

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# LibriSpeech: training on train-clean-100 (251 speakers) or any subsets, trials of test-clean and test-other by a seed.
+#
+#   recipes/librispeech/run.sh [--corpus DIR] [--stage N] [--stop-stage N] [--config FILE] [--exp DIR] [key.sub=value ...]
+#   recipes/librispeech/run.sh --train train-clean-5 --test dev-clean-2 ...         Mini LibriSpeech (0.5 GB)
+#
+# Stages: 0 corpus (downloaded without --corpus), 1 training, 2 average, 3 embeddings, 4 scores and metrics, 5 score
+# normalisation, 6 calibration, 7 PLDA, 8 large-margin fine-tune (stages 1-7 again), 9 the table.
+# Further options: --train "SUBSET ..." --test "SUBSET ...", --seed N, --targets N, --nontargets N (of each trial list),
+# --data DIR, --downloads DIR, --partial yes (an incomplete copy), --lmf-config FILE, --init MODEL (fine-tune).
+
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. recipes/common.sh
+
+stage=0 stop_stage=9
+config=conf/librispeech.yaml lmf_config=conf/librispeech_lmf.yaml
+exp=exp/librispeech data=data/librispeech corpus= downloads=downloads/librispeech partial= init=
+train=train-clean-100 test="test-clean test-other" seed=12 targets=20000 nontargets=100000
+read_options "$@"
+set_up ""
+lists=$test
+
+if in_stage 0 "the corpus"; then
+    # shellcheck disable=SC2086  # subsets are several words
+    spkver prepare librispeech "$data" --train $train --test $test --seed "$seed" --targets "$targets" \
+        --nontargets "$nontargets" --downloads "$downloads" ${corpus:+--corpus "$corpus"} ${partial:+--partial}
+fi
+if in_stage 1 "training with $config"; then
+    train_or_resume
+fi
+if in_stage 2 "the final model"; then
+    spkver average "$exp"
+fi
+if in_stage 3 "embeddings of the speakers"; then
+    spkver embed "$data/test" "$exp"
+    spkver embed "$data/train" "$exp"
+fi
+if in_stage 4 "scores and metrics"; then
+    score_lists cosine
+fi
+back_end_stages 5 6 7
+if in_stage 8 "large-margin fine-tune: stages 1 to 7 with $lmf_config"; then
+    "$0" --stage 1 --stop-stage 7 --config "$lmf_config" --exp "${exp}_lmf" --data "$data" --test "$test" \
+        --init "$exp/model" ${overrides[@]+"${overrides[@]}"}
+fi
+if in_stage 9 "results"; then
+    echo
+    spkver results "$exp" "${exp}_lmf"
+fi
