@@ -13,6 +13,7 @@ from spkver import __version__
 from spkver.corpus_verbs import add_corpus_verbs
 from spkver.daily_verbs import add_daily_verbs
 from spkver.errors import SpkverError
+from spkver.export_verbs import add_export_verbs
 from spkver.own_folder_verb import add_own_folder
 from spkver.picture_verbs import add_picture_verbs
 from spkver.scoring_verbs import add_scoring_verbs
@@ -178,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--data", type=Path, help="its data directory (where training found it)")
 
     add_scoring_verbs(verb)
+    add_export_verbs(verb)
     verb("results", results).add_argument("exps", nargs="+", type=Path, metavar="exp", help="experiments")
 
     add_daily_verbs(verb)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,25 +28,28 @@ from spkver.systems import System
 _PLAIN_LINE_EVERY = 30.0
 
 
-def embed_directory(directory: DataDirectory, system: System, workers: int | None = None) -> str:
+def embed_directory(
+    directory: DataDirectory, system: System, workers: int | None = None, onnx: Path | None = None
+) -> str:
     """Embed the usable utterances of a data directory; returns a line that says so.
 
     Args:
         directory: need not have been looked at: a file that is missing or of no use is found on the way.
         system: whose model embeds, and where to.
         workers: threads; None: as many as torch would compute with.
+        onnx: a file that ``spkver export`` made of the system's model, to embed with; it is a system of its own.
 
     Raises:
         SpkverError: more files are of no use than ``data.max_unusable_share`` allows; told as soon as it is known.
     """
-    model = load_model(system.model)
-    extractor = Extractor(model.encoder, model.config)
+    extractor, weights = _extractor(system, onnx)
+    system = system if onnx is None else replace(system, name=extractor.system)
     folder = system.embeddings(directory.path.name)
     reasons = {utt: reason for utt, _, reason in read_survey(directory.path).unusable}
     wanted = [utterance for utterance in directory.utterances if utterance.id not in reasons]
-    parts = EmbeddingParts(folder.parent / f".{folder.name}.parts", wanted, _fingerprint(system.model, extractor))
+    parts = EmbeddingParts(folder.parent / f".{folder.name}.parts", wanted, _fingerprint(weights, extractor))
 
-    made = _Made(directory, reasons, model.config.data.max_unusable_share)
+    made = _Made(directory, reasons, extractor.config.data.max_unusable_share)
     with _Progress(f"embedding {directory.path.name}", len(wanted)) as progress:
         for number, part, is_new in embed_parts(extractor, parts, workers or torch.get_num_threads()):
             made.add(number, parts.groups[number], part)
@@ -130,9 +134,19 @@ class _Progress:
         return self._seconds / max(time.monotonic() - self._start, 1e-9)
 
 
-def _fingerprint(model: Path, extractor: Extractor) -> str:
+def _extractor(system: System, onnx: Path | None) -> tuple[Extractor, Path]:
+    """What embeds, and the file with its weights."""
+    if onnx is not None:
+        from spkver.export.onnx_extractor import OnnxExtractor
+
+        return OnnxExtractor(onnx, system.model), onnx
+    model = load_model(system.model)
+    return Extractor(model.encoder, model.config), system.model / "model.safetensors"
+
+
+def _fingerprint(weights: Path, extractor: Extractor) -> str:
     """What embeddings depend on: the weights, and the settings before and in the encoder."""
     config = extractor.config
     settings = [config.data.sample_rate, config.features, config.model, config.scoring.max_seconds]
     text = json.dumps([str(setting) for setting in settings])
-    return hashlib.sha256((model / "model.safetensors").read_bytes() + text.encode()).hexdigest()
+    return hashlib.sha256(weights.read_bytes() + text.encode()).hexdigest()

@@ -31,6 +31,7 @@ def add_scoring_verbs(verb: Callable) -> None:
     added = scoring_verb("embed", embed)
     added.add_argument("--untrained", action="store_true", help=_UNTRAINED)
     added.add_argument("--workers", type=_count, metavar="N", help="threads (what torch would take: one a core)")
+    added.add_argument("--onnx", type=Path, metavar="FILE", help="embed with what export made: system onnx, onnx_int8")
 
     added = scoring_verb("import-embeddings", import_embeddings)
     added.add_argument("source", type=Path, help="a file or folder of another toolkit")
@@ -90,7 +91,10 @@ def embed(options) -> None:
     from spkver.embedding_stage import embed_directory
 
     # Whether a file is there is found out when it is read: to look at a million first takes minutes.
-    print(embed_directory(_directory(options.data, check_files=False), _system(options), options.workers))
+    directory, system = _directory(options.data, check_files=False), _system(options)
+    if options.onnx is not None and system.name == "untrained":
+        raise SpkverError("embed: --onnx FILE holds a trained model; leave --untrained out")
+    print(embed_directory(directory, system, options.workers, options.onnx))
 
 
 def import_embeddings(options) -> None:

@@ -10,7 +10,7 @@ from spkver.errors import SpkverError
 from spkver.scoring.backend import Backend
 from spkver.scoring.embeddings import read_embeddings, read_measures
 from spkver.scoring.lookup import Rows
-from spkver.scoring.systems import CALIBRATION, COHORT_MEAN, Voices, parse_system, qualified_voices
+from spkver.scoring.systems import CALIBRATION, COHORT_MEAN, ONNX_BASES, Voices, parse_system, qualified_voices
 
 FUSION = "fusion"
 
@@ -46,8 +46,18 @@ class System:
     def _untrained(self) -> bool:
         return self.name == "untrained"
 
+    @property
+    def of_onnx(self) -> bool:
+        """Whether its embeddings come from an exported file."""
+        return self._base in ONNX_BASES
+
+    @property
+    def _base(self) -> str:
+        return self.name.partition("+")[0]
+
     def embeddings(self, data: str) -> Path:
-        return self.exp / "embeddings" / (f"{data}-untrained" if self._untrained else data)
+        of_its_own = self._untrained or self.of_onnx
+        return self.exp / "embeddings" / (f"{data}-{self._base}" if of_its_own else data)
 
     def scores(self, data: str, trials: Path) -> Path:
         return self.exp / "scores" / data / f"{trials.name}-{self.name}"
@@ -71,7 +81,7 @@ class Embedded:
         """
         folder = system.embeddings(data.resolve().name)
         if not (folder / "embeddings.npy").is_file():
-            advice = f"run `spkver embed {data} {system.exp}`"
+            advice = f"run `spkver embed {data} {system.exp}{' --onnx FILE' if system.of_onnx else ''}`"
             raise SpkverError(f"{folder}: there are no embeddings of {data} yet; {advice}")
         return cls(data, folder, *read_embeddings(folder))
 

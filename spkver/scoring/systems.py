@@ -23,7 +23,8 @@ from spkver.scoring.score_norm import centre, cohort_statistics, s_norm, t_norm,
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 PLDA_BASES = ("plda", "plda_adapted")
-BASES = ("cosine", "untrained", *PLDA_BASES)
+ONNX_BASES = ("onnx", "onnx_int8")  # the cosine of embeddings that an exported file made
+BASES = ("cosine", "untrained", *ONNX_BASES, *PLDA_BASES)
 NORMS = ("znorm", "tnorm", "snorm", "asnorm")
 CALIBRATION = "calibration"
 COHORT_MEAN = "cohort_mean"  # a quality measure that is made from the embeddings and the cohort

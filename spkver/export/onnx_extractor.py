@@ -1,0 +1,63 @@
+"""An exported file in the place of the encoder: embeds what an `Extractor` embeds, by onnxruntime."""
+
+from pathlib import Path
+
+import numpy as np
+
+from spkver.errors import SpkverError
+from spkver.export.extra import needs
+from spkver.extraction import Extracted, Extractor
+from spkver.model_folder import read_config
+from spkver.scoring.backend import Backend
+
+
+class OnnxExtractor(Extractor):
+    """Embeds waveforms with an ONNX file, on one thread a call, as `spkver embed` calls it from each core.
+
+    Args:
+        file: written by ``spkver export``.
+        model: the model folder that it was made from; settings of scoring are read there.
+
+    Raises:
+        SpkverError: onnxruntime is missing, the file is no such file, or of another model.
+    """
+
+    def __init__(self, file: Path, model: Path):
+        needs("onnxruntime")
+        # No call of the parent's: what it sets up is the encoder, which here is the file.
+        self.file, self.model = file, model
+        self.session = _open(file)
+        properties = self.session.get_modelmeta().custom_metadata_map
+        if "model_fingerprint" not in properties:
+            raise SpkverError(f"{file}: was not written by `spkver export`; it does not say what model it is")
+        self.config = read_config(model)
+        if properties["model_fingerprint"] != Backend(model).digest:
+            raise SpkverError(f"{file}: was made from another model than {model}; run `spkver export {model} {file}`")
+        self.sample_rate = int(properties["sample_rate"])
+        self.embed_dim = int(properties["embed_dim"])
+        self.speed_factor = 1.0
+        self.system = "onnx_int8" if properties["precision"] == "int8" else "onnx"
+        """The name of its system in tables."""
+
+    def extract(self, waveforms: list[np.ndarray]) -> Extracted:
+        """Embeddings and their magnitudes of waveforms ``(n_samples,)`` at the configured rate."""
+        waveforms = [self.middle(waveform) for waveform in waveforms]
+        lengths = np.array([len(waveform) for waveform in waveforms])
+        padded = np.zeros((len(waveforms), lengths.max()), np.float32)
+        for row, waveform in zip(padded, waveforms):
+            row[: len(waveform)] = waveform
+        inputs = {"waveform": padded, "lengths": lengths}
+        return Extracted(*self.session.run(["embedding", "magnitude"], inputs))
+
+
+def _open(file: Path):
+    import onnxruntime
+
+    if not file.is_file():
+        raise SpkverError(f"{file}: there is no such file; `spkver export MODEL {file}` writes it")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class of its own for each fault, and no common one
+        raise SpkverError(f"{file}: cannot be read as ONNX ({' '.join(str(error).split())})") from None
