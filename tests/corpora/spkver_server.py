@@ -4,11 +4,25 @@ A recipe calls the command dozens of times, and each start imports torch for sec
 directory and its output streams come over a socket; its exit status goes back.
 """
 
+import contextlib
+import importlib
 import json
 import os
 import socket
 import sys
 import traceback
+
+# What the verbs, and the libraries under them, import when they are first used.
+USED = (
+    "spkver.corpora.voxceleb",
+    "spkver.evaluation",
+    "spkver.scoring_stages",
+    "spkver.embedding_stage",
+    "spkver.training.averaging",
+    "spkver.training.trainer",
+    "torch._dynamo",
+    "pandas",
+)
 
 CLIENT = """
 import json, os, socket, sys
@@ -20,12 +34,10 @@ with socket.socket(socket.AF_UNIX) as link:
 
 
 def serve(address: str) -> None:
+    for name in USED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     import torch
-
-    import spkver.evaluation
-    import spkver.scoring_stages
-    import spkver.training.averaging
-    import spkver.training.trainer  # noqa: F401
 
     torch.set_num_threads(1)
     with socket.socket(socket.AF_UNIX) as server:
