@@ -18,8 +18,8 @@ from spkver.cli import main
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
     "data.crop_seconds=0.5", "data.workers=0", "model.channels=[8, 8]", "model.groups=4", "model.d_model=16",
-    "model.n_layers=1", "model.n_heads=2", "model.feedforward=32", "training.epochs=2", "training.keep_last=2",
-    "training.average_last=2", "training.precision=float32", "training.threads=1", "margin_schedule.start_epoch=0",
+    "model.n_layers=1", "model.n_heads=2", "model.feedforward=32", "training.epochs=1", "training.keep_last=1",
+    "training.average_last=1", "training.precision=float32", "training.threads=1", "margin_schedule.start_epoch=0",
     "margin_schedule.end_epoch=1", "lr_schedule.warmup_epochs=0.5", "optimizer.lr=0.01", "scoring.bootstrap=20",
 ]  # fmt: skip
 

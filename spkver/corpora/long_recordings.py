@@ -50,13 +50,14 @@ def cut_recordings(
     """
     if folder.exists() and not (folder / MARK).exists():
         raise SpkverError(f"{folder}: is not a folder of segments made here; remove it, or choose another OUT")
+    activity = VoiceActivity()
     aside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     (aside / MARK).touch()
     cut = partial(
         _cut_one,
-        activity=VoiceActivity(),
+        activity=activity,
         aside=aside,
         folder=folder,
         rate=sample_rate,
