@@ -86,7 +86,7 @@ augmentation_lists() {
         ${rirs:+--corpus "$rirs"} ${partial:+--partial}
 }
 
-# back_end_stages NORM CALIBRATION PLDA: the stages of these numbers, for $exp on the speakers of $data.
+# back_end_stages NORM CALIBRATION [PLDA]: the stages of these numbers, for $exp on the speakers of $data.
 back_end_stages() {
     local first=${lists:-trials}
     first=$data/test/${first%% *}
@@ -98,7 +98,7 @@ back_end_stages() {
         spkver calibrate "$data/test" "$exp" --train "$data/train" --trials "$first" --system cosine+asnorm
         score_lists cosine+asnorm+calibration
     fi
-    if in_stage "$3" "PLDA"; then
+    if [ $# -ge 3 ] && in_stage "$3" "PLDA"; then
         spkver plda "$data/test" "$exp" --train "$data/train" --trials "$first"
         score_lists plda
     fi

@@ -6,7 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . recipes/common.sh
-set_up test pytest pytest-xdist hypothesis ruff espeakng-loader torchaudio selenium kaldiio mlxtend nbclient ipywidgets
+set_up test pytest pytest-xdist hypothesis ruff espeakng-loader torchaudio selenium kaldiio mlxtend nbclient ipywidgets \
+    onnx onnxscript onnxruntime silero-vad
 
 # Two processes with one torch thread each; more threads would slow one another down.
 OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -q "$@"

@@ -53,14 +53,7 @@ if in_stage 4 "scores and metrics"; then
     spkver score "$data/test" "$exp"
     spkver evaluate "$data/test" "$exp"
 fi
-if in_stage 5 "score normalisation"; then
-    spkver norm "$data/test" "$exp" --train "$data/train"
-    spkver evaluate "$data/test" "$exp" --system cosine+asnorm
-fi
-if in_stage 6 "calibration"; then
-    spkver calibrate "$data/test" "$exp" --train "$data/train" --system cosine+asnorm
-    spkver evaluate "$data/test" "$exp" --system cosine+asnorm+calibration
-fi
+back_end_stages 5 6
 if in_stage 7 "large-margin fine-tune: stages 1 to 6 with $lmf_config"; then
     "$0" --stage 1 --stop-stage 6 --config "$lmf_config" --exp "${exp}_lmf" --data "$data" --init "$exp/model" \
         ${overrides[@]+"${overrides[@]}"}
