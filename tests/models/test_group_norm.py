@@ -11,7 +11,8 @@ def _inputs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     torch.manual_seed(0)
     # An offset and a scale, so that a statistic that is left out shows.
     x = (1.5 * torch.randn(3, 16, 7, 5) + 0.7).to(dtype).contiguous(memory_format=torch.channels_last)
-    return x.requires_grad_(), torch.randn(16, dtype=dtype).requires_grad_(), torch.randn(16, dtype=dtype).requires_grad_()
+    weight, bias = torch.randn(2, 16, dtype=dtype).unbind()
+    return x.requires_grad_(), weight.clone().requires_grad_(), bias.clone().requires_grad_()
 
 
 def test_gradients_are_those_of_finite_differences():
