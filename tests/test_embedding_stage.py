@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -53,7 +54,16 @@ def embed(data, exp, *words):
 def start(data, exp):
     command = [sys.executable, "-m", "spkver.cli", "embed", str(data), str(exp), "--workers", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    # A job in the background of a shell ignores ctrl-C, and so would what it starts.
+    hears_interrupts = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=hears_interrupts,
+    )
 
 
 def parts_of(exp):

@@ -37,8 +37,9 @@ from spkver.schema import (
     Probability,
     Section,
 )
+from spkver.training.layers import freeze
 from spkver.training.log import Log, read_log
-from spkver.training.optimizer import build_optimizer
+from spkver.training.optimizer import build_optimizer, set_learning_rate
 from spkver.training.schedules import learning_rate, margin
 from spkver.whole_file import whole_file
 
@@ -134,6 +135,7 @@ def train(options) -> None:
     values = config.heads[options.head]
     encoder = VGG8(**config.model.model_dump()).to(memory_format=torch.channels_last)
     head = build_head(values, config.model.embed_dim, config.classes)
+    still = freeze(encoder, config.optimizer.freeze)
     optimizer = build_optimizer(config.optimizer, encoder, head)
     with whole_file(exp / "config.yaml") as file:
         file.write(dump_config(config, {"head": options.head}))
@@ -144,11 +146,14 @@ def train(options) -> None:
     for epoch in tqdm(range(config.epochs), desc=f"{options.head}, {config.classes} digits", disable=None):
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed + epoch))
         encoder.train()
+        for module in still:
+            module.eval()
         losses = []
         for step in range(steps):
             position = epoch + step / steps
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config.lr_schedule, config.optimizer.lr, config.epochs, position)
+            set_learning_rate(
+                optimizer, learning_rate(config.lr_schedule, config.optimizer.lr, config.epochs, position)
+            )
             head.update(margin(config.margin_schedule, values.margin or 0.0, position))
             batch = order[step * config.batch : (step + 1) * config.batch]
             loss = F.cross_entropy(head(encoder(images[batch]), labels[batch]), labels[batch])

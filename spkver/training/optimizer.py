@@ -46,6 +46,13 @@ def _of_weights(
     return kinds[config.name](groups, lr=config.lr, betas=tuple(config.betas), **fused)
 
 
+def set_learning_rate(optimizer: "torch.optim.Optimizer | Together", lr: float) -> None:
+    """Give every group the rate of the schedule, times its own factor."""
+    for group in optimizer.param_groups:
+        # A checkpoint from before there were factors has none.
+        group["lr"] = lr * group.get("lr_factor", 1.0)
+
+
 class Together:
     """Several optimizers, each with parameters of its own, used as one."""
 

@@ -21,7 +21,7 @@ from spkver.extraction import build_fbank
 from spkver.features import SpecAugment, mean_normalise
 from spkver.heads import Head, chunked_loss, draw_classes
 from spkver.training.clock import Clock
-from spkver.training.optimizer import build_optimizer
+from spkver.training.optimizer import build_optimizer, set_learning_rate
 from spkver.training.row_optimizer import RowAdamW
 from spkver.training.schedules import learning_rate, margin
 from spkver.training.seeds import mixed_seed
@@ -105,9 +105,7 @@ class TrainingStep:
         """Set learning rate and margin of a position in epochs; returns the former."""
         config = self.config
         lr = learning_rate(config.lr_schedule, config.optimizer.lr, config.training.epochs, position)
-        for group in self.optimizer.param_groups:
-            # A checkpoint from before there were factors has none.
-            group["lr"] = lr * group.get("lr_factor", 1.0)
+        set_learning_rate(self.optimizer, lr)
         self.head.update(margin(config.margin_schedule, getattr(config.head, "margin", 0.0), position))
         return lr
 
