@@ -144,7 +144,6 @@ def fit(module, tensors: dict[str, Tensor], source: Path) -> None:
         SpkverError: a weight is missing, unexpected, or of another shape.
     """
     wanted = module.state_dict()
-    tensors = {name: wanted[name] for name in getattr(module, "YOUNGER", ())} | tensors
     for name, tensor in wanted.items():
         if name not in tensors:
             raise SpkverError(

@@ -207,8 +207,7 @@ class Training(Section):
     sampled_share: Annotated[float, Field(gt=0, le=1)]  # of the classes that a step compares with; 1: all
     keep_last: Count  # checkpoints of the last epochs, beside the best
     average_last: Count  # checkpoints that make the final model
-    statistics_utterances: Annotated[int, Field(ge=2)]  # whole ones, for the averaged model's BatchNorms and whitening
-    whitening_shrinkage: Probability  # of the within-speaker covariance towards an even one; 1: no whitening
+    statistics_utterances: Annotated[int, Field(ge=2)]  # whole ones, for the averaged model's BatchNorms
     checkpoint_minutes: Positive  # between checkpoints within an epoch
     max_skipped_in_a_row: Count  # non-finite steps before training gives up
 

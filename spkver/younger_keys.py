@@ -10,12 +10,7 @@ YOUNGER_KEYS = {
     "optimizer": {"momentum": 0.9, "freeze": [], "lr_factors": {}},
     "init": {"head": "keep", "utterances": 10, "subcenter_spread": 0.1},
     "snapshots": {"speakers": 0, "utterances": 1},
-    "training": {
-        "chunked_head_rows": 20000,
-        "chunked_head_products": "float32",
-        "sampled_share": 1.0,
-        "whitening_shrinkage": 1.0,
-    },
+    "training": {"chunked_head_rows": 20000, "chunked_head_products": "float32", "sampled_share": 1.0},
     "scoring": {
         "norm": {"method": "as", "top_n": 50, "centre": True},
         "plda": {"lda_dim": None, "iterations": 20, "adapt_within": 0.7, "adapt_between": 0.3},

@@ -205,9 +205,6 @@ class SpeechEncoderV3(nn.Module):
             (Zhang et al., "MFA-Conformer", Interspeech 2022): the lower ones know voices better than words.
     """
 
-    YOUNGER = ("whitening",)
-    """Of the state: what models from before it lack; they are read as if they held what a new encoder does."""
-
     def __init__(
         self,
         n_mels: int = 80,
@@ -247,8 +244,6 @@ class SpeechEncoderV3(nn.Module):
         self.embedding = nn.Linear(self.pooling.out_features, embed_dim, bias=False)
         # Again for the embedding itself: cosines of centred embeddings tell speakers apart better.
         self.embedding_norm = nn.BatchNorm1d(embed_dim, affine=False)
-        # Of the finished model (`spkver average`), and in use alone: in training the head finds its own directions.
-        self.register_buffer("whitening", torch.eye(embed_dim))
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Embed a batch of utterances.
@@ -275,8 +270,7 @@ class SpeechEncoderV3(nn.Module):
         pooled = self.pooling(self.norm(x), mask)
         with torch.autocast(features.device.type, enabled=False):
             embedding = self.embedding(self.embedding_dropout(self.pooled_norm(pooled)))
-            embedding = self.embedding_norm(embedding)
-            return embedding if self.training else embedding @ self.whitening
+            return self.embedding_norm(embedding)
 
 
 class _NoPosition(nn.Module):

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spkver.config import Config
@@ -19,7 +18,6 @@ from spkver.training import checkpoint
 from spkver.training.experiment import Experiment
 from spkver.training.held_out import HeldOut, split_as_begun
 from spkver.training.layers import freeze
-from spkver.training.whitening import within_class_whitening
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def average_model(experiment: Experiment, directory: DataDirectory) -> Averaged:
     fit(encoder, encoder_weights, experiment.checkpoints)
 
     train_speakers, held_out_speakers = split_as_begun(directory, experiment.untrained)
-    finish(encoder, directory.subset(speakers=train_speakers), config)
+    renew_statistics(encoder, directory.subset(speakers=train_speakers), config)
     eer = threshold = None
     if held_out_speakers:
         held_out = HeldOut.of(
@@ -69,18 +67,17 @@ def average_model(experiment: Experiment, directory: DataDirectory) -> Averaged:
     return Averaged(epochs, eer, threshold)
 
 
-def finish(encoder: SpeechEncoderV3, directory: DataDirectory, config: Config) -> None:
-    """Let the encoder's BatchNorms and its whitening hold the statistics of whole, clean training utterances.
+def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config: Config) -> None:
+    """Let both BatchNorms of the encoder hold the statistics of whole, clean training utterances.
 
     Averaged weights need statistics of their own (Izmailov et al., UAI 2018), and those of the training
     were those of short, masked, augmented crops: embeddings of whole utterances would not be centred.
-    Frozen ones stay. The whitening is that of unit embeddings, see `within_class_whitening`.
+    Frozen ones stay.
     """
     still = freeze(encoder, config.optimizer.freeze)
     n = min(config.training.statistics_utterances, len(directory.utterances))
     chosen = np.random.default_rng([config.seed, 0xBA7C]).choice(len(directory.utterances), n, replace=False)
-    # By duration, as they are embedded: what the hook sees is in this order.
-    utterances = sorted((directory.utterances[index] for index in chosen), key=lambda u: directory.durations[u.id])
+    utterances = [directory.utterances[index] for index in sorted(chosen)]
     pooled = []
     hook = encoder.pooled_norm.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0]))
     Extractor(encoder, config).embed_utterances(utterances, directory.durations, "statistics")
@@ -91,10 +88,6 @@ def finish(encoder: SpeechEncoderV3, directory: DataDirectory, config: Config) -
             _hold_statistics(encoder.pooled_norm, values)
         if encoder.embedding_norm not in still:
             _hold_statistics(encoder.embedding_norm, encoder.embedding(encoder.pooled_norm(values)))
-        embeddings = F.normalize(encoder.embedding_norm(encoder.embedding(encoder.pooled_norm(values))))
-        speakers = [utterance.speaker for utterance in utterances]
-        whitening = within_class_whitening(embeddings.cpu(), speakers, config.training.whitening_shrinkage)
-        encoder.whitening.copy_(whitening)
 
 
 def _hold_statistics(norm: nn.BatchNorm1d, values: Tensor) -> None:

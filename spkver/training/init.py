@@ -53,8 +53,6 @@ def start_from(folder: Path, encoder: SpeechEncoderV3, head: Head, directory: Da
     """
     folder = Path(folder)
     fit(encoder, load_tensors(folder / "model.safetensors"), folder / "model.safetensors")
-    # The head knows the embeddings as they were in training; the new model is whitened anew.
-    encoder.whitening.copy_(torch.eye(encoder.embed_dim))
     before = read_speakers(folder)
     classes = _classes(directory.speakers, config)
     known = {} if config.init.head == "rebuild" else _places(_classes(before, read_config(folder)))

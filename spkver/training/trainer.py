@@ -23,7 +23,7 @@ from spkver.data.sampler import SpeakerBatchSampler
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor
 from spkver.heads import build_head
-from spkver.model_folder import fit, read_speakers, save_model
+from spkver.model_folder import read_speakers, save_model
 from spkver.models import build_encoder
 from spkver.training import checkpoint
 from spkver.training.device import choose_device, choose_dtype, ignore_interrupts
@@ -242,7 +242,7 @@ class Trainer:
     def _load(self) -> int:
         """Take the state of the last checkpoint; returns the length of the log then."""
         state = checkpoint.load_state(self.experiment.checkpoints)
-        fit(self.encoder, state["encoder"], self.experiment.checkpoints)
+        self.encoder.load_state_dict(state["encoder"])
         self.head.load_state_dict(state["head"])
         self.training_step.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.step = state["epoch"], state["step"]
