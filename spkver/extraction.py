@@ -4,12 +4,15 @@ Notable: whole utterances in float32, padded within a batch and masked, so an em
 depend on what it was batched with (to 1e-5).
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from spkver.config import Config
@@ -17,6 +20,7 @@ from spkver.data.audio import check_samples, read_audio, speed, wrap_to
 from spkver.data.directory import Utterance
 from spkver.errors import SpkverError
 from spkver.features import Fbank, mean_normalise
+from spkver.views import View, views_of
 
 # Files decoded ahead of the encoder.
 _READ_AHEAD = 64
@@ -33,7 +37,7 @@ class Extracted(NamedTuple):
     """What an encoder makes of utterances."""
 
     embeddings: np.ndarray  # (n, embed_dim) float32, of unit length
-    magnitudes: np.ndarray  # (n,) float32, their length before that: a measure of quality
+    magnitudes: np.ndarray  # (n,) float32, their length before that (mean of the views): a measure of quality
 
 
 class Extractor:
@@ -42,20 +46,18 @@ class Extractor:
     Args:
         encoder: features to embeddings.
         config: of the encoder.
-        speed_factor: at which files are played, as training does to make other voices of them.
-        formant_factor: of another vocal tract, likewise.
+        views: whose embeddings an utterance's embedding is made of; None: those of ``config.scoring``.
     """
 
-    def __init__(
-        self, encoder: torch.nn.Module, config: Config, speed_factor: float = 1.0, formant_factor: float = 1.0
-    ):
+    def __init__(self, encoder: torch.nn.Module, config: Config, views: Sequence[View] | None = None):
         self.encoder = encoder
         self.config = config
         self.sample_rate = config.data.sample_rate
-        self.embed_dim = encoder.embed_dim
+        self.views = views_of(config.scoring) if views is None else tuple(views)
+        self.embed_dim = encoder.embed_dim * len(self.views)
         self.device = next(encoder.parameters()).device
-        self.speed_factor = speed_factor
-        self.fbank = build_fbank(config, [formant_factor]).eval().to(self.device)
+        self.formant_factors = list(dict.fromkeys(view.formant_factor for view in self.views))
+        self.fbank = build_fbank(config, self.formant_factors).eval().to(self.device)
 
     def embed(self, waveforms: list[np.ndarray]) -> np.ndarray:
         """Embed waveforms ``(n_samples,)`` at the configured rate -> ``(len(waveforms), embed_dim)`` float32."""
@@ -69,18 +71,26 @@ class Extractor:
     def extract(self, waveforms: list[np.ndarray]) -> Extracted:
         """Embeddings and their magnitudes of waveforms ``(n_samples,)`` at the configured rate."""
         waveforms = [self.middle(waveform) for waveform in waveforms]
+        was_training = self.encoder.training
+        self.encoder.eval()
+        raw = torch.stack([self._hear(waveforms, view) for view in self.views], 1)
+        self.encoder.train(was_training)
+        unit = F.normalize(raw, dim=2).flatten(1) / math.sqrt(len(self.views))
+        return Extracted(unit.cpu().numpy(), raw.norm(dim=2).mean(1).cpu().numpy())
+
+    def _hear(self, waveforms: list[np.ndarray], view: View) -> Tensor:
+        """Embeddings ``(len(waveforms), encoder.embed_dim)`` of one view, not of unit length."""
+        waveforms = [self.middle(speed(waveform, view.speed_factor)) for waveform in waveforms]
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         padded = torch.zeros(len(waveforms), int(lengths.max()))
         for row, waveform in zip(padded, waveforms):
             row[: len(waveform)] = torch.from_numpy(waveform)
-        features, n_frames = self.fbank(padded.to(self.device), lengths.to(self.device))
+        formants = lengths.new_full(lengths.shape, self.formant_factors.index(view.formant_factor))
+        formants = formants if len(self.formant_factors) > 1 else None
+        features, n_frames = self.fbank(padded.to(self.device), lengths.to(self.device), formants)
         features = mean_normalise(features, n_frames)
         same_length = bool((lengths == lengths[0]).all())
-        was_training = self.encoder.training
-        raw = self.encoder.eval().unnormalised(features, None if same_length else n_frames).float()
-        self.encoder.train(was_training)
-        unit = torch.nn.functional.normalize(raw, dim=1)
-        return Extracted(unit.cpu().numpy(), raw.norm(dim=1).cpu().numpy())
+        return self.encoder.unnormalised(features, None if same_length else n_frames).float()
 
     def extract_utterances(self, utterances: list[Utterance], durations: dict[str, float], title: str) -> Extracted:
         """Embeddings and magnitudes of files, in their order.
@@ -125,7 +135,7 @@ class Extractor:
         problem = check_samples(samples)
         if problem:
             raise SpkverError(f"{utterance.path}: {problem} (utterance '{utterance.id}'); leave it out")
-        return self.middle(speed(samples, self.speed_factor))
+        return self.middle(samples)
 
     def middle(self, samples: np.ndarray) -> np.ndarray:
         """At most ``scoring.max_seconds`` from the middle, at least a fifth of a second by repetition."""

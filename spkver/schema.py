@@ -257,6 +257,8 @@ class Evaluation(Section):
 class Scoring(Evaluation):
     batch_seconds: Positive  # audio embedded at once
     max_seconds: Positive  # of an utterance that are used, from its middle
+    speed_factors: Factors  # the views that an utterance is embedded in, see spkver/views.py
+    formant_factors: Factors  # .. at every speed
     norm: ScoreNorm
     plda: Plda
     calibration: Calibration

@@ -77,6 +77,11 @@ class Verifier:
         return self._calibrated is not None
 
     @property
+    def embed_dim(self) -> int:
+        """Numbers of an embedding, those of all views together."""
+        return self._extractor.embed_dim
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the weights: embeddings of models that differ in it cannot be compared."""
         return self._backend.digest

@@ -150,10 +150,16 @@ def speed(samples: np.ndarray, factor: float) -> np.ndarray:
     Raises:
         ValueError: a factor that is not positive.
     """
+    up, down = speed_ratio(factor)
+    return samples if up == down else resample_up_down(samples, up, down)
+
+
+def speed_ratio(factor: float) -> tuple[int, int]:
+    """The smallest integers ``(up, down)`` by which samples are played faster by ``factor``, see `speed`."""
     ratio = Fraction(factor).limit_denominator(100)
     if ratio <= 0:
         raise ValueError(f"factor must be positive, got {factor}")
-    return samples if ratio == 1 else resample_up_down(samples, ratio.denominator, ratio.numerator)
+    return ratio.denominator, ratio.numerator
 
 
 def open_audio(path: str | os.PathLike, kind: type[soundfile.SoundFile] = soundfile.SoundFile) -> soundfile.SoundFile:
@@ -246,12 +252,15 @@ def resample_margin(up: int, down: int) -> int:
 
 def resample_up_down(samples: np.ndarray, up: int, down: int) -> np.ndarray:
     """``(n,)`` to ``(ceil(n up / down),)`` by a polyphase filter, float32."""
-    return resample_poly(samples.astype(np.float32, copy=False), up, down, window=_low_pass(up, down))
+    return resample_poly(samples.astype(np.float32, copy=False), up, down, window=low_pass(up, down))
 
 
 @lru_cache(maxsize=64)
-def _low_pass(up: int, down: int) -> np.ndarray:
-    """Linear-phase Kaiser filter, about 65 dB of rejection; its design costs more than a crop's filtering."""
+def low_pass(up: int, down: int) -> np.ndarray:
+    """The taps that ``resample_up_down`` filters by: linear-phase Kaiser, about 65 dB of rejection.
+
+    Kept, as their design costs more than a crop's filtering.
+    """
     widest = max(up, down)
     taps = firwin(2 * _ZERO_CROSSINGS * widest + 1, _ROLL_OFF / widest, window=("kaiser", 6.5))
     return taps.astype(np.float32)

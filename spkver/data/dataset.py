@@ -6,7 +6,6 @@ voices and fine-tuning without variants just cuts the rest off.
 """
 
 from collections.abc import Sequence
-from itertools import product
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from spkver.data.augment import Augmenter
 from spkver.data.directory import DataDirectory
 from spkver.data.sampler import Draw
 from spkver.errors import SpkverError
+from spkver.views import views_of
 
 _INT16 = 32767.0
 
@@ -52,11 +52,6 @@ class WaveformCache:
         return samples
 
 
-def variants(augment) -> list[tuple[float, float]]:
-    """Speed and formant factor of each variant, in the order of the labels; the first is the voice as recorded."""
-    return list(product(augment.speed_factors, augment.formant_factors))
-
-
 class SpeakerCrops(Dataset):
     """Random crops of utterances with augmentation; an item is an utterance in a variant.
 
@@ -88,7 +83,7 @@ class SpeakerCrops(Dataset):
         self.crop_samples = round(crop_seconds * sample_rate)
         # (speed, which of the formant factors); the first is the voice as recorded.
         places = {formant_factor: place for place, formant_factor in enumerate(augment.formant_factors)}
-        self.variants = [(factor, places[formant_factor]) for factor, formant_factor in variants(augment)]
+        self.variants = [(factor, places[formant_factor]) for factor, formant_factor in views_of(augment)]
         self.seed = seed
         self._speaker_index = {speaker: index for index, speaker in enumerate(self.speakers)}
         self._durations = [directory.durations[utterance.id] for utterance in self.utterances]

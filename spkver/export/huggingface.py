@@ -13,6 +13,7 @@ import yaml
 from spkver import __version__
 from spkver.config import dump_config
 from spkver.errors import SpkverError
+from spkver.extraction import Extractor
 from spkver.model_folder import Model, load_model
 from spkver.scoring.backend import Backend
 from spkver.whole_file import whole_file
@@ -83,17 +84,17 @@ def _card(model: Model, measured: dict, name: str, licence: str) -> str:
     results = [_result(trials, record) for trials, system, record in rows if system == "cosine"]
     if results:
         front["model-index"] = [{"name": name, "results": results}]
-    data, encoder = model.config.data, model.config.model
+    data, embed_dim = model.config.data, Extractor(model.encoder, model.config).embed_dim
     n_weights = sum(weight.numel() for weight in model.encoder.parameters())
     lines = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         f"# {name}: speaker embeddings\n",
         f"`SpeechEncoderV3`, {n_weights / 1e6:.2f} million weights: a recording of speech, brought to "
-        f"{data.sample_rate} Hz and one channel, becomes {encoder.embed_dim} numbers of unit length.",
+        f"{data.sample_rate} Hz and one channel, becomes {embed_dim} numbers of unit length.",
         "The cosine of two of them says how alike two voices are.\n",
         "```python\nimport spkver\n",
         'voice = spkver.load("this/folder")',
-        f'voice.embed("anna1.wav")  # ({encoder.embed_dim},) float32',
+        f'voice.embed("anna1.wav")  # ({embed_dim},) float32',
     ]
     if _has_threshold(model):
         lines.append('voice.verify("anna1.wav", "bob.wav")  # Verification(score=..., same_speaker=..., threshold=...)')

@@ -35,7 +35,6 @@ class OnnxExtractor(Extractor):
             raise SpkverError(f"{file}: was made from another model than {model}; run `spkver export {model} {file}`")
         self.sample_rate = int(properties["sample_rate"])
         self.embed_dim = int(properties["embed_dim"])
-        self.speed_factor = 1.0
         self.system = "onnx_int8" if properties["precision"] == "int8" else "onnx"
         """The name of its system in tables."""
 

@@ -55,7 +55,7 @@ def export_onnx(folder: Path, file: Path, int8: bool = False, data: DataDirector
     proto = _graph(extractor)
     if int8:
         proto = _quantised(proto)
-    _describe(proto, model, "int8" if int8 else "float32")
+    _describe(proto, model, extractor, "int8" if int8 else "float32")
     content = proto.SerializeToString()
     with tempfile.TemporaryDirectory() as draft:
         (Path(draft) / "draft.onnx").write_bytes(content)
@@ -107,14 +107,14 @@ def _quantised(proto):
         return onnx.load(out)
 
 
-def _describe(proto, model: Model, precision: str) -> None:
+def _describe(proto, model: Model, extractor: Extractor, precision: str) -> None:
     """Put into the file what its user needs to know, and take out where it was made."""
     import onnx
 
     data, threshold = model.config.data, model.run.get("threshold")
     properties = {
         "sample_rate": data.sample_rate,
-        "embed_dim": model.config.model.embed_dim,
+        "embed_dim": extractor.embed_dim,
         "max_seconds": model.config.scoring.max_seconds,
         "precision": precision,
         "threshold": "" if threshold is None else threshold,

@@ -18,6 +18,7 @@ from spkver.training import checkpoint
 from spkver.training.experiment import Experiment
 from spkver.training.held_out import HeldOut, split_as_begun
 from spkver.training.layers import freeze
+from spkver.views import AS_RECORDED
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config:
     utterances = [directory.utterances[index] for index in sorted(chosen)]
     pooled = []
     hook = encoder.pooled_norm.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0]))
-    Extractor(encoder, config).embed_utterances(utterances, directory.durations, "statistics")
+    Extractor(encoder, config, AS_RECORDED).embed_utterances(utterances, directory.durations, "statistics")
     hook.remove()
     with torch.no_grad():
         values = torch.cat(pooled)

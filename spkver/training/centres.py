@@ -12,6 +12,7 @@ from spkver.config import Config
 from spkver.data.directory import DataDirectory, Utterance
 from spkver.extraction import Extractor
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
+from spkver.views import View
 
 
 class SpeakerClass(NamedTuple):
@@ -39,7 +40,7 @@ def class_centres(
         places = [place for place, each in enumerate(classes) if each[1:] == variant]
         counts = [len(chosen[classes[place].speaker]) for place in places]
         utterances = [utterance for place in places for utterance in chosen[classes[place].speaker]]
-        extractor = Extractor(encoder, config, *variant)
+        extractor = Extractor(encoder, config, [View(*variant)])
         title = "centres (speed {:g}, formants {:g})".format(*variant)
         embeddings = torch.from_numpy(extractor.embed_utterances(utterances, directory.durations, title))
         centres[places] = torch.stack([part.mean(0) for part in embeddings.split(counts)])

@@ -36,6 +36,7 @@ from spkver.training.progress import Progress, Sums, training_line
 from spkver.training.snapshots import Snapshots
 from spkver.training.step import TrainingStep
 from spkver.training.stopping import Stopped, StopRequest
+from spkver.views import AS_RECORDED
 
 
 class Trainer:
@@ -187,7 +188,8 @@ class Trainer:
     def _finish_epoch(self) -> None:
         """Measure, keep the weights, log, say; then the next epoch."""
         record = {"epoch": self.epoch + 1, **self.sums.mean(), "seconds": round(self.seconds, 1)}
-        extractor = Extractor(self.encoder, self.config)
+        # As recorded: the further views of a finished model would cost as many times the time, each epoch.
+        extractor = Extractor(self.encoder, self.config, AS_RECORDED)
         if self.snapshots is not None:
             self.snapshots.take(self.epoch + 1, extractor, self.head, self.gradients)
         if self.held_out is not None:
@@ -257,7 +259,7 @@ class Trainer:
         """The model before the first step, the floor that training is measured against, and its snapshot."""
         if self.snapshots is not None:
             self.snapshots.begin()
-            self.snapshots.take(0, Extractor(self.encoder, self.config), self.head, None)
+            self.snapshots.take(0, Extractor(self.encoder, self.config, AS_RECORDED), self.head, None)
         save_model(
             self.experiment.untrained,
             self.config,
