@@ -20,7 +20,7 @@ from spkver.data.audio import check_samples, read_audio, speed, wrap_to
 from spkver.data.directory import Utterance
 from spkver.errors import SpkverError
 from spkver.features import Fbank, mean_normalise
-from spkver.views import View, views_of
+from spkver.views import View
 
 # Files decoded ahead of the encoder.
 _READ_AHEAD = 64
@@ -53,7 +53,7 @@ class Extractor:
         self.encoder = encoder
         self.config = config
         self.sample_rate = config.data.sample_rate
-        self.views = views_of(config.scoring) if views is None else tuple(views)
+        self.views = tuple(View(*view) for view in (config.scoring.views if views is None else views))
         self.embed_dim = encoder.embed_dim * len(self.views)
         self.device = next(encoder.parameters()).device
         self.formant_factors = list(dict.fromkeys(view.formant_factor for view in self.views))

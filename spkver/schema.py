@@ -28,7 +28,15 @@ def _recorded_first(factors: list) -> list:
     return factors
 
 
+def _as_recorded_first(views: list) -> list:
+    distinct = len({tuple(view) for view in views}) == len(views)
+    if views[0] != [1.0, 1.0] or not distinct or any(len(view) != 2 for view in views):
+        raise ValueError("must hold pairs [speed factor, formant factor], first [1.0, 1.0], none of them twice")
+    return views
+
+
 Factors = Annotated[list[Positive], Field(min_length=1), AfterValidator(_recorded_first)]
+Views = Annotated[list[list[Positive]], Field(min_length=1), AfterValidator(_as_recorded_first)]
 Range = Annotated[list[float], AfterValidator(_ordered)]
 CountRange = Annotated[list[Count], AfterValidator(_ordered)]
 
@@ -257,8 +265,7 @@ class Evaluation(Section):
 class Scoring(Evaluation):
     batch_seconds: Positive  # audio embedded at once
     max_seconds: Positive  # of an utterance that are used, from its middle
-    speed_factors: Factors  # the views that an utterance is embedded in, see spkver/views.py
-    formant_factors: Factors  # .. at every speed
+    views: Views  # that an utterance is embedded in, see spkver/views.py
     norm: ScoreNorm
     plda: Plda
     calibration: Calibration

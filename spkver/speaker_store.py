@@ -237,8 +237,8 @@ class SpeakerStore:
         if self.speakers and voice.embed_dim != self._enrolled.embeddings.shape[1]:
             raise SpkverError(
                 f"{self.folder}: its embeddings have {self._enrolled.embeddings.shape[1]} numbers, those of "
-                f"{voice.folder} have {voice.embed_dim}: it was enrolled with other views (scoring.speed_factors, "
-                "scoring.formant_factors); set those, or enrol everybody again into another folder"
+                f"{voice.folder} have {voice.embed_dim}: it was enrolled with other views (scoring.views); "
+                "set those, or enrol everybody again into another folder"
             )
 
     def _refuse_known(self, name: str, known: str) -> None:

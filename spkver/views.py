@@ -1,4 +1,4 @@
-"""Views of an utterance: the recording at several speeds and with several vocal tracts, each embedded by itself.
+"""Views of an utterance: the recording, and the recording as other voices would sound, each embedded by itself.
 
 Training makes new speakers of such voices, so the encoder tells speakers apart by each view, and errs a little
 differently in each. The embedding of an utterance is those of its views side by side, brought to unit length: the
@@ -19,9 +19,7 @@ class View(NamedTuple):
 AS_RECORDED = (View(1.0, 1.0),)
 
 
-def views_of(section) -> tuple[View, ...]:
-    """All speeds by all formant factors of a section of the configuration (``augment`` or ``scoring``).
-
-    Speeds change slowest; the first view is the voice as recorded.
-    """
-    return tuple(View(*factors) for factors in product(section.speed_factors, section.formant_factors))
+def voices_of(augment) -> list[View]:
+    """The voices that training makes of each speaker, in the order of the head's classes: all speeds (changing
+    slowest) by all formant factors. The first is the voice as recorded."""
+    return [View(*factors) for factors in product(augment.speed_factors, augment.formant_factors)]

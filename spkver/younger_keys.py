@@ -12,8 +12,7 @@ YOUNGER_KEYS = {
     "snapshots": {"speakers": 0, "utterances": 1},
     "training": {"chunked_head_rows": 20000, "chunked_head_products": "float32", "sampled_share": 1.0},
     "scoring": {
-        "speed_factors": [1.0],
-        "formant_factors": [1.0],
+        "views": [[1.0, 1.0]],
         "norm": {"method": "as", "top_n": 50, "centre": True},
         "plda": {"lda_dim": None, "iterations": 20, "adapt_within": 0.7, "adapt_between": 0.3},
         "calibration": {

@@ -17,7 +17,7 @@ from spkver.data.augment import Augmenter
 from spkver.data.directory import DataDirectory
 from spkver.data.sampler import Draw
 from spkver.errors import SpkverError
-from spkver.views import views_of
+from spkver.views import voices_of
 
 _INT16 = 32767.0
 
@@ -83,7 +83,7 @@ class SpeakerCrops(Dataset):
         self.crop_samples = round(crop_seconds * sample_rate)
         # (speed, which of the formant factors); the first is the voice as recorded.
         places = {formant_factor: place for place, formant_factor in enumerate(augment.formant_factors)}
-        self.variants = [(factor, places[formant_factor]) for factor, formant_factor in views_of(augment)]
+        self.variants = [(factor, places[formant_factor]) for factor, formant_factor in voices_of(augment)]
         self.seed = seed
         self._speaker_index = {speaker: index for index, speaker in enumerate(self.speakers)}
         self._durations = [directory.durations[utterance.id] for utterance in self.utterances]

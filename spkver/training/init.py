@@ -19,7 +19,7 @@ from spkver.heads import Head
 from spkver.model_folder import fit, load_tensors, read_config, read_speakers
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
 from spkver.training.centres import SpeakerClass, class_centres, spread_rows
-from spkver.views import views_of
+from spkver.views import voices_of
 
 
 class Start(NamedTuple):
@@ -75,7 +75,7 @@ def start_from(folder: Path, encoder: SpeechEncoderV3, head: Head, directory: Da
 
 def _classes(speakers: list[str], config: Config) -> list[SpeakerClass]:
     """The classes of a head in the order of its rows: variant by variant."""
-    return [SpeakerClass(speaker, *variant) for variant, speaker in product(views_of(config.augment), speakers)]
+    return [SpeakerClass(speaker, *variant) for variant, speaker in product(voices_of(config.augment), speakers)]
 
 
 def _places(classes: list[SpeakerClass]) -> dict[SpeakerClass, int]:
