@@ -94,6 +94,7 @@ def train(options) -> int:
 
 def average(options) -> None:
     """Make the final model of an experiment from its last epochs."""
+    from spkver.config import scoring_overrides
     from spkver.data.survey import keep_usable
     from spkver.training.averaging import average_model, directory_of
     from spkver.training.experiment import Experiment
@@ -105,7 +106,7 @@ def average(options) -> None:
         configuration.data.sample_rate,
         max_unusable_share=configuration.data.max_unusable_share,
     )
-    print(f"{average_model(experiment, directory)} -> {experiment.model}")
+    print(f"{average_model(experiment, directory, scoring_overrides(options.overrides))} -> {experiment.model}")
 
 
 def results(options) -> None:
@@ -177,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     added = verb("average", average)
     added.add_argument("exp", type=Path, help="folder of the experiment")
     added.add_argument("--data", type=Path, help="its data directory (where training found it)")
+    added.add_argument("overrides", nargs="*", metavar="scoring.key=value", help="for this model from then on")
 
     add_scoring_verbs(verb)
     add_export_verbs(verb)

@@ -62,6 +62,18 @@ def dump_config(config: Section, run: dict | None = None) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
+def scoring_overrides(overrides: list[str]) -> list[str]:
+    """Overrides that hold for a model that is trained: those of the scoring section.
+
+    Raises:
+        SpkverError: another one, which would not change the model.
+    """
+    stranger = next((override for override in overrides if not override.startswith("scoring.")), None)
+    if stranger is not None:
+        raise SpkverError(f"override '{stranger}': the model is trained; only scoring.* can still be changed")
+    return overrides
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader that reads ``1e-3`` as a number, and refuses a key that stands twice."""
 

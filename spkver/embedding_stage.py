@@ -147,6 +147,6 @@ def _extractor(system: System, onnx: Path | None) -> tuple[Extractor, Path]:
 def _fingerprint(weights: Path, extractor: Extractor) -> str:
     """What embeddings depend on: the weights, and the settings before and in the encoder."""
     config = extractor.config
-    settings = [config.data.sample_rate, config.features, config.model, config.scoring.max_seconds]
+    settings = [config.data.sample_rate, config.features, config.model, config.scoring.max_seconds, extractor.views]
     text = json.dumps([str(setting) for setting in settings])
     return hashlib.sha256(weights.read_bytes() + text.encode()).hexdigest()

@@ -44,10 +44,10 @@ class Model:
     run: dict  # what it was trained with; may hold "threshold" and "held_out_eer"
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors, whole or not at all."""
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, whole or not at all; ``metadata`` is what the file says beside them."""
     with whole_file(path, "wb") as file:
-        file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+        file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -75,7 +75,9 @@ def save_model(
     """Write a model folder; ``config.yaml`` comes last, so a folder that has it is complete."""
     folder = Path(folder)
     (folder / "config.yaml").unlink(missing_ok=True)
-    save_tensors(folder / "model.safetensors", encoder)
+    # In the file, so that the same weights with other views count as another model: so do their embeddings.
+    views = config.scoring.views
+    save_tensors(folder / "model.safetensors", encoder, {"views": str(views)} if len(views) > 1 else None)
     save_tensors(folder / "head.safetensors", head)
     with whole_file(folder / "speakers") as file:
         file.writelines(f"{speaker}\n" for speaker in speakers)

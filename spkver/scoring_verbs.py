@@ -152,9 +152,10 @@ def calibrate(options) -> None:
 
 def fuse(options) -> None:
     """Fuse systems on held-out training speakers, and score a trial list: log-likelihood ratios."""
+    from spkver.config import scoring_overrides
     from spkver.fusion import fuse_systems
 
-    overrides = _scoring_overrides([text for text in options.systems if "=" in text] + options.overrides)
+    overrides = scoring_overrides([text for text in options.systems if "=" in text] + options.overrides)
     systems = [_named_system(text) for text in options.systems if "=" not in text]
     train = _directory(options.train, check_files=False)
     print(fuse_systems(train, options.data, options.trials, systems, options.exp, overrides))
@@ -194,11 +195,12 @@ def threshold(options) -> None:
 
 def compare(options) -> None:
     """Is system B better than system A on the same trials? Differences with intervals over speakers."""
+    from spkver.config import scoring_overrides
     from spkver.evaluation import compare_systems
     from spkver.model_folder import read_scoring
 
     a, b = _named_system(options.a), _named_system(options.b)
-    settings, _ = read_scoring(a.model, _scoring_overrides(options.overrides))
+    settings, _ = read_scoring(a.model, scoring_overrides(options.overrides))
     print(compare_systems(_directory(options.data, check_files=False), options.trials, a, b, settings))
 
 
@@ -220,26 +222,19 @@ def _named_system(text: str):
 
 def _scoring(options):
     """The scoring settings of an experiment's model, with what the command line changes, and its seed."""
+    from spkver.config import scoring_overrides
     from spkver.model_folder import read_scoring
 
-    return read_scoring(_system(options).model, _scoring_overrides(options.overrides))
+    return read_scoring(_system(options).model, scoring_overrides(options.overrides))
 
 
 def _evaluation_settings(overrides: list[str]):
     """Priors and resamples where there is no configuration, with the overrides ``scoring.key=value``."""
-    from spkver.config import complete
+    from spkver.config import complete, scoring_overrides
     from spkver.schema import Evaluation
 
-    values = [override.removeprefix("scoring.") for override in _scoring_overrides(overrides)]
+    values = [override.removeprefix("scoring.") for override in scoring_overrides(overrides)]
     return complete(EVALUATION, values, Evaluation, "evaluate")
-
-
-def _scoring_overrides(overrides: list[str]) -> list[str]:
-    """Overrides of the scoring section; another one would not change a model that is trained."""
-    stranger = next((override for override in overrides if not override.startswith("scoring.")), None)
-    if stranger is not None:
-        raise SpkverError(f"override '{stranger}': the model is trained; only scoring.* can still be changed")
-    return overrides
 
 
 def _count(text: str) -> int:

@@ -17,6 +17,7 @@ from spkver.export.waveform_encoder import WaveformEncoder
 from spkver.extraction import Extractor
 from spkver.features import Fbank, mean_normalise
 from spkver.model_folder import load_model, read_config
+from spkver.scoring.backend import Backend
 from spkver.scoring.embeddings import read_embeddings
 from spkver.speaker_store import SpeakerStore
 from spkver.verifier import load
@@ -130,6 +131,22 @@ def test_speakers_enrolled_in_other_views_are_refused(trained, of_views, voices,
     assert load(of_views / "model").embed_dim == 96
     with pytest.raises(SpkverError, match=r"have 16 numbers, those of .* have 96: it was enrolled with other views"):
         SpeakerStore(tmp_path / "people", of_views / "model").identify(recording)
+
+
+def test_a_trained_model_gets_other_views_and_counts_as_another(trained, voices, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "exp")
+    before = Backend(tmp_path / "exp" / "model").digest
+    assert main(["average", str(tmp_path / "exp"), "--data", str(voices), *VIEWS]) == 0
+    model = load_model(tmp_path / "exp" / "model")
+    assert [tuple(view) for view in model.config.scoring.views] == PAIRS
+    assert Backend(tmp_path / "exp" / "model").digest != before
+    assert main(["average", str(tmp_path / "exp"), "--data", str(voices)]) == 0
+    assert Backend(tmp_path / "exp" / "model").digest == before
+    assert main(["average", str(tmp_path / "exp"), "--data", str(voices), "optimizer.lr=1"]) == 1
+    assert (
+        "override 'optimizer.lr=1': the model is trained; only scoring.* can still be changed"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_stages_hear_the_views_of_the_configuration(of_views, voices):

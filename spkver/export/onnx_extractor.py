@@ -33,6 +33,7 @@ class OnnxExtractor(Extractor):
         self.config = read_config(model)
         if properties["model_fingerprint"] != Backend(model).digest:
             raise SpkverError(f"{file}: was made from another model than {model}; run `spkver export {model} {file}`")
+        self.views = self.config.scoring.views
         self.sample_rate = int(properties["sample_rate"])
         self.embed_dim = int(properties["embed_dim"])
         self.system = "onnx_int8" if properties["precision"] == "int8" else "onnx"

@@ -1,5 +1,6 @@
 """From an experiment's checkpoints to its final model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,15 +37,17 @@ class Averaged:
         return f"{line}, held-out EER {self.held_out_eer:.2%} (threshold {self.threshold:.3f})"
 
 
-def average_model(experiment: Experiment, directory: DataDirectory) -> Averaged:
+def average_model(experiment: Experiment, directory: DataDirectory, overrides: Sequence[str] = ()) -> Averaged:
     """Average the weights of the last epochs into ``model/``.
+
+    ``overrides`` (``scoring.key=value``) hold for that model from then on, such as its views.
 
     The decision threshold of ``spkver verify`` is the one at the EER of the held-out training speakers.
 
     Raises:
         SpkverError: there are no checkpoints.
     """
-    config, run = experiment.read()
+    config, run = experiment.read(overrides)
     kept = checkpoint.epochs_kept(experiment.checkpoints)
     if not kept:
         raise SpkverError(f"{experiment.checkpoints}: no epoch is finished yet; train first (or --resume)")

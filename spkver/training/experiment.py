@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class Experiment:
         with whole_file(self.config_file) as file:
             file.write(dump_config(config, run))
 
-    def read(self) -> tuple[Config, dict]:
+    def read(self, overrides: Sequence[str] = ()) -> tuple[Config, dict]:
         """The configuration as run, and what it ran on.
 
         Raises:
@@ -49,7 +50,7 @@ class Experiment:
         if not self.config_file.is_file():
             raise SpkverError(f"{self.folder}: holds no run (no config.yaml); start it with `spkver train`")
         run = yaml.safe_load(self.config_file.read_text(encoding="utf-8")).get("run") or {}
-        return load_config(self.config_file), run
+        return load_config(self.config_file, overrides), run
 
     def check_same(self, config: Config) -> None:
         """Refuse to resume with other values than the run began with.
