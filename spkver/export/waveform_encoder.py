@@ -6,7 +6,6 @@ sample more or less of padding, and what stands in it, changes nothing.
 """
 
 import math
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -32,9 +31,8 @@ class WaveformEncoder(nn.Module):
         self.encoder = extractor.encoder
         self.shortest = len(extractor.middle(np.zeros(1)))
         self.frame_length, self.frame_shift = fbank.frame_length, fbank.frame_shift
-        speeds = [(factor, list(views)) for factor, views in groupby(extractor.views, lambda view: view.speed_factor)]
-        self.resamplers = nn.ModuleList(Resampler(*speed_ratio(factor)) for factor, _ in speeds)
-        self.formants = [[extractor.formant_factors.index(v.formant_factor) for v in views] for _, views in speeds]
+        self.resamplers = nn.ModuleList(Resampler(*speed_ratio(view.speed_factor)) for view in extractor.views)
+        self.formants = [extractor.formant_factors.index(view.formant_factor) for view in extractor.views]
         heard = fbank.mel.any(2).any(0)
         self.register_buffer("spectrum", torch.from_numpy(_spectrum_matrix(fbank, heard.numpy()))[:, None])
         # A convolution over frames, not a matrix product: those are what int8 quantisation takes.
@@ -52,17 +50,24 @@ class WaveformEncoder(nn.Module):
             The embeddings (batch, embed_dim), of unit length, and the length (batch,) that each had before that.
         """
         waveform, lengths = self._repeat_short(waveform, lengths.clamp(1, waveform.shape[1]))
-        views = []
-        for resampler, formants in zip(self.resamplers, self.formants):
-            spectra, n_frames = self._spectra(*self._repeat_short(*resampler(waveform, lengths)))
-            views += [self._embed(spectra, n_frames, self.mel[place]) for place in formants]
-        raw = torch.stack(views, 1)
-        return F.normalize(raw, dim=2).flatten(1) / math.sqrt(len(views)), raw.norm(dim=2).mean(1)
+        heard = [self._repeat_short(*resampler(waveform, lengths)) for resampler in self.resamplers]
+        features, n_frames = self._features(*self._together(heard))
+        # One call for all views: the weights of a call of their own for each would not be quantised.
+        raw = self.encoder.unnormalised(mean_normalise(features, n_frames), n_frames)
+        raw = raw.unflatten(0, (len(heard), -1))
+        unit = F.normalize(raw, dim=2).transpose(0, 1).flatten(1) / math.sqrt(len(heard))
+        return unit, raw.norm(dim=2).mean(0)
 
-    def _embed(self, spectra: Tensor, n_frames: Tensor, mel: Tensor) -> Tensor:
-        """Embeddings (batch, encoder.embed_dim), not of unit length, by the filterbank of one vocal tract."""
-        features = F.conv1d(spectra, mel).clamp_min(ENERGY_FLOOR).log().transpose(1, 2)
-        return self.encoder.unnormalised(mean_normalise(features, n_frames), n_frames)
+    def _together(self, heard: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The views' waveforms below one another, padded to the longest, (n_views * batch, n_samples), and lengths."""
+        if len(heard) == 1:
+            return heard[0]
+        n = heard[0][0].shape[1]
+        for waveform, _ in heard[1:]:
+            n = torch.sym_max(n, waveform.shape[1])
+        return torch.cat([F.pad(waveform, (0, n))[:, :n] for waveform, _ in heard]), torch.cat(
+            [lengths for _, lengths in heard]
+        )
 
     def _repeat_short(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """What is shorter than the shortest is repeated up to it, as `Extractor.middle` does."""
@@ -73,14 +78,17 @@ class WaveformEncoder(nn.Module):
         repeated = torch.cat([waveform.gather(1, place), tail], 1)[:, : torch.sym_max(waveform.shape[1], n)]
         return repeated, lengths.clamp(min=n)
 
-    def _spectra(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Power spectra (batch, n_bins, n_frames) and each item's number of frames (batch,)."""
+    def _features(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Filterbanks (n_views * batch, n_frames, n_mels) and each item's number of frames (n_views * batch,)."""
         valid = torch.arange(waveform.shape[1]) < lengths[:, None]
         # The matrix takes each frame's mean away; without a large common one first, less is lost to rounding.
         offset = waveform.where(valid, 0).sum(1, keepdim=True) / lengths[:, None]
         centred = (waveform - offset).where(valid, 0)
         real, imaginary = F.conv1d(centred[:, None], self.spectrum, stride=self.frame_shift).chunk(2, dim=1)
-        return real * real + imaginary * imaginary, (lengths - self.frame_length) // self.frame_shift + 1
+        power = (real * real + imaginary * imaginary).unflatten(0, (len(self.formants), -1))
+        energy = torch.cat([F.conv1d(of_view, self.mel[place]) for of_view, place in zip(power, self.formants)])
+        n_frames = (lengths - self.frame_length) // self.frame_shift + 1
+        return energy.clamp_min(ENERGY_FLOOR).log().transpose(1, 2), n_frames
 
 
 def _spectrum_matrix(fbank: Fbank, heard: np.ndarray) -> np.ndarray:
