@@ -132,7 +132,7 @@ def _check(exported: OnnxExtractor, extractor: Extractor, waveforms: list[np.nda
     """Compare with Python, each waveform alone and all of them padded; returns a line of what was found."""
     expected = np.concatenate([extractor.embed([waveform]) for waveform in waveforms])
     alone = np.concatenate([exported.embed([waveform]) for waveform in waveforms])
-    padded = np.concatenate([exported.embed(waveforms[i : i + 8]) for i in range(0, len(waveforms), 8)])
+    padded = np.concatenate([exported.run_padded(waveforms[i : i + 8]).embeddings for i in range(0, len(waveforms), 8)])
     found = np.stack([alone, padded]).astype(np.float64)
     cosines = (found * expected).sum(2) / np.linalg.norm(found, axis=2) / np.linalg.norm(expected, axis=1)
     difference = np.abs(found - expected).max()
