@@ -65,9 +65,8 @@ class WaveformEncoder(nn.Module):
         n = heard[0][0].shape[1]
         for waveform, _ in heard[1:]:
             n = torch.sym_max(n, waveform.shape[1])
-        return torch.cat([F.pad(waveform, (0, n))[:, :n] for waveform, _ in heard]), torch.cat(
-            [lengths for _, lengths in heard]
-        )
+        waveforms = torch.cat([F.pad(waveform, (0, n))[:, :n] for waveform, _ in heard])
+        return waveforms, torch.cat([lengths for _, lengths in heard])
 
     def _repeat_short(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """What is shorter than the shortest is repeated up to it, as `Extractor.middle` does."""
