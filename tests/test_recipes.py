@@ -119,16 +119,17 @@ def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path):
     trials = "".join(f"{int(a[:2] == b[:2])} {a} {b}\n" for a, b in pairs)
     (tmp_path / "corpus" / "test" / "trials").write_text(trials)
     words = [f"corpus={tmp_path / 'corpus'}", f"out={tmp_path / 'out'}", "marks_minutes=[0.01,0.02]"]
-    words += ["rows=[v3_small float32]", "extraction_utterances=1"]
+    words += ["rows=[v3_small float32, v3_small bfloat16]", "extraction_utterances=1"]
     command = [sys.executable, BENCHMARK / "training.py", *words]
     first = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert first.returncode == 0, first.stderr
     row = json.loads((tmp_path / "out" / "v3_small_float32.json").read_text())
     assert set(row["eer"]) == {"0.01", "0.02"}
     assert all(0 <= eer <= 1 for eer in row["eer"].values())
-    assert row["parameters"] == pytest.approx(1.3e6, rel=0.02)
+    speed = json.loads((tmp_path / "out" / "v3_small_speed.json").read_text())
+    assert speed["parameters"] == pytest.approx(1.3e6, rel=0.02)
     # 50 frames and 3 layers: 50 x (12 d^2) x 3 alone are 37 M.
-    assert 37e6 < row["multiply_adds"] < 80e6
+    assert 37e6 < speed["multiply_adds"] < 80e6
     assert "EER 0.02 min" in first.stdout
     assert (tmp_path / "out" / "eer_over_minutes.png").stat().st_size > 10_000
     again = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -2,15 +2,19 @@
 
 ``python recipes/benchmark/training.py [key=value ...]``; see ``training.yaml`` and ``training_run.yaml``. Same data,
 crops, augmentation, head, optimizer and schedules; learning rate and margin follow the clock, which stands while the
-test trials are scored. Each row is a process of its own and leaves ``OUT/ROW.json``, and is not run again.
+test trials are scored. Each row is a process of its own with cores of its own, leaves ``OUT/ROW.json``, and is not run
+again. Speed of extraction is measured when no row runs any more.
 """
 
 import json
+import os
 import resource
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Annotated
 
 import matplotlib.pyplot as plt
@@ -47,6 +51,7 @@ class Race(Section):
     out: str
     marks_minutes: Annotated[list[Positive], Field(min_length=1)]
     rows: Annotated[list[str], Field(min_length=1)]
+    cores: Count
     extraction_seconds: Positive
     extraction_utterances: Count
     seed: Count
@@ -54,22 +59,30 @@ class Race(Section):
 
 def run_row(name: str, precision: str, race: Race) -> dict:
     """Train one encoder and measure it."""
+    torch.set_num_threads(race.cores)
     minutes = max(race.marks_minutes)
     overrides = [f"seed={race.seed}", f"training.epochs={round(max(minutes, 1))}", f"training.precision={precision}"]
     config = load_config(HERE / "training_run.yaml", overrides)
     torch.manual_seed(race.seed)
     encoder = ENCODERS[name][1](config)
-    row = {
-        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
-        "multiply_adds": multiply_adds(encoder, config),
-    }
-    row |= {f"extraction_{n}": times_real_time(encoder, config, race, n) for n in (1, 2)}
-    row |= train(encoder, config, race)
+    row = train(encoder, config, race, f"{name} {precision}")
     row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return row
 
 
-def train(encoder: torch.nn.Module, config: Config, race: Race) -> dict:
+def run_speed(name: str, race: Race) -> dict:
+    """Size of an encoder, and how fast it embeds; what it has learnt does not matter."""
+    config = load_config(HERE / "training_run.yaml")
+    encoder = ENCODERS[name][1](config)
+    return {
+        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "multiply_adds": multiply_adds(encoder, config),
+        "extraction_1": times_real_time(encoder, config, race, 1),
+        "extraction_2": times_real_time(encoder, config, race, 2),
+    }
+
+
+def train(encoder: torch.nn.Module, config: Config, race: Race, title: str) -> dict:
     """Train by the clock; EERs on the test trials at the marks."""
     corpus = Path(race.corpus)
     usable = keep_usable(read_data_directory(corpus / "train"), config.data.sample_rate)
@@ -103,7 +116,11 @@ def train(encoder: torch.nn.Module, config: Config, race: Race) -> dict:
             seconds += time.monotonic() - before
             if seconds / 60 >= marks[len(eers)]:
                 eers[f"{marks[len(eers)]:g}"] = test.equal_error_rate(encoder)
-                print(f"  {seconds / 60:.1f} minutes, EER {list(eers.values())[-1]:.2%}", file=sys.stderr, flush=True)
+                print(
+                    f"{title}: {seconds / 60:.1f} minutes, EER {list(eers.values())[-1]:.2%}",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 encoder.train()
                 if len(eers) == len(marks):
                     return {"eer": eers, "utterances_per_second": n_utterances / seconds}
@@ -124,7 +141,9 @@ class Test:
 
     def equal_error_rate(self, encoder: torch.nn.Module) -> float:
         extractor = Extractor(encoder, self.config)
-        embeddings = extractor.embed_utterances(self.directory.utterances, self.directory.durations, "")
+        # In bfloat16 whatever the training was: peers would take longer for the trials than for the training.
+        with torch.autocast("cpu", torch.bfloat16):
+            embeddings = extractor.embed_utterances(self.directory.utterances, self.directory.durations, "")
         return float(equal_error_rate(cosine_scores(embeddings, self.enroll, self.test), self.labels)[0])
 
 
@@ -160,7 +179,7 @@ def table(rows: dict[str, dict], marks: list[float]) -> str:
     lines = [f"{'encoder':<34}{'type':<10}" + "".join(f"{column:>15}" for column in columns)]
     for name, row in rows.items():
         encoder, precision = name.split()
-        eers = [f"{row['eer'][f'{mark:g}']:.2%}" for mark in marks]
+        eers = [f"{row['eer'][f'{mark:g}']:.2%}" if f"{mark:g}" in row["eer"] else "-" for mark in marks]
         values = [f"{row['parameters'] / 1e6:.1f} M", f"{row['multiply_adds'] / 1e6:.0f} M"]
         values += [f"{row['utterances_per_second']:.0f}", *eers]
         values += [f"{row['extraction_1']:.0f}", f"{row['extraction_2']:.0f}", f"{row['peak_mib']:.0f}"]
@@ -184,38 +203,64 @@ def draw(rows: dict[str, dict], path: Path) -> None:
 def main(overrides: list[str]) -> None:
     """Run the rows that are not there yet, then print the table and draw the figure."""
     race = load_config(HERE / "training.yaml", overrides, Race)
-    out, rows = Path(race.out), {}
+    out = Path(race.out)
     for name in race.rows:
         encoder, _, precision = name.partition(" ")
         if encoder not in ENCODERS or precision not in ("float32", "bfloat16"):
             raise SpkverError(f"rows: '{name}' is not one of {', '.join(ENCODERS)} with float32 or bfloat16")
-        path = out / f"{name.replace(' ', '_')}.json"
-        if not path.exists():
-            print(f"{name}: {max(race.marks_minutes):g} minutes", file=sys.stderr, flush=True)
-            command = [sys.executable, __file__, "--one", encoder, precision, *overrides]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            with whole_file(path) as file:
-                file.write(done)
-        row = json.loads(path.read_text(encoding="utf-8"))
-        if row is None:
-            path.unlink()
+    # As many rows at once as there are cores for.
+    cores, free = sorted(os.sched_getaffinity(0)), SimpleQueue()
+    for first in range(0, max(len(cores) - race.cores, 0) + 1, race.cores):
+        free.put(cores[first : first + race.cores])
+
+    def trained(name: str) -> dict | None:
+        mine = free.get()
+        row = measured(out / f"{name.replace(' ', '_')}.json", ["--row", *name.split()], mine, overrides)
+        free.put(mine)
+        return row
+
+    with ThreadPoolExecutor(free.qsize()) as pool:
+        trainings = dict(zip(race.rows, pool.map(trained, race.rows)))
+    rows = {}
+    for name, row in trainings.items():
+        encoder = name.split()[0]
+        speed = row and measured(out / f"{encoder}_speed.json", ["--speed", encoder], cores, overrides)
+        if speed is None:
             print(f"{name}: its package is not installed", file=sys.stderr)
-            continue
-        rows[name] = row
-    print(table(rows, sorted(race.marks_minutes)))
+        else:
+            rows[name] = row | speed
+    print(table(rows, sorted({float(mark) for row in rows.values() for mark in row["eer"]})))
     draw(rows, out / "eer_over_minutes.png")
+
+
+def measured(path: Path, task: list[str], cores: list[int], overrides: list[str]) -> dict | None:
+    """What a process that has ``cores`` for itself makes of a task, kept in ``path``; None: its package is missing."""
+    if not path.exists():
+        print(f"{path.stem}: begins", file=sys.stderr, flush=True)
+        command = ["taskset", "-c", ",".join(map(str, cores)), sys.executable, __file__, *task, *overrides]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        if json.loads(done) is None:
+            return None
+        with whole_file(path) as file:
+            file.write(done)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def one_task(kind: str, arguments: list[str]) -> dict | None:
+    """The work of a process of `measured`."""
+    n_words = 2 if kind == "--row" else 1
+    race = load_config(HERE / "training.yaml", arguments[n_words:], Race)
+    try:
+        return run_row(*arguments[:2], race) if kind == "--row" else run_speed(arguments[0], race)
+    except ModuleNotFoundError:
+        return None
 
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     try:
-        if arguments[:1] == ["--one"]:
-            race = load_config(HERE / "training.yaml", arguments[3:], Race)
-            try:
-                row = run_row(arguments[1], arguments[2], race)
-            except ModuleNotFoundError:
-                row = None
-            print(json.dumps(row))
+        if arguments[:1] in (["--row"], ["--speed"]):
+            print(json.dumps(one_task(arguments[0], arguments[1:])))
         else:
             main(arguments)
     except SpkverError as error:
