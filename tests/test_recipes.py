@@ -119,7 +119,7 @@ def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path):
     trials = "".join(f"{int(a[:2] == b[:2])} {a} {b}\n" for a, b in pairs)
     (tmp_path / "corpus" / "test" / "trials").write_text(trials)
     words = [f"corpus={tmp_path / 'corpus'}", f"out={tmp_path / 'out'}", "marks_minutes=[0.01,0.02]"]
-    words += ["rows=[v3_small float32, v3_small bfloat16]", "extraction_utterances=1"]
+    words += ["rows=[v3_small float32, v3_small bfloat16]", "extraction_utterances=1", "batch_speakers=16"]
     command = [sys.executable, BENCHMARK / "training.py", *words]
     first = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert first.returncode == 0, first.stderr
@@ -135,6 +135,11 @@ def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert again.stdout == first.stdout
     assert "minutes, EER" not in again.stderr
+    few = [*command, f"out={tmp_path / 'other'}", "batch_speakers=64"]
+    too_few = subprocess.run(few, capture_output=True, text=True, timeout=60)
+    assert too_few.returncode == 1
+    assert "there are 30 training speakers" in too_few.stderr
+    assert "Traceback" not in too_few.stderr
     wrong = subprocess.run([*command, "rows=[ecapa float32]"], capture_output=True, text=True, timeout=60)
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("rows: 'ecapa float32' is not one of v3_small,")

@@ -52,6 +52,7 @@ class Race(Section):
     marks_minutes: Annotated[list[Positive], Field(min_length=1)]
     rows: Annotated[list[str], Field(min_length=1)]
     cores: Count
+    batch_speakers: Count
     extraction_seconds: Positive
     extraction_utterances: Count
     seed: Count
@@ -62,6 +63,7 @@ def run_row(name: str, precision: str, race: Race) -> dict:
     torch.set_num_threads(race.cores)
     minutes = max(race.marks_minutes)
     overrides = [f"seed={race.seed}", f"training.epochs={round(max(minutes, 1))}", f"training.precision={precision}"]
+    overrides.append(f"batch.speakers={race.batch_speakers}")
     config = load_config(HERE / "training_run.yaml", overrides)
     torch.manual_seed(race.seed)
     encoder = ENCODERS[name][1](config)
@@ -238,11 +240,13 @@ def measured(path: Path, task: list[str], cores: list[int], overrides: list[str]
     if not path.exists():
         print(f"{path.stem}: begins", file=sys.stderr, flush=True)
         command = ["taskset", "-c", ",".join(map(str, cores)), sys.executable, __file__, *task, *overrides]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-        if json.loads(done) is None:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise SpkverError(f"{path.stem} stopped with an error, which stands above; rows that are done are kept")
+        if json.loads(done.stdout) is None:
             return None
         with whole_file(path) as file:
-            file.write(done)
+            file.write(done.stdout)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
