@@ -135,11 +135,20 @@ def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert again.stdout == first.stdout
     assert "minutes, EER" not in again.stderr
-    few = [*command, f"out={tmp_path / 'other'}", "batch_speakers=64"]
+    # On one core, so that the second row can only begin where the first has given its core back.
+    few = [
+        "taskset",
+        "-c",
+        str(min(os.sched_getaffinity(0))),
+        *command,
+        f"out={tmp_path / 'other'}",
+        "batch_speakers=64",
+    ]
     too_few = subprocess.run(few, capture_output=True, text=True, timeout=60)
     assert too_few.returncode == 1
     assert "there are 30 training speakers" in too_few.stderr
     assert "Traceback" not in too_few.stderr
+    assert "v3_small_bfloat16: begins" in too_few.stderr
     wrong = subprocess.run([*command, "rows=[ecapa float32]"], capture_output=True, text=True, timeout=60)
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("rows: 'ecapa float32' is not one of v3_small,")

@@ -217,9 +217,10 @@ def main(overrides: list[str]) -> None:
 
     def trained(name: str) -> dict | None:
         mine = free.get()
-        row = measured(out / f"{name.replace(' ', '_')}.json", ["--row", *name.split()], mine, overrides)
-        free.put(mine)
-        return row
+        try:
+            return measured(out / f"{name.replace(' ', '_')}.json", ["--row", *name.split()], mine, overrides)
+        finally:
+            free.put(mine)
 
     with ThreadPoolExecutor(free.qsize()) as pool:
         trainings = dict(zip(race.rows, pool.map(trained, race.rows)))
