@@ -26,7 +26,7 @@ read_options() {
 
 # set_up EXTRA PACKAGE ...: makes sure that `spkver` with an extra of pyproject.toml ("" for none) can be
 # run. An environment that has spkver and the packages is used as it is; otherwise .venv is made, or
-# mended when pyproject.toml changed.
+# mended when pyproject.toml or a kernel changed.
 set_up() {
     local extra=$1 start=$SECONDS
     shift
@@ -34,13 +34,15 @@ set_up() {
     if [ ! -d .venv ] && has_packages spkver "$@"; then return; fi
     PATH=$PWD/.venv/bin:$PATH
     hash -r
-    if [ -f "$stamp" ] && cmp -s pyproject.toml "$stamp"; then return; fi
+    # What an installation is made of: its packages and what is compiled.
+    local made_of=(pyproject.toml spkver/native/*.[ch])
+    if [ -f "$stamp" ] && cat "${made_of[@]}" | cmp -s - "$stamp"; then return; fi
     "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
         { echo "spkver needs Python 3.10 or newer; name one, as in PYTHON=python3.11 $0" >&2; exit 1; }
     say set-up "making .venv and installing spkver${extra:+[$extra]} with torch into it (about a minute, then never again)"
     [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
     .venv/bin/python -m pip install -qq --disable-pip-version-check -e ".${extra:+[$extra]}"
-    cp pyproject.toml "$stamp"
+    cat "${made_of[@]}" >"$stamp"
     say set-up ".venv holds $(.venv/bin/spkver --version) ($((SECONDS - start)) s; the next start takes a second)"
 }
 

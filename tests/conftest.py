@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 
+from spkver import native
 from spkver.cli import main
 from spkver.data.directory import Utterance, write_data_directory
 
@@ -14,6 +15,19 @@ from spkver.data.directory import Utterance, write_data_directory
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parent.parent / ".." / "shared" / "data"
+
+
+@pytest.fixture(params=["torch", "kernels", "kernels on two threads"])
+def way(request, monkeypatch):
+    """Which of both ways `spkver.native`'s callers take: torch's, or that by kernels."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "AVAILABLE", False)
+    elif not native.AVAILABLE:
+        pytest.skip("needs the kernels of spkver.native: no C compiler was there when spkver was installed")
+    if request.param.endswith("two threads"):
+        torch.set_num_threads(2)
+    yield request.param
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

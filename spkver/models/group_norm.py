@@ -1,16 +1,85 @@
-"""GroupNorm whose backward is fast for channels-last activations on a CPU.
+"""GroupNorm and ReLU in one, fast for channels-last activations on a CPU.
 
-torch's own backward takes twenty times as long as its forward there. The gradient needs two sums a channel and
-one linear combination of input and output gradient, so it is six passes over the activations.
+torch's own backward of GroupNorm takes twenty times as long as its forward there. Where the kernels of `spkver.native`
+are, they do norm, ReLU and mask in two or three passes over what the cache holds; elsewhere the gradient, which needs
+two sums a channel and one linear combination of input and output gradient, is six passes of torch's.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from spkver import native
+
+# What a kernel has room for.
+_MAX_CHANNELS = 1024
+
+
+class GroupNormReLU(nn.GroupNorm):
+    """ReLU of GroupNorm (Wu & He, 2018) whose statistics leave padded frames out."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Of ``x (batch, channels, n_frames, n_bins)`` with ``mask (batch, n_frames)``, True = valid; 0 where not."""
+        trained = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        if _kernel_fits(x) and not (trained and mask is not None):
+            return _Kernel.apply(x, self.num_groups, self.weight, self.bias, self.eps, mask)
+        if mask is None:
+            return F.relu(group_norm(x, self.num_groups, self.weight, self.bias, self.eps), inplace=True)
+        return F.relu(self._masked(x, mask), inplace=True) * mask[:, None, :, None]
+
+    def _masked(self, x: Tensor, mask: Tensor) -> Tensor:
+        batch, channels, _, n_bins = x.shape
+        in_group = channels // self.num_groups
+        count = in_group * n_bins * mask.sum(1, keepdim=True)
+
+        def mean_of_groups(values: Tensor) -> Tensor:
+            # Bins first, then the valid frames, then the channels of a group: thrice as fast as all at once.
+            of_channels = (values.sum(3) * mask.unsqueeze(1)).sum(2)
+            return of_channels.view(batch, self.num_groups, in_group).sum(2) / count
+
+        x, dtype = x.float(), x.dtype
+        centred = x - _per_channel(mean_of_groups(x), in_group)
+        variance = mean_of_groups(centred.square())
+        scale = _per_channel((variance + self.eps).rsqrt(), in_group) * self.weight.view(1, -1, 1, 1)
+        return torch.addcmul(self.bias.view(1, -1, 1, 1), centred, scale).to(dtype)
+
+
+def _per_channel(of_groups: Tensor, in_group: int) -> Tensor:
+    """``(batch, n_groups)`` -> ``(batch, n_groups * in_group, 1, 1)``."""
+    return of_groups.repeat_interleave(in_group, dim=1)[:, :, None, None]
+
+
+def _kernel_fits(x: Tensor) -> bool:
+    return native.usable(x) and x.is_contiguous(memory_format=torch.channels_last) and x.shape[1] <= _MAX_CHANNELS
+
+
+class _Kernel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, mask: Tensor | None) -> Tensor:
+        batch, channels, n_frames, n_bins = x.shape
+        weight, bias = weight.float().contiguous(), bias.float().contiguous()
+        mask = None if mask is None else mask.contiguous()
+        out = torch.empty_like(x, memory_format=torch.channels_last)
+        mean, rstd = torch.empty(2, batch, groups)
+        sizes = batch, n_frames, n_bins, channels, groups
+        native.call("group_norm_relu_forward", x, out, mask, weight, bias, mean, rstd, *sizes, eps, dtype=x.dtype)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.sizes = sizes
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None, None]:
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        x_gradient = torch.empty_like(x, memory_format=torch.channels_last)
+        of_weight, of_bias = torch.empty(2, len(x), len(weight))
+        tensors = x, gradient, x_gradient, weight, bias, mean, rstd, of_weight, of_bias
+        native.call("group_norm_relu_backward", *tensors, *ctx.sizes, dtype=x.dtype)
+        return x_gradient, None, of_weight.sum(0), of_bias.sum(0), None, None
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """GroupNorm (Wu & He, 2018) of ``x (batch, channels, n_frames, n_bins)``."""
+    """GroupNorm of ``x (batch, channels, n_frames, n_bins)`` by torch, with a gradient of six passes."""
     if x.device.type == "cpu" and x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
         return _ChannelsLastGroupNorm.apply(x, groups, weight, bias, eps)
     return F.group_norm(x, groups, weight, bias, eps)

@@ -8,6 +8,8 @@ in float32 whatever the autocast (variances in bfloat16 lose the speaker), and g
 import torch
 from torch import Tensor, nn
 
+from spkver import native
+
 # Keeps the root of a variance differentiable where a channel does not move.
 _VARIANCE_FLOOR = 1e-5
 
@@ -36,6 +38,8 @@ class StatisticsPooling(nn.Module):
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool ``frames (batch, n_frames, n_channels)`` over ``mask (batch, n_frames)`` (True = valid)."""
         with torch.autocast(frames.device.type, enabled=False):
+            if native.usable(frames):
+                return _Statistics.apply(frames, None, mask)
             weights = _uniform_weights(frames, mask)
             return _statistics(*_Centre.apply(frames.float(), weights), weights)
 
@@ -63,12 +67,17 @@ class AttentiveStatisticsPooling(nn.Module):
         # The two matrix products over frames may run in bfloat16: they only weigh what is summed in float32.
         from_frame = self.from_frame(frames)
         with torch.autocast(frames.device.type, enabled=False):
-            weights = _uniform_weights(frames, mask)
-            mean, centred = _Centre.apply(frames.float(), weights)
-            utterance = _statistics(mean, centred, weights)
+            if native.usable(frames):
+                utterance = _Statistics.apply(frames, None, mask)
+            else:
+                weights = _uniform_weights(frames, mask)
+                mean, centred = _Centre.apply(frames.float(), weights)
+                utterance = _statistics(mean, centred, weights)
             hidden = torch.tanh(from_frame.float() + self.from_utterance(utterance).unsqueeze(1))
         energy = self.to_weights(hidden)
         with torch.autocast(frames.device.type, enabled=False):
+            if native.usable(frames):
+                return _Statistics.apply(frames, energy.to(frames.dtype), mask)
             if mask is not None:
                 energy = energy.masked_fill(~mask.unsqueeze(2), -torch.inf)
             return _statistics(mean, centred, energy.float().softmax(1))
@@ -93,6 +102,33 @@ def _statistics(mean: Tensor, centred: Tensor, weights: Tensor) -> Tensor:
     # Cancels little, as the frames are centred: not so E[x^2] - E[x]^2 where a channel hardly moves.
     variance = (power - offset.square()).clamp_min(0.0)
     return torch.cat([mean + offset, (variance + _VARIANCE_FLOOR).sqrt()], 1)
+
+
+class _Statistics(torch.autograd.Function):
+    """Mean and standard deviation by a kernel, ``(batch, 2 * n_channels)`` float32.
+
+    Weights are equal, or the softmax over time of ``energy``, which is of the type and shape of ``frames``.
+    """
+
+    @staticmethod
+    def forward(ctx, frames: Tensor, energy: Tensor | None, mask: Tensor | None) -> Tensor:
+        frames = frames.contiguous()
+        energy = None if energy is None else energy.contiguous()
+        mask = None if mask is None else mask.contiguous()
+        moments = torch.empty(4, len(frames), frames.shape[2])  # mean, deviation, maximum and 1 / sum of the softmax
+        native.call("pool_forward", frames, energy, mask, *moments, *frames.shape, _VARIANCE_FLOOR, dtype=frames.dtype)
+        ctx.save_for_backward(frames, energy, mask, moments)
+        return torch.cat([moments[0], moments[1]], 1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        frames, energy, mask, moments = ctx.saved_tensors
+        slopes = [part.contiguous() for part in gradient.chunk(2, dim=1)]
+        of_frames = torch.empty_like(frames)
+        of_energy = None if energy is None else torch.empty_like(energy)
+        tensors = (frames, energy, mask, *moments, *slopes, of_frames, of_energy)
+        native.call("pool_backward", *tensors, *frames.shape, _VARIANCE_FLOOR, dtype=frames.dtype)
+        return of_frames, of_energy, None
 
 
 class _Centre(torch.autograd.Function):

@@ -9,42 +9,13 @@ transformer over TIME, pooling, linear embedding, L2 norm. Notable:
 - No ReLU on the embedding: it would put every pair of speakers into one orthant.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spkver.models.group_norm import group_norm
+from spkver.models.group_norm import GroupNormReLU
 from spkver.models.pooling import build_pooling
-
-
-class MaskedGroupNorm(nn.GroupNorm):
-    """GroupNorm (Wu & He, 2018) whose statistics leave padded frames out."""
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Normalise ``x (batch, channels, n_frames, n_bins)`` with ``mask (batch, n_frames)``, True = valid."""
-        if mask is None:
-            return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-        batch, channels, _, n_bins = x.shape
-        in_group = channels // self.num_groups
-        count = in_group * n_bins * mask.sum(1, keepdim=True)
-
-        def mean_of_groups(values: Tensor) -> Tensor:
-            # Bins first, then the valid frames, then the channels of a group: thrice as fast as all at once.
-            of_channels = (values.sum(3) * mask.unsqueeze(1)).sum(2)
-            return of_channels.view(batch, self.num_groups, in_group).sum(2) / count
-
-        x, dtype = x.float(), x.dtype
-        centred = x - _per_channel(mean_of_groups(x), in_group)
-        variance = mean_of_groups(centred.square())
-        scale = _per_channel((variance + self.eps).rsqrt(), in_group) * self.weight.view(1, -1, 1, 1)
-        return torch.addcmul(self.bias.view(1, -1, 1, 1), centred, scale).to(dtype)
-
-
-def _per_channel(of_groups: Tensor, in_group: int) -> Tensor:
-    """``(batch, n_groups)`` -> ``(batch, n_groups * in_group, 1, 1)``."""
-    return of_groups.repeat_interleave(in_group, dim=1)[:, :, None, None]
+from spkver.models.position import build_position
 
 
 class FrontEnd(nn.Module):
@@ -75,7 +46,7 @@ class FrontEnd(nn.Module):
             nn.Conv2d(n_in, n_out, 3, stride=strides, padding=1, bias=False)
             for n_in, n_out, strides in zip(widths, channels, zip(time_strides, freq_strides))
         )
-        self.norms = nn.ModuleList(MaskedGroupNorm(groups, n_out) for n_out in channels)
+        self.norms = nn.ModuleList(GroupNormReLU(groups, n_out) for n_out in channels)
         n_bins = n_mels
         for stride in freq_strides:
             n_bins = (n_bins - 1) // stride + 1
@@ -93,45 +64,10 @@ class FrontEnd(nn.Module):
             if lengths is not None:
                 lengths = (lengths - 1) // stride + 1
                 mask = _valid_frames(lengths, x.shape[2])
-            x = F.relu(norm(x, mask), inplace=True)
-            if mask is not None:
-                # Zeros beyond the end, as the next convolution's own padding would put there.
-                x = x * mask[:, None, :, None]
+            # Zeros beyond an utterance's end, as the next convolution's own padding would put there.
+            x = norm(x, mask)
         # (batch, channels, n_steps, n_bins) -> a frame is channels x bins, in the order of the memory.
         return self.projection(x.permute(0, 2, 3, 1).flatten(2)), mask
-
-
-class SinusoidalPosition(nn.Module):
-    """Adds the sinusoids of Vaswani et al. (2017), for any number of frames.
-
-    Their learnt scale starts small: at full size they drown the frames of a fresh projection.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(0.1))
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        n_steps, d_model = x.shape[1:]
-        step = torch.arange(n_steps, device=x.device, dtype=torch.float32).unsqueeze(1)
-        rate = torch.exp(torch.arange(0, d_model, 2, device=x.device) * (-math.log(10000.0) / d_model))
-        sinusoids = torch.stack([torch.sin(step * rate), torch.cos(step * rate)], 2).flatten(1)
-        return x + (self.scale * sinusoids[:, :d_model]).to(x.dtype)
-
-
-class ConvolutionalPosition(nn.Module):
-    """Position relative to the neighbours by a depthwise convolution (Mohamed et al., 2019).
-
-    Nothing in it knows the absolute time, so an utterance of any length looks as in training.
-    """
-
-    def __init__(self, d_model: int, kernel: int):
-        super().__init__()
-        self.conv = nn.Conv1d(d_model, d_model, kernel, padding=kernel // 2, groups=d_model)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        seen = x if mask is None else x * mask.unsqueeze(2)
-        return x + F.gelu(self.conv(seen.transpose(1, 2)).transpose(1, 2))
 
 
 class TransformerLayer(nn.Module):
@@ -240,7 +176,7 @@ class SpeechEncoderV3(nn.Module):
         super().__init__()
         self.embed_dim = embed_dim
         self.front_end = FrontEnd(n_mels, channels, groups, time_strides, freq_strides, d_model)
-        self.position = _build_position(position, d_model, position_kernel)
+        self.position = build_position(position, d_model, position_kernel)
         self.layers = nn.ModuleList(
             TransformerLayer(d_model, n_heads, feedforward, dropout, layer_drop * (i + 1) / n_layers)
             for i in range(n_layers)
@@ -282,17 +218,6 @@ class SpeechEncoderV3(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             embedding = self.embedding(self.embedding_dropout(self.pooled_norm(pooled)))
             return self.embedding_norm(embedding)
-
-
-class _NoPosition(nn.Module):
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return x
-
-
-def _build_position(name: str, d_model: int, kernel: int) -> nn.Module:
-    if name == "convolutional":
-        return ConvolutionalPosition(d_model, kernel)
-    return {"sinusoidal": SinusoidalPosition, "none": _NoPosition}[name]()
 
 
 def _valid_frames(lengths: Tensor, n_frames: int) -> Tensor:

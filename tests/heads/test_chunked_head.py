@@ -5,9 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from spkver import native
 from spkver.errors import SpkverError
 from spkver.heads import ArcMarginProduct, ArcMarginProductIntertopkSubcenter, NormFace, Softmax
-from spkver.heads.chunked import CondensedLogits, Plan, chunked_loss
+from spkver.heads.chunked import chunked_loss
+from spkver.heads.condensed import CondensedLogits, Plan
+from spkver.heads.fused import FusedLogits
+
+pytestmark = pytest.mark.usefixtures("way")
 
 BATCH, IN, CLASSES = 16, 8, 23
 # At the borders of chunks of 1, 2, 4, 5 and 23 classes, and some twice.
@@ -125,10 +130,11 @@ def test_condensed_logits_pass_gradcheck(rows_per_class, n_hardest, normalise):
 
 
 def condensed(factors=torch.float32, n_hardest=3, chunk_classes=7):
-    """What ``CondensedLogits`` finds in a batch, and all its logits."""
+    """What ``CondensedLogits`` or ``FusedLogits`` finds in a batch, and all its logits."""
     generator = torch.Generator().manual_seed(7)
     embedding, weight = torch.randn(BATCH, IN, generator=generator), torch.randn(CLASSES * 2, IN, generator=generator)
-    found = CondensedLogits.apply(embedding, weight, None, LABEL, Plan(2, True, n_hardest, chunk_classes, factors))
+    logits = FusedLogits if native.AVAILABLE else CondensedLogits
+    found = logits.apply(embedding, weight, None, LABEL, Plan(2, True, n_hardest, chunk_classes, factors))
     return found, (embedding @ F.normalize(weight).T).unflatten(1, (CLASSES, 2)).amax(2)
 
 

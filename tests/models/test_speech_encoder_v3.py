@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spkver.models.pooling import build_pooling
-from spkver.models.speech_encoder_v3 import MaskedGroupNorm, SpeechEncoderV3, _attention
+from spkver.models.speech_encoder_v3 import SpeechEncoderV3, _attention
 
 SMALL = {
     "channels": [8, 16],
@@ -145,25 +145,6 @@ def test_what_all_utterances_share_does_not_reach_the_score(shared):
     embeddings = model.eval()(features(64, 100, seed=99))
     cosines = (embeddings @ embeddings.T)[~torch.eye(64, dtype=bool)]
     assert cosines.mean() < 0.3  # .99 without the last normalisation when all share an offset of 5
-
-
-@torch.no_grad()
-def test_masked_group_norm_without_padding_is_group_norm():
-    norm = MaskedGroupNorm(4, 16)
-    torch.nn.init.normal_(norm.weight)
-    torch.nn.init.normal_(norm.bias)
-    x = 5 + 3 * torch.randn(3, 16, 20, 7)
-    assert torch.allclose(norm(x, torch.ones(3, 20, dtype=bool)), norm(x), atol=1e-5)
-
-
-@torch.no_grad()
-def test_masked_group_norm_leaves_padded_frames_out():
-    norm = MaskedGroupNorm(4, 16)
-    x = torch.randn(2, 16, 20, 7)
-    mask = torch.arange(20) < torch.tensor([[12], [20]])
-    padded = x.clone()
-    padded[0, :, 12:] = 1000.0
-    assert torch.allclose(norm(padded, mask)[0, :, :12], norm(x[:1, :, :12])[0], atol=1e-5)
 
 
 def test_attention_of_training_equals_that_of_inference():

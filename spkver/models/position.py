@@ -1,0 +1,81 @@
+"""What tells a transformer where a frame stands."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spkver import native
+
+
+class SinusoidalPosition(nn.Module):
+    """Adds the sinusoids of Vaswani et al. (2017), for any number of frames.
+
+    Their learnt scale starts small: at full size they drown the frames of a fresh projection.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        n_steps, d_model = x.shape[1:]
+        step = torch.arange(n_steps, device=x.device, dtype=torch.float32).unsqueeze(1)
+        rate = torch.exp(torch.arange(0, d_model, 2, device=x.device) * (-math.log(10000.0) / d_model))
+        sinusoids = torch.stack([torch.sin(step * rate), torch.cos(step * rate)], 2).flatten(1)
+        return x + (self.scale * sinusoids[:, :d_model]).to(x.dtype)
+
+
+class ConvolutionalPosition(nn.Module):
+    """Position relative to the neighbours by a depthwise convolution (Mohamed et al., 2019).
+
+    Nothing in it knows the absolute time, so an utterance of any length looks as in training.
+    """
+
+    def __init__(self, d_model: int, kernel: int):
+        super().__init__()
+        self.conv = nn.Conv1d(d_model, d_model, kernel, padding=kernel // 2, groups=d_model)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        seen = x if mask is None else x * mask.unsqueeze(2)
+        if native.usable(seen):
+            return x + F.gelu(_DepthwiseConvolution.apply(seen.contiguous(), self.conv.weight, self.conv.bias))
+        return x + F.gelu(self.conv(seen.transpose(1, 2)).transpose(1, 2))
+
+
+class NoPosition(nn.Module):
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return x
+
+
+def build_position(name: str, d_model: int, kernel: int) -> nn.Module:
+    """The position called ``name``: ``sinusoidal``, ``convolutional`` or ``none``."""
+    if name == "convolutional":
+        return ConvolutionalPosition(d_model, kernel)
+    return {"sinusoidal": SinusoidalPosition, "none": NoPosition}[name]()
+
+
+class _DepthwiseConvolution(torch.autograd.Function):
+    """``x (batch, n_steps, channels)`` along time by ``weight (channels, 1, kernel)``, kernel odd; as long as x."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        taps = weight.float().squeeze(1).t().contiguous()
+        ctx.save_for_backward(x, taps)
+        return _convolve(x, taps, bias.float().contiguous())
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, taps = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        taps_gradient = torch.empty_like(taps)
+        native.call("depthwise_taps_gradient", x, gradient, taps_gradient, *x.shape, len(taps), dtype=x.dtype)
+        x_gradient = _convolve(gradient, taps.flip(0).contiguous(), None)
+        return x_gradient, taps_gradient.t().unsqueeze(1), gradient.sum((0, 1), dtype=torch.float32)
+
+
+def _convolve(x: Tensor, taps: Tensor, bias: Tensor | None) -> Tensor:
+    out = torch.empty_like(x)
+    native.call("depthwise_convolve", x, out, taps, bias, *x.shape, len(taps), dtype=x.dtype)
+    return out

@@ -1,0 +1,53 @@
+"""Convolutional position, by torch and by kernels."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from spkver.models.position import ConvolutionalPosition
+
+pytestmark = pytest.mark.usefixtures("way")
+
+
+# 64 channels at a time and four steps: fewer, as many, and a rest; an utterance shorter than the kernel.
+@pytest.mark.parametrize("d_model, n_steps, kernel", [(64, 50, 31), (100, 9, 5), (8, 4, 31), (130, 1, 3)])
+def test_values_and_gradients_are_those_of_the_plain_convolution(d_model, n_steps, kernel):
+    torch.manual_seed(0)
+    position = ConvolutionalPosition(d_model, kernel)
+    x = torch.randn(3, n_steps, d_model, requires_grad=True)
+    slopes = torch.randn_like(x)
+    found = position(x, None)
+    gradients = torch.autograd.grad(found, [x, *position.parameters()], slopes)
+
+    exact, inputs = ConvolutionalPosition(d_model, kernel).double(), x.detach().double().requires_grad_()
+    exact.load_state_dict(position.state_dict())
+    y = inputs + F.gelu(exact.conv(inputs.transpose(1, 2)).transpose(1, 2))
+    torch.testing.assert_close(found.double(), y, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(gradients, torch.autograd.grad(y, [inputs, *exact.parameters()], slopes.double())):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_is_as_near_as_bfloat16_allows():
+    torch.manual_seed(0)
+    position = ConvolutionalPosition(64, 31)
+    x = torch.randn(4, 50, 64).bfloat16().requires_grad_()
+    slopes = torch.randn(4, 50, 64)
+
+    def run(frames, enabled):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = position(frames, None)
+        return [y, *torch.autograd.grad(y, [frames, *position.parameters()], slopes.to(y.dtype))]
+
+    exact = run(x.detach().float().requires_grad_(), enabled=False)
+    for ours, theirs in zip(run(x, enabled=True), exact):
+        assert (ours.float() - theirs).norm() < 0.01 * theirs.norm()
+
+
+@torch.no_grad()
+def test_padded_frames_are_not_seen():
+    torch.manual_seed(0)
+    position = ConvolutionalPosition(32, 7)
+    x = torch.randn(2, 20, 32)
+    mask = torch.arange(20) < torch.tensor([[11], [20]])
+    padded = x.masked_fill(~mask.unsqueeze(2), 100.0)
+    torch.testing.assert_close(position(padded, mask)[:1, :11], position(x[:1, :11], None), rtol=1e-5, atol=1e-5)
