@@ -20,7 +20,7 @@ from typing import Annotated
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from encoders import ENCODERS
+from encoders import ENCODERS, OVERRIDES
 from pydantic import Field
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
@@ -63,7 +63,7 @@ def run_row(name: str, precision: str, race: Race) -> dict:
     torch.set_num_threads(race.cores)
     minutes = max(race.marks_minutes)
     overrides = [f"seed={race.seed}", f"training.epochs={round(max(minutes, 1))}", f"training.precision={precision}"]
-    overrides.append(f"batch.speakers={race.batch_speakers}")
+    overrides += [f"batch.speakers={race.batch_speakers}", *OVERRIDES.get(name, [])]
     config = load_config(HERE / "training_run.yaml", overrides)
     torch.manual_seed(race.seed)
     encoder = ENCODERS[name][1](config)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from spkver import native
 from spkver.config import Config
 from spkver.data.dataset import SpeakerCrops, collate
 from spkver.data.directory import DataDirectory
@@ -123,6 +124,8 @@ class Trainer:
         """One line: what trains on what."""
         held_out = 0 if self.held_out is None else len({utterance.speaker for utterance in self.held_out.utterances})
         where = f"{self.device.type}, {str(self.dtype)[6:]}"
+        if self.device.type == "cpu" and not native.AVAILABLE:
+            where += ", slower without compiled kernels"
         return training_line(self.encoder, self.head, len(self.speakers), self.config.augment, held_out, where)
 
     def run(self, run: dict) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from spkver import native
 from spkver.config import load_config
 from spkver.data.directory import read_data_directory
 from spkver.data.survey import keep_usable
@@ -226,6 +227,25 @@ def test_a_head_computed_in_chunks_trains_as_the_plain_one(make_trainer, head):
     # The first step is the same sum in another order; what rounding moves grows from there.
     assert found[1][0] == pytest.approx(found[10**6][0], rel=1e-5)
     assert found[1] == pytest.approx(found[10**6], rel=0.02)
+
+
+def test_training_by_kernels_is_training_by_torch(make_trainer, monkeypatch):
+    if not native.AVAILABLE:
+        pytest.skip("needs the kernels of spkver.native: no C compiler was there when spkver was installed")
+    found, said = {}, {}
+    for kernels in (True, False):
+        monkeypatch.setattr(native, "AVAILABLE", kernels)
+        trainer = make_trainer("training.epochs=1", "training.precision=float32", exp=f"kernels-{kernels}")
+        said[kernels] = trainer.description()
+        trainer.run({})
+        found[kernels] = losses(trainer)
+    # The same sums in another order; what rounding moves grows from there.
+    assert found[True][0] == pytest.approx(found[False][0], rel=1e-5)
+    assert found[True] == pytest.approx(found[False], rel=0.02)
+    assert found[True] != found[False]
+    # Whoever trains without them is told.
+    assert said[False].endswith("(cpu, float32, slower without compiled kernels)")
+    assert said[True].endswith("(cpu, float32)")
 
 
 def test_profiling_names_every_part_and_keeps_nothing(make_trainer, capsys):
