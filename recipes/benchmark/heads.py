@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from spkver import native
 from spkver.config import load_config
 from spkver.heads import ArcMarginProductIntertopkSubcenter
 from spkver.heads.chunked import chunked_loss
@@ -54,6 +55,18 @@ def ours_bfloat16(dimensions, classes, k):
     return head, lambda embedding, label: chunked_loss(head, embedding, label, "bfloat16")[0]
 
 
+def torch_float32(dimensions, classes, k):
+    """.. without kernels, float32"""
+    native.AVAILABLE = False
+    return ours_float32(dimensions, classes, k)
+
+
+def torch_bfloat16(dimensions, classes, k):
+    """.. without kernels, bfloat16"""
+    native.AVAILABLE = False
+    return ours_bfloat16(dimensions, classes, k)
+
+
 def usual(dimensions, classes, k):
     """spkver, all logits at once"""
     head = ArcMarginProductIntertopkSubcenter(dimensions, classes, margin=MARGIN, K=k)
@@ -86,7 +99,8 @@ def wespeaker(dimensions, classes, k):
     return head, loss
 
 
-OURS, USUAL = (ours_float32, ours_bfloat16), (usual, espnet, wespeaker)
+OURS = ours_float32, ours_bfloat16, torch_float32, torch_bfloat16
+USUAL = usual, espnet, wespeaker
 
 
 def measure(build, sizes: Sizes, classes: int, k: int) -> dict:
