@@ -67,7 +67,6 @@ class FusedLogits(torch.autograd.Function):
         single_item = order // n_singles
         grad_rest = grad_rest.contiguous()
         grad_weight = torch.empty_like(weight)
-        native.call("want_large_pages", grad_weight, grad_weight.nbytes, dtype=torch.float32)
         grad_bias = None if bias is None else torch.empty_like(bias)
         grad_embedding = torch.zeros_like(embedding.t())
         chunks = _Chunks(embedding, weight, bias, inverse_norm, plan)

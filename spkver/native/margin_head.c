@@ -8,9 +8,6 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 /* Classes whose logits are made before their exponentials are summed; items that are worked on together. */
 #define CLASSES 16
@@ -263,20 +260,5 @@ EXPORT int head_finish(const void *product, const float *weight, const float *ra
     for (int64_t part = 0; part < n_threads; part++)
         some_finish(product, weight, radial, gradient, n_rows * part / n_threads, n_rows * (part + 1) / n_threads, dim,
                     bf16);
-    return 0;
-}
-
-/* Asks for large pages behind fresh memory: handing out 4 KiB at a time takes a fifth of a backward pass. */
-EXPORT int want_large_pages(void *memory, int64_t n_bytes, int64_t bf16, int64_t n_threads)
-{
-    (void)bf16, (void)n_threads;
-#ifdef MADV_HUGEPAGE
-    const uintptr_t page = 1 << 21;
-    uintptr_t first = ((uintptr_t)memory + page - 1) / page * page, last = ((uintptr_t)memory + n_bytes) / page * page;
-    if (first < last)
-        madvise((void *)first, last - first, MADV_HUGEPAGE);
-#else
-    (void)memory, (void)n_bytes;
-#endif
     return 0;
 }
