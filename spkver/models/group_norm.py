@@ -8,6 +8,7 @@ two sums a channel and one linear combination of input and output gradient, is s
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from spkver import native
 
@@ -68,6 +69,7 @@ class _Kernel(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None, None]:
         x, weight, bias, mean, rstd = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)

@@ -7,6 +7,7 @@ in float32 whatever the autocast (variances in bfloat16 lose the speaker), and g
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from spkver import native
 
@@ -121,6 +122,7 @@ class _Statistics(torch.autograd.Function):
         return torch.cat([moments[0], moments[1]], 1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         frames, energy, mask, moments = ctx.saved_tensors
         slopes = [part.contiguous() for part in gradient.chunk(2, dim=1)]

@@ -5,6 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from spkver import native
 
@@ -66,6 +67,7 @@ class _DepthwiseConvolution(torch.autograd.Function):
         return _convolve(x, taps, bias.float().contiguous())
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, taps = ctx.saved_tensors
         gradient = gradient.contiguous()

@@ -7,16 +7,23 @@
 /* Steps that share the taps they load. */
 #define STEPS 4
 
-/* out[t] = bias + sum over k of taps[k] * x[t + k - (kernel - 1) / 2], zeros beyond the ends. `line` has room for
-   n_steps + kernel + STEPS rows of BLOCK channels. */
-INLINE void item_convolve(const void *x, void *out, const float *taps, const float *bias, float *line, int64_t n_steps,
-                          int64_t channels, int64_t kernel, int64_t first, int64_t width, int bf16)
+/* `width` channels of x as float32 in `line`, of n_steps + kernel + STEPS rows of BLOCK channels: x[t] stands in row
+   t + (kernel - 1) / 2, zeros around it. */
+INLINE void lay_out(const void *x, float *line, int64_t n_steps, int64_t channels, int64_t kernel, int64_t first,
+                    int64_t width, int bf16)
 {
     int64_t before = (kernel - 1) / 2;
     memset(line, 0, (n_steps + kernel + STEPS) * BLOCK * sizeof(float));
     for (int64_t t = 0; t < n_steps; t++)
         for (int64_t c = 0; c < width; c++)
             line[(t + before) * BLOCK + c] = get(x, t * channels + first + c, bf16);
+}
+
+/* out[t] = bias + sum over k of taps[k] * x[t + k - (kernel - 1) / 2], zeros beyond the ends. */
+INLINE void item_convolve(const void *x, void *out, const float *taps, const float *bias, float *line, int64_t n_steps,
+                          int64_t channels, int64_t kernel, int64_t first, int64_t width, int bf16)
+{
+    lay_out(x, line, n_steps, channels, kernel, first, width, bf16);
     for (int64_t t = 0; t < n_steps; t += STEPS) {
         float sum[STEPS][BLOCK] = {{0}};
         for (int64_t k = 0; k < kernel; k++) {
@@ -36,11 +43,7 @@ INLINE void item_convolve(const void *x, void *out, const float *taps, const flo
 INLINE void item_taps(const void *x, const void *slopes, float *gradient, float *line, int64_t n_steps,
                       int64_t channels, int64_t kernel, int64_t first, int64_t width, int bf16)
 {
-    int64_t before = (kernel - 1) / 2;
-    memset(line, 0, (n_steps + kernel + STEPS) * BLOCK * sizeof(float));
-    for (int64_t t = 0; t < n_steps; t++)
-        for (int64_t c = 0; c < width; c++)
-            line[(t + before) * BLOCK + c] = get(x, t * channels + first + c, bf16);
+    lay_out(x, line, n_steps, channels, kernel, first, width, bf16);
     for (int64_t t = 0; t < n_steps; t++) {
         float slope[BLOCK] = {0};
         for (int64_t c = 0; c < width; c++)

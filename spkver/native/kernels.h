@@ -1,7 +1,7 @@
 /* What the kernels share: number types, exp, and how they are compiled.
 
-   Every kernel exists in `batch` independent parts that OpenMP deals out to torch's own threads (the process has one
-   libgomp, torch's). Sizes are int64_t, tensors are contiguous in the order that a comment names. `bf16` says whether
+   A kernel's work falls into independent parts that OpenMP deals out to torch's own threads (the process has one libgomp,
+   torch's). Sizes are int64_t, tensors are contiguous in the order that a comment names. `bf16` says whether
    activations are bfloat16 (else float32); arithmetic is float32 either way. */
 
 #ifndef SPKVER_KERNELS_H

@@ -11,7 +11,6 @@
 
 /* Classes whose logits are made before their exponentials are summed; items that are worked on together. */
 #define CLASSES 16
-#define LOWEST -3.402823466e38f
 
 typedef struct {
     void *products;
