@@ -8,6 +8,7 @@ from torch import nn
 from spkver.heads import Head
 from spkver.schema import Optimizer
 from spkver.training.layers import learning_rate_factors
+from spkver.training.muon import Muon
 from spkver.training.row_optimizer import RowAdamW
 
 
@@ -82,9 +83,7 @@ class Together:
 def _build_muon(config: Optimizer, encoder: nn.Module, factors: dict[nn.Parameter, float]) -> Together:
     """Muon for the encoder's matrices, AdamW for convolutions, vectors and the head.
 
-    Muon (K. Jordan et al., 2024) makes each matrix's momentum orthogonal, so that all directions of a layer learn
-    alike; "match_rms_adamw" (J. Liu et al., "Muon is scalable for LLM training", 2025) scales its steps so that
-    one learning rate serves both. A head's rows are classes, of which a step sees a few: no matrix in that sense.
+    One learning rate serves both. A head's rows are classes, of which a step sees a few: no matrix in that sense.
     """
     of_encoder = set(encoder.parameters())
     matrices = {
@@ -94,13 +93,7 @@ def _build_muon(config: Optimizer, encoder: nn.Module, factors: dict[nn.Paramete
     adamw = torch.optim.AdamW(_groups(rest, config.weight_decay), lr=config.lr, betas=tuple(config.betas), fused=True)
     if not matrices:
         return Together(adamw)
-    muon = torch.optim.Muon(
-        _groups(matrices, config.weight_decay),
-        lr=config.lr,
-        momentum=config.momentum,
-        adjust_lr_fn="match_rms_adamw",
-    )
-    return Together(muon, adamw)
+    return Together(Muon(_groups(matrices, config.weight_decay), config.lr, config.momentum), adamw)
 
 
 def _trained(config: Optimizer, encoder: nn.Module) -> dict[nn.Parameter, float]:

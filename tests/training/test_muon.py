@@ -1,0 +1,91 @@
+"""Muon: torch's steps, in a precision that the machine multiplies."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spkver.training import muon
+from spkver.training.muon import Muon, orthogonalised
+
+
+def matrices(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(*shape, generator=generator)) for shape in ((12, 5), (6, 20), (8, 8))]
+
+
+def run(optimizer, parameters, steps, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+
+
+@given(
+    rows=st.integers(1, 12),
+    columns=st.integers(1, 12),
+    scale=st.floats(1e-3, 1e3),
+    seed=st.integers(0, 2**31),
+)
+@settings(deadline=None)
+def test_orthogonalised_keeps_directions_and_brings_all_but_the_smallest_singular_values_near_1(
+    rows, columns, scale, seed
+):
+    matrix = scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    inside = left.T @ orthogonalised(matrix, torch.float64) @ right.T
+    torch.testing.assert_close(inside, torch.diag(inside.diagonal()), atol=1e-6, rtol=0)
+    large = inside.diagonal()[values > 0.02 * values.norm()]
+    assert ((large > 0.65) & (large < 1.25)).all(), large
+
+
+def test_steps_are_those_of_torchs_muon_but_for_its_bfloat16():
+    own, peer = matrices(), matrices()
+    run(Muon(own, lr=0.1, momentum=0.9, weight_decay=0.3), own, 5)
+    run(torch.optim.Muon(peer, lr=0.1, momentum=0.9, weight_decay=0.3, adjust_lr_fn="match_rms_adamw"), peer, 5)
+    for ours, theirs, start in zip(own, peer, matrices()):
+        assert ((ours - theirs).norm() / (theirs - start).norm()).item() < 0.02
+
+
+def test_a_checkpoint_of_torchs_muon_is_taken_up():
+    own, peer = matrices(), matrices()
+    theirs = torch.optim.Muon(peer, lr=0.1, momentum=0.9, weight_decay=0.3, adjust_lr_fn="match_rms_adamw")
+    run(theirs, peer, 3)
+    with torch.no_grad():
+        for parameter, value in zip(own, peer):
+            parameter.copy_(value)
+    resumed = Muon(own, lr=0.5)
+    resumed.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    before = [value.detach().clone() for value in peer]
+    run(resumed, own, 2, seed=2)
+    run(theirs, peer, 2, seed=2)
+    for ours, value, start in zip(own, peer, before):
+        assert ((ours - value).norm() / (value - start).norm()).item() < 0.02
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_products_are_in_bfloat16_only_where_the_machine_multiplies_it(monkeypatch, native):
+    monkeypatch.setattr("spkver.training.device._has_bfloat16", lambda device: native)
+    seen = []
+    monkeypatch.setattr(
+        muon, "orthogonalised", lambda matrix, dtype: seen.append(dtype) or orthogonalised(matrix, dtype)
+    )
+    parameters = matrices()
+    run(Muon(parameters, lr=0.1), parameters, 1)
+    assert seen == [torch.bfloat16 if native else torch.float32] * 3
+
+
+def test_a_parameter_without_a_gradient_stays():
+    first, second, third = matrices()
+    before = second.detach().clone()
+    optimizer = Muon([first, second, third], lr=0.1, weight_decay=0.5)
+    run(optimizer, [first, third], 1)
+    assert torch.equal(second, before)
+
+
+def test_a_vector_is_refused():
+    with pytest.raises(ValueError, match=r"not for a parameter of shape \(3,\)"):
+        Muon([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
