@@ -88,9 +88,9 @@ class Extractor:
         formants = lengths.new_full(lengths.shape, self.formant_factors.index(view.formant_factor))
         formants = formants if len(self.formant_factors) > 1 else None
         features, n_frames = self.fbank(padded.to(self.device), lengths.to(self.device), formants)
-        features = mean_normalise(features, n_frames)
+        features, average = mean_normalise(features, n_frames)
         same_length = bool((lengths == lengths[0]).all())
-        return self.encoder.unnormalised(features, None if same_length else n_frames).float()
+        return self.encoder.unnormalised(features, None if same_length else n_frames, average).float()
 
     def extract_utterances(self, utterances: list[Utterance], durations: dict[str, float], title: str) -> Extracted:
         """Embeddings and magnitudes of files, in their order.

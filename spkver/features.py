@@ -151,7 +151,7 @@ class Fbank(nn.Module):
         return (power @ mel).clamp_min(ENERGY_FLOOR).log()
 
 
-def mean_normalise(features: Tensor, n_frames: Tensor | None = None) -> Tensor:
+def mean_normalise(features: Tensor, n_frames: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Subtract from each item its mean over time (cepstral mean normalisation, in the log-mel domain).
 
     Args:
@@ -159,14 +159,16 @@ def mean_normalise(features: Tensor, n_frames: Tensor | None = None) -> Tensor:
         n_frames: (batch,) frames that are not padding; None: all are.
 
     Returns:
-        A new tensor of the same shape, zero where padded.
+        A new tensor of the same shape, zero where padded, and the mean (batch, n_channels) that was subtracted:
+        the average spectrum.
     """
     if n_frames is None:
-        return features - features.mean(dim=1, keepdim=True)
+        average = features.mean(dim=1)
+        return features - average[:, None], average
     n_frames = n_frames.to(features.device)
     padding = _padding(n_frames, features.shape[1])
-    total = features.masked_fill(padding, 0.0).sum(dim=1, keepdim=True)
-    return (features - total / n_frames[:, None, None]).masked_fill(padding, 0.0)
+    average = features.masked_fill(padding, 0.0).sum(dim=1) / n_frames[:, None]
+    return (features - average[:, None]).masked_fill(padding, 0.0), average
 
 
 class SpecAugment(nn.Module):

@@ -124,6 +124,8 @@ class SpeechEncoderV3(Section):
     embed_dim: Count
     embedding_dropout: Probability
     aggregate_layers: bool  # pool over the outputs of all layers, not of the last alone
+    average_spectrum: bool  # tell the encoder the spectrum that mean normalisation takes away
+    average_spectrum_dropout: Probability  # of a training crop that it is not told
 
     @model_validator(mode="after")
     def _widths_divide(self):

@@ -159,12 +159,14 @@ def test_settings_without_a_filterbank_are_refused(settings, message):
 def test_mean_normalise_makes_each_items_own_frames_zero_mean():
     features = 5 + 3 * torch.randn(3, 50, 8, generator=torch.Generator().manual_seed(0))
     n_frames = torch.tensor([50, 20, 1])
-    normalised = mean_normalise(features, n_frames)
+    normalised, average = mean_normalise(features, n_frames)
     for item, n in enumerate(n_frames.tolist()):
         own = features[item, :n]
         torch.testing.assert_close(normalised[item, :n], own - own.mean(0), rtol=0, atol=1e-5)
+        torch.testing.assert_close(average[item], own.mean(0), rtol=0, atol=1e-5)
         assert (normalised[item, n:] == 0).all()
-    torch.testing.assert_close(mean_normalise(features)[:1], normalised[:1])
+    for part, of_padded in zip(mean_normalise(features), (normalised, average)):
+        torch.testing.assert_close(part[:1], of_padded[:1])
 
 
 ONES = torch.ones(400, 198, 80)

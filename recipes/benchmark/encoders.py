@@ -31,10 +31,10 @@ class Peer(nn.Module):
         self.network = network
         self.embed_dim = EMBED_DIM
 
-    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, lengths: Tensor | None = None, average: Tensor | None = None) -> Tensor:
         return F.normalize(self.unnormalised(features, lengths), dim=1)
 
-    def unnormalised(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def unnormalised(self, features: Tensor, lengths: Tensor | None = None, average: Tensor | None = None) -> Tensor:
         if lengths is None:
             return self._embed(features)
         return torch.cat([self._embed(item[None, :n]) for item, n in zip(features, lengths.tolist())])

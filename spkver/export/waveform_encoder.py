@@ -53,7 +53,8 @@ class WaveformEncoder(nn.Module):
         heard = [self._repeat_short(*resampler(waveform, lengths)) for resampler in self.resamplers]
         features, n_frames = self._features(*self._together(heard))
         # One call for all views: the weights of a call of their own for each would not be quantised.
-        raw = self.encoder.unnormalised(mean_normalise(features, n_frames), n_frames)
+        features, average = mean_normalise(features, n_frames)
+        raw = self.encoder.unnormalised(features, n_frames, average)
         raw = raw.unflatten(0, (len(heard), -1))
         unit = F.normalize(raw, dim=2).transpose(0, 1).flatten(1) / math.sqrt(len(heard))
         return unit, raw.norm(dim=2).mean(0)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spkver.models.average_spectrum import AverageSpectrum
 from spkver.models.group_norm import GroupNormReLU
 from spkver.models.pooling import build_pooling
 from spkver.models.position import build_position
@@ -150,6 +151,8 @@ class SpeechEncoderV3(nn.Module):
         embedding_dropout: share of pooled values dropped in training.
         aggregate_layers: pool over the outputs of all layers side by side, not of the last alone
             (Zhang et al., "MFA-Conformer", Interspeech 2022): the lower ones know voices better than words.
+        average_spectrum: tell every frame the utterance's average spectrum too.
+        average_spectrum_dropout: share of the training crops of which it is not told.
     """
 
     def __init__(
@@ -172,10 +175,13 @@ class SpeechEncoderV3(nn.Module):
         embed_dim: int = 192,
         embedding_dropout: float = 0.0,
         aggregate_layers: bool = True,
+        average_spectrum: bool = False,
+        average_spectrum_dropout: float = 0.5,
     ):
         super().__init__()
         self.embed_dim = embed_dim
         self.front_end = FrontEnd(n_mels, channels, groups, time_strides, freq_strides, d_model)
+        self.average_spectrum = AverageSpectrum(n_mels, d_model, average_spectrum_dropout) if average_spectrum else None
         self.position = build_position(position, d_model, position_kernel)
         self.layers = nn.ModuleList(
             TransformerLayer(d_model, n_heads, feedforward, dropout, layer_drop * (i + 1) / n_layers)
@@ -192,21 +198,27 @@ class SpeechEncoderV3(nn.Module):
         # Again for the embedding itself: cosines of centred embeddings tell speakers apart better.
         self.embedding_norm = nn.BatchNorm1d(embed_dim, affine=False)
 
-    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, lengths: Tensor | None = None, average: Tensor | None = None) -> Tensor:
         """Embed a batch of utterances.
 
         Args:
             features: mean-normalised log-mel filterbanks ``(batch, n_frames, n_mels)``.
             lengths: valid frames of each utterance ``(batch,)``; None when all are full.
+            average: the means that were subtracted ``(batch, n_mels)``, for ``average_spectrum``; else not looked at.
 
         Returns:
             ``(batch, embed_dim)`` float32, each of unit length.
-        """
-        return F.normalize(self.unnormalised(features, lengths), dim=1)
 
-    def unnormalised(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+        Raises:
+            ValueError: ``average`` is missing where the encoder was built to hear it.
+        """
+        return F.normalize(self.unnormalised(features, lengths, average), dim=1)
+
+    def unnormalised(self, features: Tensor, lengths: Tensor | None = None, average: Tensor | None = None) -> Tensor:
         """The same before its length is brought to 1: the length tells how much was heard (a quality measure)."""
         x, mask = self.front_end(features, lengths)
+        if self.average_spectrum is not None:
+            x = x + self.average_spectrum(average).to(x.dtype)
         x = self.position(x, mask)
         keys = None if mask is None else mask[:, None, None, :]
         outputs = []

@@ -42,14 +42,14 @@ class Part:
         return self.name.split(".")[0]
 
 
-def parts_of(model: nn.Module, features: Tensor) -> list[Part]:
+def parts_of(model: nn.Module, **inputs: Tensor) -> list[Part]:
     """The parts of a model in the order in which they are called, equal neighbours as one.
 
     A direct child that holds parts of several kinds is opened (a front end into its convolutions);
     the items of a ``ModuleList`` are parts of their own.
 
     Args:
-        features: an input, ``(1, n_frames, n_mels)``.
+        inputs: of one utterance, by their names.
     """
     watched = _watched(model)
     called: list[tuple[str, nn.Module, tuple[int, ...]]] = []
@@ -65,7 +65,7 @@ def parts_of(model: nn.Module, features: Tensor) -> list[Part]:
     was_training = model.training
     try:
         with torch.inference_mode():
-            model.eval()(features)
+            model.eval()(**inputs)
     finally:
         model.train(was_training)
         for hook in hooks:
@@ -88,7 +88,8 @@ def model_parts(folder: Path) -> tuple[list[Part], int, str]:
     model = load_model(folder)
     features = torch.zeros(1, N_FRAMES, model.config.features.n_mels)
     total = sum(parameter.numel() for parameter in model.encoder.parameters())
-    return parts_of(model.encoder, features), total, type(model.encoder).__name__
+    parts = parts_of(model.encoder, features=features, average=features[:, 0])
+    return parts, total, type(model.encoder).__name__
 
 
 def architecture(folder: str | Path) -> Picture:

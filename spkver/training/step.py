@@ -69,12 +69,12 @@ class TrainingStep:
         lr = self._follow_schedules(epoch + step / n_steps)
         waveforms, labels, formants = (part.to(self.device) for part in batch)
         with self.clock("features"):
-            features = self._features(waveforms, formants)
+            features, average = self._features(waveforms, formants)
         with (
             self.clock("encoder forward"),
             torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
         ):
-            embeddings = self.encoder(features)
+            embeddings = self.encoder(features, average=average)
         with self.clock("head and loss"):
             head, places = self._head_of(labels)
             loss, n_correct = self._loss(head, embeddings.float(), places)
@@ -110,10 +110,11 @@ class TrainingStep:
         return lr
 
     @torch.no_grad()
-    def _features(self, waveforms: Tensor, formants: Tensor) -> Tensor:
+    def _features(self, waveforms: Tensor, formants: Tensor) -> tuple[Tensor, Tensor]:
         # One bank for all is the faster way where there is only one.
         formants = formants if len(self.fbank.mel) > 1 else None
-        return self.specaugment(mean_normalise(self.fbank(waveforms, formants=formants)[0]))
+        features, average = mean_normalise(self.fbank(waveforms, formants=formants)[0])
+        return self.specaugment(features), average
 
     def _row_optimizer(self) -> RowAdamW | None:
         """Of a head of which a step uses a share of the classes only."""

@@ -29,7 +29,7 @@ def test_parts_come_in_the_order_of_the_data_with_every_parameter_once(trained):
 
 def test_shapes_are_those_of_a_forward_pass_and_equal_layers_are_joined():
     encoder = SpeechEncoderV3(d_model=32, n_layers=3, feedforward=64, n_heads=2, position="none")
-    parts = {part.name: part for part in parts_of(encoder, torch.zeros(1, 100, 80))}
+    parts = {part.name: part for part in parts_of(encoder, features=torch.zeros(1, 100, 80))}
     assert parts["front_end.convs.0"].out_shape == (1, 32, 100, 40)
     assert parts["front_end.convs.1"].out_shape == (1, 64, 50, 20)
     assert parts["layers.0-2"].times == 3
@@ -39,7 +39,7 @@ def test_shapes_are_those_of_a_forward_pass_and_equal_layers_are_joined():
 
 def test_another_model_is_read_as_well():
     model = nn.Sequential(nn.Linear(80, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 8))
-    parts = parts_of(model, torch.zeros(1, 10, 80))
+    parts = parts_of(model, input=torch.zeros(1, 10, 80))
     assert [(part.name, part.kind, part.n_parameters) for part in parts] == [
         ("0", "Linear", 648),
         ("2", "Linear", 72),

@@ -74,8 +74,8 @@ def mean_embedding(encoder, utterances, speed_factor, formant_factor):
     with torch.inference_mode():
         for utterance in utterances:
             waveform = torch.from_numpy(speed(read_audio(utterance.path, 16000), speed_factor))[None]
-            features = mean_normalise(fbank(waveform, formants=torch.tensor([1]))[0])
-            embeddings.append(encoder.eval()(features)[0])
+            features, average = mean_normalise(fbank(waveform, formants=torch.tensor([1]))[0])
+            embeddings.append(encoder.eval()(features, average=average)[0])
     return F.normalize(torch.stack(embeddings).mean(0), dim=0)
 
 
