@@ -45,8 +45,8 @@ class Peer(nn.Module):
         return out.view(len(features), -1).float()
 
 
-def _v3(conf: str, config: Config) -> nn.Module:
-    return build_encoder(load_config(CONF / conf).model, config.features.n_mels)
+def _v3(conf: str, config: Config, *overrides: str) -> nn.Module:
+    return build_encoder(load_config(CONF / conf, overrides).model, config.features.n_mels)
 
 
 def _ecapa(channels: int, config: Config) -> nn.Module:
@@ -81,14 +81,19 @@ def _campplus(config: Config) -> nn.Module:
 
 
 # Of the training of a row: V3 with the optimizer and the dropout that are its own for so few speakers.
-OVERRIDES = {"v3_muon": ["optimizer.name=muon", "optimizer.lr=2.0e-3"]}
+_MUON = ["optimizer.name=muon", "optimizer.lr=2.0e-3"]
+OVERRIDES = {"v3_muon": _MUON, "v3_average": _MUON}
 
 # The name of a row, what the table calls it, and how it is built.
 ENCODERS = {
     "v3_small": ("SpeechEncoderV3 small", lambda config: _v3("v3_small.yaml", config)),
     "v3_base": ("SpeechEncoderV3 base", lambda config: _v3("v3_base.yaml", config)),
     "v3_large": ("SpeechEncoderV3 large", lambda config: _v3("v3_large.yaml", config)),
-    "v3_muon": ("SpeechEncoderV3 base, Muon", lambda config: _v3("speechocean762.yaml", config)),
+    "v3_muon": (
+        "SpeechEncoderV3 base, Muon",
+        lambda config: _v3("speechocean762.yaml", config, "model.average_spectrum=false"),
+    ),
+    "v3_average": (".. with the average spectrum", lambda config: _v3("speechocean762.yaml", config)),
     "ecapa_512": ("ECAPA-TDNN 512 (SpeechBrain)", lambda config: _ecapa(512, config)),
     "ecapa_1024": ("ECAPA-TDNN 1024 (SpeechBrain)", lambda config: _ecapa(1024, config)),
     "speechbrain_resnet": ("ResNet (SpeechBrain)", _speechbrain_resnet),

@@ -157,7 +157,7 @@ def test_embedding_by_the_file_is_a_system_of_its_own_in_the_table(exported, voi
         read_embeddings(exp / "embeddings" / name) for name in ("test", "test-onnx", "test-onnx_int8")
     )
     assert python[1] == by_file[1] == by_int8[1]
-    assert 0 < np.abs(by_file[0] - python[0]).max() < 1e-5 < np.abs(by_int8[0] - python[0]).max()
+    assert 0 < np.abs(by_file[0] - python[0]).max() < 1e-4 < np.abs(by_int8[0] - python[0]).max()
     names = ["duration", "magnitude"]
     expected, found = (read_measures(exp / "embeddings" / name, names) for name in ("test", "test-onnx"))
     assert all(np.allclose(found[name], expected[name], rtol=1e-5) for name in names)
