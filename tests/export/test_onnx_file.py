@@ -160,7 +160,7 @@ def test_embedding_by_the_file_is_a_system_of_its_own_in_the_table(exported, voi
     assert 0 < np.abs(by_file[0] - python[0]).max() < 1e-4 < np.abs(by_int8[0] - python[0]).max()
     names = ["duration", "magnitude"]
     expected, found = (read_measures(exp / "embeddings" / name, names) for name in ("test", "test-onnx"))
-    assert all(np.allclose(found[name], expected[name], rtol=1e-5) for name in names)
+    assert all(np.allclose(found[name], expected[name], rtol=1e-4) for name in names)
     metrics = json.loads((exp / "metrics.json").read_text())["test/trials"]
     assert metrics["onnx"]["eer"] == pytest.approx(metrics["cosine"]["eer"], abs=1e-6)
     assert metrics["onnx_int8"]["eer"] == pytest.approx(metrics["cosine"]["eer"], abs=0.02)
