@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from spkver.config import load_config
+from spkver.training.device import choose_dtype
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARK = ROOT / "recipes" / "benchmark"
@@ -119,7 +121,7 @@ def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path):
     trials = "".join(f"{int(a[:2] == b[:2])} {a} {b}\n" for a, b in pairs)
     (tmp_path / "corpus" / "test" / "trials").write_text(trials)
     words = [f"corpus={tmp_path / 'corpus'}", f"out={tmp_path / 'out'}", "marks_minutes=[0.01,0.02]"]
-    words += ["rows=[v3_small float32, v3_small bfloat16]", "extraction_utterances=1", "batch_speakers=16"]
+    words += ["rows=[v3_small float32, v3_base float32]", "extraction_utterances=1", "batch_speakers=16"]
     command = [sys.executable, BENCHMARK / "training.py", *words]
     first = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert first.returncode == 0, first.stderr
@@ -148,7 +150,17 @@ def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path):
     assert too_few.returncode == 1
     assert "there are 30 training speakers" in too_few.stderr
     assert "Traceback" not in too_few.stderr
-    assert "v3_small_bfloat16: begins" in too_few.stderr
+    assert "v3_base_float32: begins" in too_few.stderr
+    emulated = subprocess.run(
+        [*command, f"out={tmp_path / 'emulated'}", "rows=[v3_small float32, v3_small bfloat16]"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert emulated.returncode == 0, emulated.stderr
+    native = choose_dtype("auto", torch.device("cpu")) == torch.bfloat16
+    assert (tmp_path / "emulated" / "v3_small_bfloat16.json").exists() == native
+    assert ("rows in bfloat16 are left out" in emulated.stderr) != native
     wrong = subprocess.run([*command, "rows=[ecapa float32]"], capture_output=True, text=True, timeout=60)
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("rows: 'ecapa float32' is not one of v3_small,")
