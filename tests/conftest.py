@@ -92,7 +92,7 @@ augment:
   babble: {{probability: 0.3}}
   reverb: {{probability: 0.3}}
 model: {{channels: [8, 8], groups: 4, d_model: 16, n_layers: 1, n_heads: 2, feedforward: 32,
-         pooling_hidden: 8, embed_dim: 16, average_spectrum: true}}
+         pooling_hidden: 8, embed_dim: 16}}
 optimizer: {{lr: 0.01}}
 lr_schedule: {{warmup_epochs: 0.5}}
 margin_schedule: {{start_epoch: 0, end_epoch: 2}}

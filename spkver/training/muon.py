@@ -58,7 +58,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The matrix with singular values all near 1 (.68 to 1.13), by Newton-Schulz iterations in ``dtype``."""
+    """The matrix with all but its smallest singular values near 1, by Newton-Schulz iterations in ``dtype``."""
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if is_tall else matrix).to(dtype)
     x = x / x.norm().clamp(min=_EPSILON)
