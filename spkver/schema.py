@@ -117,12 +117,13 @@ class SpeechEncoderV3(Section):
     feedforward: Count
     dropout: Probability
     layer_drop: Probability
-    position: Literal["sinusoidal", "convolutional", "none"]
+    position: Literal["sinusoidal", "convolutional", "rotary", "none"]
     position_kernel: Count
     pooling: Literal["attentive_statistics", "statistics", "mean"]
     pooling_hidden: Count
     embed_dim: Count
     embedding_dropout: Probability
+    embedding_norms: Literal["batch", "layer", "none"]  # of the pooled values and of the embedding
     aggregate_layers: bool  # pool over the outputs of all layers, not of the last alone
     average_spectrum: bool  # tell the encoder the spectrum that mean normalisation takes away
     average_spectrum_dropout: Probability  # of a training crop that it is not told
@@ -134,6 +135,8 @@ class SpeechEncoderV3(Section):
                 raise ValueError(f"{name}: must have one value for each of channels {self.channels}")
         if self.d_model % self.n_heads:
             raise ValueError(f"n_heads: must divide d_model {self.d_model}")
+        if self.position == "rotary" and self.d_model // self.n_heads % 2:
+            raise ValueError(f"n_heads: must leave an even width of d_model {self.d_model} for position rotary")
         for channels in self.channels:
             if channels % self.groups:
                 raise ValueError(f"groups: must divide channels {self.channels}")

@@ -6,7 +6,12 @@ key is a mistake. A key that is added to the schema gets its line here.
 
 YOUNGER_KEYS = {
     "augment": {"formant_factors": [1.0]},
-    "model": {"aggregate_layers": False, "average_spectrum": False, "average_spectrum_dropout": 0.5},
+    "model": {
+        "embedding_norms": "batch",
+        "aggregate_layers": False,
+        "average_spectrum": False,
+        "average_spectrum_dropout": 0.5,
+    },
     "optimizer": {"momentum": 0.9, "freeze": [], "lr_factors": {}},
     "init": {"head": "keep", "utterances": 10, "subcenter_spread": 0.1},
     "snapshots": {"speakers": 0, "utterances": 1},

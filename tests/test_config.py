@@ -63,6 +63,12 @@ def test_another_head_starts_its_section_anew(tmp_path):
     assert load_config(BASE, ["head.name=softmax"]).head.name == "softmax"
 
 
+def test_rotary_position_needs_heads_of_even_width():
+    assert load_config(BASE, ["model.position=rotary"]).model.position == "rotary"
+    found = message(BASE, "model.position=rotary", "model.d_model=12", "model.n_heads=4")
+    assert found == "key 'model.n_heads' must leave an even width of d_model 12 for position rotary, got 4"
+
+
 def test_numbers_in_scientific_notation_are_numbers():
     assert load_config(BASE, ["optimizer.lr=1e-3"]).optimizer.lr == 0.001
     assert load_config(BASE, ["optimizer.lr=2E-4"]).optimizer.lr == 0.0002

@@ -9,12 +9,9 @@ again. Speed of extraction is measured when no row runs any more.
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Annotated
 
 import matplotlib.pyplot as plt
@@ -22,29 +19,23 @@ import numpy as np
 import torch
 from encoders import ENCODERS, OVERRIDES
 from pydantic import Field
-from torch.utils.data import DataLoader
+from rows import measure, measure_side_by_side
 from torch.utils.flop_counter import FlopCounterMode
+from training_loop import train_on
 
 from spkver.config import Config, load_config
-from spkver.data.dataset import SpeakerCrops, collate
 from spkver.data.directory import read_data_directory
-from spkver.data.sampler import SpeakerBatchSampler
 from spkver.data.survey import keep_usable
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor
-from spkver.heads import build_head
 from spkver.schema import Count, Positive, Section
 from spkver.scoring.cosine import cosine_scores
 from spkver.scoring.lookup import map_trials
 from spkver.scoring.metrics import equal_error_rate
 from spkver.scoring.trials import read_trials
 from spkver.training.device import choose_dtype
-from spkver.training.step import TrainingStep
-from spkver.whole_file import whole_file
 
 HERE = Path(__file__).parent
-# Steps a minute that no machine makes: places within a minute of the schedules.
-_PLACES = 10**6
 
 
 class Race(Section):
@@ -89,46 +80,16 @@ def train(encoder: torch.nn.Module, config: Config, race: Race, title: str) -> d
     """Train by the clock; EERs on the test trials at the marks."""
     corpus = Path(race.corpus)
     usable = keep_usable(read_data_directory(corpus / "train"), config.data.sample_rate)
-    dataset = SpeakerCrops(
-        usable,
-        config.data.sample_rate,
-        config.data.crop_seconds,
-        config.augment,
-        config.seed,
-        config.data.cache_gigabytes,
-    )
-    sampler = SpeakerBatchSampler(dataset.labels, config.batch.speakers, config.batch.utterances, config.seed)
-    loader = DataLoader(dataset, batch_sampler=sampler, num_workers=config.data.workers, collate_fn=collate)
-    encoder.to(memory_format=torch.channels_last)
-    head = build_head(config.head, encoder.embed_dim, dataset.n_classes)
-    dtype = getattr(torch, config.training.precision)
-    step = TrainingStep(config, encoder, head, torch.device("cpu"), dtype, HERE)
     test = Test(corpus / "test", config)
-
-    eers, marks, n_utterances, seconds = {}, sorted(race.marks_minutes), 0, 0.0
-    encoder.train()
-    for epoch in range(_PLACES):
-        sampler.set_epoch(epoch)
-        before = time.monotonic()
-        for batch in loader:
-            if isinstance(batch, SpkverError):
-                raise batch
-            minute = seconds / 60
-            step(batch, int(minute), int(minute % 1 * _PLACES), _PLACES)
-            n_utterances += len(batch[1])
-            seconds += time.monotonic() - before
-            if seconds / 60 >= marks[len(eers)]:
-                eers[f"{marks[len(eers)]:g}"] = test.equal_error_rate(encoder)
-                print(
-                    f"{title}: {seconds / 60:.1f} minutes, EER {list(eers.values())[-1]:.2%}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                encoder.train()
-                if len(eers) == len(marks):
-                    return {"eer": eers, "utterances_per_second": n_utterances / seconds}
-            before = time.monotonic()
-    raise AssertionError("time does not pass")
+    eers, left = {}, sorted(race.marks_minutes)
+    for n_steps, seconds, _ in train_on(encoder, config, usable, lambda _, seconds: seconds / 60):
+        if seconds / 60 < left[0]:
+            continue
+        eer = eers[f"{left.pop(0):g}"] = test.equal_error_rate(encoder)
+        print(f"{title}: {seconds / 60:.1f} minutes, EER {eer:.2%}", file=sys.stderr, flush=True)
+        if not left:
+            return {"eer": eers, "utterances_per_second": n_steps * race.batch_speakers / seconds}
+    raise AssertionError("train_on ends only when it is not asked for more")
 
 
 class Test:
@@ -211,27 +172,15 @@ def main(overrides: list[str]) -> None:
         encoder, _, precision = name.partition(" ")
         if encoder not in ENCODERS or precision not in ("float32", "bfloat16"):
             raise SpkverError(f"rows: '{name}' is not one of {', '.join(ENCODERS)} with float32 or bfloat16")
-    # As many rows at once as there are cores for.
-    cores, free = sorted(os.sched_getaffinity(0)), SimpleQueue()
-    for first in range(0, max(len(cores) - race.cores, 0) + 1, race.cores):
-        free.put(cores[first : first + race.cores])
-
-    def trained(name: str) -> dict | None:
-        mine = free.get()
-        try:
-            return measured(_kept_in(out, name), ["--row", *name.split()], mine, overrides)
-        finally:
-            free.put(mine)
-
     names = [name for name in race.rows if _kept_in(out, name).exists() or not name.endswith("bfloat16") or _bfloat16()]
     if len(names) < len(race.rows):
         print("rows in bfloat16 are left out: this machine has to emulate it, which is slow", file=sys.stderr)
-    with ThreadPoolExecutor(free.qsize()) as pool:
-        trainings = dict(zip(names, pool.map(trained, names)))
-    rows = {}
+    tasks = {_kept_in(out, name): ["--row", *name.split(), *overrides] for name in names}
+    trainings = dict(zip(names, measure_side_by_side(tasks, race.cores)))
+    rows, cores = {}, sorted(os.sched_getaffinity(0))
     for name, row in trainings.items():
         encoder = name.split()[0]
-        speed = row and measured(out / f"{encoder}_speed.json", ["--speed", encoder], cores, overrides)
+        speed = row and measure(out / f"{encoder}_speed.json", ["--speed", encoder, *overrides], cores)
         if speed is None:
             print(f"{name}: its package is not installed", file=sys.stderr)
         else:
@@ -251,23 +200,8 @@ def _bfloat16() -> bool:
     return choose_dtype("auto", torch.device("cpu")) == torch.bfloat16
 
 
-def measured(path: Path, task: list[str], cores: list[int], overrides: list[str]) -> dict | None:
-    """What a process that has ``cores`` for itself makes of a task, kept in ``path``; None: its package is missing."""
-    if not path.exists():
-        print(f"{path.stem}: begins", file=sys.stderr, flush=True)
-        command = ["taskset", "-c", ",".join(map(str, cores)), sys.executable, __file__, *task, *overrides]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            raise SpkverError(f"{path.stem} stopped with an error, which stands above; rows that are done are kept")
-        if json.loads(done.stdout) is None:
-            return None
-        with whole_file(path) as file:
-            file.write(done.stdout)
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def one_task(kind: str, arguments: list[str]) -> dict | None:
-    """The work of a process of `measured`."""
+    """The work of a process of `measure`."""
     n_words = 2 if kind == "--row" else 1
     race = load_config(HERE / "training.yaml", arguments[n_words:], Race)
     try:

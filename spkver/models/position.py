@@ -45,16 +45,30 @@ class ConvolutionalPosition(nn.Module):
         return x + F.gelu(self.conv(seen.transpose(1, 2)).transpose(1, 2))
 
 
+def rotate(x: Tensor) -> Tensor:
+    """Rotary position (Su et al., "RoFormer", 2021) of queries or keys ``(batch, n_heads, n_steps, head_dim)``.
+
+    Pairs of channels turn by angles that grow with the time, so that a product of a query and a key knows how far
+    apart they stand, and nothing else of where.
+    """
+    n_steps, head_dim = x.shape[-2:]
+    step = torch.arange(n_steps, device=x.device, dtype=torch.float32).unsqueeze(1)
+    angle = step * torch.exp(torch.arange(0, head_dim, 2, device=x.device) * (-math.log(10000.0) / head_dim))
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    real, imaginary = x.chunk(2, -1)
+    return torch.cat([real * cos - imaginary * sin, real * sin + imaginary * cos], -1)
+
+
 class NoPosition(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return x
 
 
 def build_position(name: str, d_model: int, kernel: int) -> nn.Module:
-    """The position called ``name``: ``sinusoidal``, ``convolutional`` or ``none``."""
+    """What the position called ``name`` does to the frames; ``rotary`` acts in the attention alone."""
     if name == "convolutional":
         return ConvolutionalPosition(d_model, kernel)
-    return {"sinusoidal": SinusoidalPosition, "none": NoPosition}[name]()
+    return {"sinusoidal": SinusoidalPosition, "rotary": NoPosition, "none": NoPosition}[name]()
 
 
 class _DepthwiseConvolution(torch.autograd.Function):

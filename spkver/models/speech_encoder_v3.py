@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from spkver.models.average_spectrum import AverageSpectrum
 from spkver.models.group_norm import GroupNormReLU
 from spkver.models.pooling import build_pooling
-from spkver.models.position import build_position
+from spkver.models.position import build_position, rotate
 
 
 class FrontEnd(nn.Module):
@@ -75,11 +75,15 @@ class TransformerLayer(nn.Module):
     """Pre-norm self-attention and feed-forward over time (Xiong et al., 2020).
 
     ``layer_drop`` is stochastic depth (Huang et al., 2016): in training a whole branch of an item
-    is left out with that probability, and the branches that stay are scaled up.
+    is left out with that probability, and the branches that stay are scaled up. ``rotary``: the attention
+    knows how far apart frames stand.
     """
 
-    def __init__(self, d_model: int, n_heads: int, feedforward: int, dropout: float, layer_drop: float):
+    def __init__(
+        self, d_model: int, n_heads: int, feedforward: int, dropout: float, layer_drop: float, rotary: bool = False
+    ):
         super().__init__()
+        self.rotary = rotary
         self.n_heads = n_heads
         self.dropout = dropout
         self.layer_drop = layer_drop
@@ -100,6 +104,8 @@ class TransformerLayer(nn.Module):
         batch, n_steps, d_model = x.shape
         qkv = self.qkv(x).view(batch, n_steps, 3, self.n_heads, d_model // self.n_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        if self.rotary:
+            query, key = rotate(query), rotate(key)
         seen = _attention(query, key, value, mask)
         return self.attention_out(seen.transpose(1, 2).reshape(batch, n_steps, d_model))
 
@@ -143,12 +149,13 @@ class SpeechEncoderV3(nn.Module):
         dropout: share of channels dropped in each branch in training.
         layer_drop: probability that the last layer's branch is left out in training; grows linearly
             over the layers from 0.
-        position: ``"sinusoidal"``, ``"convolutional"`` or ``"none"``.
+        position: ``"sinusoidal"``, ``"convolutional"``, ``"rotary"`` or ``"none"``.
         position_kernel: frames that a convolutional position sees.
         pooling: ``"attentive_statistics"``, ``"statistics"`` or ``"mean"``.
         pooling_hidden: width of the attention's hidden layer.
         embed_dim: dimensions of the embedding.
         embedding_dropout: share of pooled values dropped in training.
+        embedding_norms: ``"batch"``, ``"layer"`` or ``"none"``: of the pooled values and of the embedding.
         aggregate_layers: pool over the outputs of all layers side by side, not of the last alone
             (Zhang et al., "MFA-Conformer", Interspeech 2022): the lower ones know voices better than words.
         average_spectrum: tell every frame the utterance's average spectrum too.
@@ -174,6 +181,7 @@ class SpeechEncoderV3(nn.Module):
         pooling_hidden: int = 128,
         embed_dim: int = 192,
         embedding_dropout: float = 0.0,
+        embedding_norms: str = "batch",
         aggregate_layers: bool = True,
         average_spectrum: bool = False,
         average_spectrum_dropout: float = 0.5,
@@ -183,8 +191,9 @@ class SpeechEncoderV3(nn.Module):
         self.front_end = FrontEnd(n_mels, channels, groups, time_strides, freq_strides, d_model)
         self.average_spectrum = AverageSpectrum(n_mels, d_model, average_spectrum_dropout) if average_spectrum else None
         self.position = build_position(position, d_model, position_kernel)
+        rotary = position == "rotary"
         self.layers = nn.ModuleList(
-            TransformerLayer(d_model, n_heads, feedforward, dropout, layer_drop * (i + 1) / n_layers)
+            TransformerLayer(d_model, n_heads, feedforward, dropout, layer_drop * (i + 1) / n_layers, rotary)
             for i in range(n_layers)
         )
         self.aggregate_layers = aggregate_layers
@@ -192,11 +201,11 @@ class SpeechEncoderV3(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.pooling = build_pooling(pooling, width, pooling_hidden)
         # What all utterances have in common must go, or every cosine starts near 1 and learning is slow.
-        self.pooled_norm = nn.BatchNorm1d(self.pooling.out_features)
+        self.pooled_norm = _build_norm(embedding_norms, self.pooling.out_features, affine=True)
         self.embedding_dropout = nn.Dropout(embedding_dropout)
         self.embedding = nn.Linear(self.pooling.out_features, embed_dim, bias=False)
         # Again for the embedding itself: cosines of centred embeddings tell speakers apart better.
-        self.embedding_norm = nn.BatchNorm1d(embed_dim, affine=False)
+        self.embedding_norm = _build_norm(embedding_norms, embed_dim, affine=False)
 
     def forward(self, features: Tensor, lengths: Tensor | None = None, average: Tensor | None = None) -> Tensor:
         """Embed a batch of utterances.
@@ -230,6 +239,12 @@ class SpeechEncoderV3(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             embedding = self.embedding(self.embedding_dropout(self.pooled_norm(pooled)))
             return self.embedding_norm(embedding)
+
+
+def _build_norm(name: str, width: int, affine: bool) -> nn.Module:
+    if name == "batch":
+        return nn.BatchNorm1d(width, affine=affine)
+    return nn.LayerNorm(width, elementwise_affine=affine) if name == "layer" else nn.Identity()
 
 
 def _valid_frames(lengths: Tensor, n_frames: int) -> Tensor:

@@ -78,6 +78,8 @@ def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config:
     were those of short, masked, augmented crops: embeddings of whole utterances would not be centred.
     Frozen ones stay.
     """
+    if not isinstance(encoder.pooled_norm, nn.BatchNorm1d):
+        return
     still = freeze(encoder, config.optimizer.freeze)
     n = min(config.training.statistics_utterances, len(directory.utterances))
     chosen = np.random.default_rng([config.seed, 0xBA7C]).choice(len(directory.utterances), n, replace=False)

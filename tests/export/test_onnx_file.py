@@ -93,6 +93,21 @@ def test_the_average_spectrum_is_trained_averaged_and_heard_by_the_file_as_by_py
     assert magnitudes == pytest.approx(expected.magnitudes, rel=1e-4)
 
 
+@pytest.mark.parametrize("norms", ["none", "layer"])
+def test_rotary_position_and_other_norms_are_trained_averaged_and_exported(tiny_config, voices, tmp_path, norms):
+    exp = tmp_path / "exp"
+    shape = ["model.position=rotary", f"model.embedding_norms={norms}"]
+    assert run("train", tiny_config, "--data", voices, "--exp", exp, *shape) == 0
+    assert run("average", exp) == 0
+    assert run("export", exp, tmp_path / "model.onnx") == 0
+    model = load_model(exp / "model")
+    assert model.encoder.layers[0].rotary
+    assert not any(name.endswith("running_mean") for name in model.encoder.state_dict())
+    waveforms = [noise(n, n) for n in (3300, 16000, 40000)]
+    found, _ = embed(onnxruntime.InferenceSession(tmp_path / "model.onnx"), waveforms, np.nan)
+    assert np.abs(found - Extractor(model.encoder, model.config).embed(waveforms)).max() < 1e-4
+
+
 @pytest.mark.parametrize("padding", [0.0, 0.9, np.nan])
 def test_a_padded_batch_has_the_embeddings_of_each_alone_whatever_it_is_padded_with(session, extractor, padding):
     waveforms = [noise(n, seed) for seed, n in enumerate([16000, 7, 3300, 40000, 24000])]

@@ -1,10 +1,16 @@
-"""Convolutional position, by torch and by kernels."""
+"""Convolutional position, by torch and by kernels; rotary position."""
 
+import cmath
+
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
 
-from spkver.models.position import ConvolutionalPosition
+from spkver.models.position import ConvolutionalPosition, rotate
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -51,3 +57,22 @@ def test_padded_frames_are_not_seen():
     mask = torch.arange(20) < torch.tensor([[11], [20]])
     padded = x.masked_fill(~mask.unsqueeze(2), 100.0)
     torch.testing.assert_close(position(padded, mask)[:1, :11], position(x[:1, :11], None), rtol=1e-5, atol=1e-5)
+
+
+def test_rotary_position_turns_each_pair_of_channels_as_a_complex_number():
+    x = torch.randn(2, 3, 25, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = rotate(x)
+    for step in (0, 1, 24):
+        for pair in range(8):
+            turned = torch.complex(x[..., step, pair], x[..., step, pair + 8]) * cmath.exp(
+                1j * step / 10000 ** (pair / 8)
+            )
+            assert torch.allclose(found[..., step, pair], turned.real, atol=1e-5)
+            assert torch.allclose(found[..., step, pair + 8], turned.imag, atol=1e-5)
+
+
+@given(hnp.arrays(np.float32, (2, 8), elements=st.floats(-3, 3, width=32)), st.integers(0, 40), st.integers(0, 40))
+def test_a_product_of_rotated_vectors_depends_on_their_distance_alone(pair, first, shift):
+    query, key = torch.from_numpy(pair).view(2, 1, 1, 1, 8).expand(2, 1, 1, 100, 8)
+    products = rotate(query)[0, 0] @ rotate(key)[0, 0].T
+    assert abs(products[first, 5] - products[first + shift, 5 + shift]) < 1e-3

@@ -28,7 +28,7 @@ def features(batch, n_frames, seed=1):
     return 3 * torch.randn(batch, n_frames, 80, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("position", ["sinusoidal", "convolutional", "none"])
+@pytest.mark.parametrize("position", ["sinusoidal", "convolutional", "rotary", "none"])
 @pytest.mark.parametrize("pooling", ["attentive_statistics", "statistics", "mean"])
 @pytest.mark.parametrize("aggregate_layers", [True, False])
 @torch.no_grad()
@@ -101,7 +101,7 @@ def test_the_front_end_keeps_where_energy_lies():
     assert np.corrcoef(outputs)[0, 1] < 0.9
 
 
-@pytest.mark.parametrize("position", ["sinusoidal", "convolutional"])
+@pytest.mark.parametrize("position", ["sinusoidal", "convolutional", "rotary"])
 @torch.no_grad()
 def test_the_order_of_frames_matters_to_the_transformer(position):
     model = encoder(position=position)
@@ -145,6 +145,25 @@ def test_what_all_utterances_share_does_not_reach_the_score(shared):
     embeddings = model.eval()(features(64, 100, seed=99))
     cosines = (embeddings @ embeddings.T)[~torch.eye(64, dtype=bool)]
     assert cosines.mean() < 0.3  # .99 without the last normalisation when all share an offset of 5
+
+
+@torch.no_grad()
+def test_without_norms_the_embedding_is_the_linear_map_of_the_pooled_values():
+    model = encoder(embedding_norms="none")
+    seen = []
+    model.pooling.register_forward_hook(lambda _, __, output: seen.append(output))
+    found = model(features(3, 100))
+    expected = seen[0] @ model.embedding.weight.T
+    torch.testing.assert_close(found, expected / expected.norm(dim=1, keepdim=True))
+
+
+@torch.no_grad()
+def test_layer_norms_make_each_embedding_of_mean_zero_whatever_its_batch():
+    model = encoder(embedding_norms="layer").train()
+    model.layers.eval()
+    found = model(features(3, 100))
+    assert found.mean(1).abs().max() < 1e-6
+    torch.testing.assert_close(model(features(3, 100)[:1]), found[:1], rtol=1e-4, atol=1e-5)
 
 
 def test_attention_of_training_equals_that_of_inference():

@@ -1,0 +1,191 @@
+"""What a change of the configuration brings: held-out training speakers, several seeds, the same steps.
+
+``python recipes/benchmark/recipe.py [key=value ...]``; see ``recipe.yaml``. A run holds the speakers of its seed out,
+trains on the others, and takes all pairs of the held-out utterances as trials. Each run is a process of its own with
+cores of its own, leaves ``OUT/VARIANT_seed_SEED.json``, and is not run again. Differences are taken seed by seed, since
+some speakers are harder than others.
+"""
+
+import json
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+from rows import measure_side_by_side
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from training_loop import train_on
+
+from spkver.config import Config, load_config
+from spkver.data.directory import DataDirectory, read_data_directory, read_pairs
+from spkver.data.survey import keep_usable
+from spkver.errors import SpkverError
+from spkver.extraction import Extractor
+from spkver.models import build_encoder
+from spkver.schema import Count, Section
+from spkver.scoring.cosine import cosine_scores
+from spkver.scoring.lookup import map_trials
+from spkver.scoring.metrics import equal_error_rate
+from spkver.scoring.trial_making import make_trials
+from spkver.training.averaging import renew_statistics
+from spkver.training.device import choose_dtype
+from spkver.training.held_out import split_speakers
+
+HERE = Path(__file__).parent
+_ADULT_YEARS = 18
+
+VariantName = Annotated[str, Field(pattern=r"^\w[\w .+-]*$")]
+
+
+class Comparison(Section):
+    corpus: str
+    ages: str | None
+    out: str
+    config: str
+    common: list[str]
+    variants: Annotated[dict[VariantName, list[str]], Field(min_length=1)]
+    rows: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[Count], Field(min_length=1)]
+    steps: Count
+    held_out_speakers: Count
+    moving_average: Annotated[float, Field(gt=0, lt=1)]
+    cores: Count
+
+
+def run(variant: str, seed: int, comparison: Comparison) -> dict:
+    """Train one variant with one seed, and measure it on the speakers held out."""
+    torch.set_num_threads(comparison.cores)
+    config = config_of(variant, seed, comparison)
+    usable = keep_usable(read_data_directory(comparison.corpus), config.data.sample_rate)
+    training, held_out = map(usable.subset, split_speakers(usable, comparison.held_out_speakers, seed))
+    torch.manual_seed(seed)
+    encoder = build_encoder(config.model, config.features.n_mels)
+    weights, seconds = train(encoder, config, training, comparison, f"{variant}, seed {seed}")
+    result = {"settings": settings(variant, seed, comparison), "held_out": held_out.speakers, "seconds": seconds}
+    enroll, test, labels = trials_of(held_out, comparison)
+    for name, state in weights.items():
+        encoder.load_state_dict(state)
+        renew_statistics(encoder, training, config)
+        embeddings = Extractor(encoder, config).embed_utterances(held_out.utterances, held_out.durations, "")
+        scores = cosine_scores(embeddings, enroll, test)
+        eer = float(equal_error_rate(scores, labels)[0])
+        result[name] = {"eer": eer, "area_above": 1 - float(roc_auc_score(labels, scores))}
+    return result
+
+
+def train(
+    encoder: torch.nn.Module, config: Config, directory: DataDirectory, comparison: Comparison, title: str
+) -> tuple[dict[str, dict[str, Tensor]], float]:
+    """Train; the weights averaged as the recipe does, as they were last, and their moving average; seconds."""
+    epochs, steps = config.training.epochs, comparison.steps
+    ends = deque(maxlen=config.training.average_last)
+    moving = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(comparison.moving_average))
+    for n_steps, seconds, record in train_on(encoder, config, directory, lambda n_steps, _: n_steps * epochs / steps):
+        moving.update_parameters(encoder)
+        if n_steps * epochs // steps > (n_steps - 1) * epochs // steps:
+            ends.append({name: tensor.clone() for name, tensor in encoder.state_dict().items()})
+        if n_steps % 100 == 0:
+            line = f"{n_steps} of {steps} steps, loss {record['loss']:.2f}, {seconds / 60:.1f} minutes"
+            print(f"{title}: {line}", file=sys.stderr, flush=True)
+        if n_steps == steps:
+            mean = {name: sum(end[name] for end in ends) / len(ends) for name in ends[0]}
+            return {"averaged": mean, "last": ends[-1], "moving": moving.module.state_dict()}, seconds
+    raise AssertionError("train_on ends only when it is not asked for more")
+
+
+def config_of(variant: str, seed: int, comparison: Comparison) -> Config:
+    overrides = [*comparison.common, *comparison.variants[variant], f"seed={seed}"]
+    config = load_config(comparison.config, overrides)
+    dtype = choose_dtype(config.training.precision, torch.device("cpu"))
+    return load_config(comparison.config, [*overrides, f"training.precision={str(dtype).removeprefix('torch.')}"])
+
+
+def trials_of(held_out: DataDirectory, comparison: Comparison) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs of utterances of one speaker, or of two of one group: gender, and side of 18 where ages are known."""
+    groups = held_out.genders
+    if comparison.ages is not None:
+        years = read_pairs(Path(comparison.ages))
+        missing = next((speaker for speaker in held_out.speakers if speaker not in years), None)
+        if missing is not None:
+            raise SpkverError(f"{comparison.ages}: no age of speaker '{missing}'; add it, or set ages=null")
+        groups = {s: f"{groups.get(s, '')} {float(years[s]) < _ADULT_YEARS}" for s in held_out.speakers}
+    ids = [utterance.id for utterance in held_out.utterances]
+    trials = make_trials(ids, [utterance.speaker for utterance in held_out.utterances], seed=0, genders=groups)
+    return *map_trials(trials, ids, held_out.path / "wav.scp"), trials.labels
+
+
+def settings(variant: str, seed: int, comparison: Comparison) -> dict:
+    """What a kept result must have been measured with."""
+    values = comparison.model_dump(exclude={"out", "variants", "rows", "seeds", "cores"})
+    return values | {"variant": comparison.variants[variant], "seed": seed}
+
+
+def table(results: dict[str, list[dict]]) -> str:
+    """Mean over the seeds, and that of the differences from the first row with its standard error."""
+    lines = [f"{'variant':<24}{'EER':>9}{'difference':>20}{'1 - AUC':>10}{'difference':>20}{'minutes':>9}"]
+    first = next(iter(results.values()))
+    for name, rows in results.items():
+        eer, area, seconds = (np.array([row[key] for row in rows]) for key in ("eer", "area_above", "seconds"))
+        eer_changes = 100 * (eer - [row["eer"] for row in first])
+        area_changes = area - [row["area_above"] for row in first]
+        line = f"{name:<24}{eer.mean():>9.2%}{_difference(eer_changes, 2):>20}"
+        line += f"{area.mean():>10.4f}{_difference(area_changes, 4):>20}{seconds.mean() / 60:>9.1f}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _difference(changes: np.ndarray, digits: int) -> str:
+    if not changes.any():
+        return ""
+    mean = f"{changes.mean():+.{digits}f}"
+    return mean if len(changes) == 1 else f"{mean} +- {changes.std(ddof=1) / np.sqrt(len(changes)):.{digits}f}"
+
+
+def main(overrides: list[str]) -> None:
+    """Run what is not there yet, then print the table."""
+    comparison = load_config(HERE / "recipe.yaml", overrides, Comparison)
+    for variant in comparison.rows:
+        if variant not in comparison.variants:
+            raise SpkverError(f"rows: '{variant}' is not one of the variants {', '.join(comparison.variants)}")
+        config_of(variant, comparison.seeds[0], comparison)
+    runs = [(variant, seed) for seed in comparison.seeds for variant in comparison.rows]
+    paths = {pair: _kept_in(comparison, *pair) for pair in runs}
+    for pair, path in paths.items():
+        if path.exists() and json.loads(path.read_text(encoding="utf-8"))["settings"] != settings(*pair, comparison):
+            raise SpkverError(f"{path}: measured with other settings; remove it, or choose another out=FOLDER")
+    words = {path: ["--run", variant, str(seed), *overrides] for (variant, seed), path in paths.items()}
+    done = dict(zip(runs, measure_side_by_side(words, comparison.cores)))
+    print(table(rows_of(done, comparison)))
+
+
+def rows_of(done: dict[tuple[str, int], dict], comparison: Comparison) -> dict[str, list[dict]]:
+    """What the table shows, seeds in order: the variants, and other weights of the first one's runs."""
+
+    def row(variant: str, weights: str) -> list[dict]:
+        runs = [done[variant, seed] for seed in comparison.seeds]
+        return [{"seconds": run["seconds"], **run[weights]} for run in runs]
+
+    first = comparison.rows[0]
+    variants = {name: row(name, "averaged") for name in comparison.rows}
+    return variants | {f"{first}, last weights": row(first, "last"), f"{first}, moving": row(first, "moving")}
+
+
+def _kept_in(comparison: Comparison, variant: str, seed: int) -> Path:
+    return Path(comparison.out) / f"{variant.replace(' ', '_')}_seed_{seed}.json"
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    try:
+        if arguments[:1] == ["--run"]:
+            comparison = load_config(HERE / "recipe.yaml", arguments[3:], Comparison)
+            print(json.dumps(run(arguments[1], int(arguments[2]), comparison)))
+        else:
+            main(arguments)
+    except SpkverError as error:
+        sys.exit(str(error))

@@ -1,0 +1,68 @@
+"""Training of an encoder by a benchmark: no experiment's files, and an end that the benchmark chooses."""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from spkver.config import Config
+from spkver.data.dataset import SpeakerCrops, collate
+from spkver.data.directory import DataDirectory
+from spkver.data.sampler import SpeakerBatchSampler
+from spkver.errors import SpkverError
+from spkver.heads import build_head
+from spkver.training.step import TrainingStep
+
+# Parts of an epoch of the schedules: more than any run has steps in one.
+_PARTS = 10**6
+
+
+def train_on(
+    encoder: torch.nn.Module, config: Config, directory: DataDirectory, place: Callable[[int, float], float]
+) -> Iterator[tuple[int, float, dict]]:
+    """Train ``encoder`` for as long as the caller asks for more.
+
+    Args:
+        encoder: changed in place.
+        config: its ``training.precision`` is a dtype's name.
+        directory: usable utterances with durations.
+        place: (steps, seconds) so far -> the place in the schedules, in epochs.
+
+    Yields:
+        After each step: steps and seconds so far (what the caller does in between does not count), and the
+        step's record.
+
+    Raises:
+        SpkverError: too few speakers for a batch, audio that cannot be read, steps that are not finite.
+    """
+    dataset = SpeakerCrops(
+        directory,
+        config.data.sample_rate,
+        config.data.crop_seconds,
+        config.augment,
+        config.seed,
+        config.data.cache_gigabytes,
+    )
+    sampler = SpeakerBatchSampler(dataset.labels, config.batch.speakers, config.batch.utterances, config.seed)
+    loader = DataLoader(dataset, batch_sampler=sampler, num_workers=config.data.workers, collate_fn=collate)
+    encoder.to(memory_format=torch.channels_last)
+    head = build_head(config.head, encoder.embed_dim, dataset.n_classes)
+    dtype = getattr(torch, config.training.precision)
+    step = TrainingStep(config, encoder, head, torch.device("cpu"), dtype, Path(__file__).parent)
+    n_steps, seconds = 0, 0.0
+    before = time.monotonic()
+    for epoch in count():
+        sampler.set_epoch(epoch)
+        for batch in loader:
+            if isinstance(batch, SpkverError):
+                raise batch
+            at = place(n_steps, seconds)
+            encoder.train()
+            record = step(batch, int(at), int(at % 1 * _PARTS), _PARTS)
+            n_steps += 1
+            seconds += time.monotonic() - before
+            yield n_steps, seconds, record
+            before = time.monotonic()
