@@ -173,7 +173,7 @@ def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_tw
     words = [f"corpus={voices}", f"out={tmp_path / 'out'}", "steps=3", "seeds=[1,2]", "held_out_speakers=6"]
     words += ["variants={mean: [model.pooling=mean]}", "rows=[as it is, mean]"]
     words += ["common=[batch.speakers=8,data.crop_seconds=0.5,data.workers=0,model.d_model=16,model.n_layers=1]"]
-    command = [sys.executable, BENCHMARK / "recipe.py", *words]
+    command = [sys.executable, BENCHMARK / "variants.py", *words]
     first = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert first.returncode == 0, first.stderr
     kept = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
@@ -190,6 +190,8 @@ def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_tw
     assert other.returncode == 1
     one = tmp_path / "out" / "as_it_is_seed_1.json"
     assert other.stderr == f"{one}: measured with other settings; remove it, or choose another out=FOLDER\n"
+    other = subprocess.run([*command, "common=[model.d_model=16]"], capture_output=True, text=True, timeout=60)
+    assert "as_it_is_seed_1.json: measured with other settings" in other.stderr
     wrong = subprocess.run([*command, "rows=[as it was]"], capture_output=True, text=True, timeout=60)
     assert wrong.stderr.startswith("rows: 'as it was' is not one of the variants as it is, average not told,")
     wrong = subprocess.run(
@@ -201,12 +203,12 @@ def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_tw
 
 def test_a_comparisons_differences_are_taken_seed_by_seed(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARK)
-    recipe = importlib.import_module("recipe")
+    variants = importlib.import_module("variants")
 
     def rows(*eers):
         return [{"eer": eer, "area_above": eer / 5, "seconds": 90.0} for eer in eers]
 
-    lines = recipe.table({"as it is": rows(0.04, 0.08, 0.06), "other": rows(0.05, 0.09, 0.10)}).splitlines()
+    lines = variants.table({"as it is": rows(0.04, 0.08, 0.06), "other": rows(0.05, 0.09, 0.10)}).splitlines()
     assert lines[1].split() == ["as", "it", "is", "6.00%", "0.0120", "1.5"]
     # Differences 1, 1 and 4 %: mean 2, standard deviation of 3 ** .5 over the root of 3.
     assert lines[2].split()[1:5] == ["8.00%", "+2.00", "+-", "1.00"]
@@ -215,15 +217,15 @@ def test_a_comparisons_differences_are_taken_seed_by_seed(monkeypatch):
 
 def test_a_comparisons_trials_pair_speakers_of_one_gender_and_one_side_of_18(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(BENCHMARK)
-    recipe = importlib.import_module("recipe")
+    variants = importlib.import_module("variants")
     speakers = {"anna": ("f", 9), "bea": ("f", 17), "cleo": ("f", 30), "dan": ("m", 12), "eric": ("m", 8)}
     (tmp_path / "spk2age").write_text("".join(f"{speaker} {age}\n" for speaker, (_, age) in speakers.items()))
     utterances = [Utterance(f"{speaker}{n}", Path("a.wav"), speaker) for speaker in speakers for n in range(2)]
     directory = DataDirectory(tmp_path, utterances, {speaker: gender for speaker, (gender, _) in speakers.items()})
 
     def pairs(ages):
-        comparison = load_config(BENCHMARK / "recipe.yaml", [f"ages={ages}"], recipe.Comparison)
-        enroll, test, labels = recipe.trials_of(directory, comparison)
+        comparison = load_config(BENCHMARK / "variants.yaml", [f"ages={ages}"], variants.Comparison)
+        enroll, test, labels = variants.trials_of(directory, comparison)
         found = [{utterances[a].speaker, utterances[b].speaker} for a, b in zip(enroll, test)]
         assert [len(pair) == 1 for pair in found] == labels.astype(bool).tolist()
         return {frozenset(pair) for pair in found if len(pair) == 2}
@@ -232,13 +234,13 @@ def test_a_comparisons_trials_pair_speakers_of_one_gender_and_one_side_of_18(mon
     assert pairs(tmp_path / "spk2age") == {young_girls, boys}
     assert pairs("null") == {young_girls, frozenset(["anna", "cleo"]), frozenset(["bea", "cleo"]), boys}
     (tmp_path / "spk2age").write_text("anna 9\n")
-    with pytest.raises(SpkverError, match="no age of speaker 'bea'; add it, or set ages=null"):
+    with pytest.raises(SpkverError, match="spk2age: no age of speaker 'bea'"):
         pairs(tmp_path / "spk2age")
 
 
 def test_a_comparison_averages_the_weights_of_the_last_epochs(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARK)
-    recipe = importlib.import_module("recipe")
+    variants = importlib.import_module("variants")
     # Weights that are the number of the step: three epochs of four steps, of which the last two are averaged.
     encoder = torch.nn.Linear(1, 1, bias=False)
 
@@ -247,11 +249,11 @@ def test_a_comparison_averages_the_weights_of_the_last_epochs(monkeypatch):
             torch.nn.init.constant_(encoder.weight, n_steps)
             yield n_steps, 2.0 * n_steps, {"loss": 0.0}
 
-    monkeypatch.setattr(recipe, "train_on", steps)
+    monkeypatch.setattr(variants, "train_on", steps)
     words = ["steps=12", "moving_average=0.5"]
-    comparison = load_config(BENCHMARK / "recipe.yaml", words, recipe.Comparison)
+    comparison = load_config(BENCHMARK / "variants.yaml", words, variants.Comparison)
     config = load_config(ROOT / "conf" / "base.yaml", ["training.epochs=3", "training.average_last=2"])
-    weights, seconds = recipe.train(encoder, config, None, comparison, "")
+    weights, seconds = variants.train(encoder, config, None, comparison, "")
     assert {name: state["weight"].item() for name, state in weights.items()} == pytest.approx(
         {"averaged": (8 + 12) / 2, "last": 12, "moving": sum(0.5 ** (13 - n) * n for n in range(2, 13)) + 0.5**11}
     )

@@ -29,7 +29,7 @@ SPLITS = {"train": (125, 2500), "test": (125, 2500)}
 TRIALS_SEED = 762
 TARGETS_PER_SPEAKER = 100
 NONTARGETS_PER_SPEAKER_PAIR = 40
-_ADULT_YEARS = 18
+ADULT_YEARS = 18
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,10 @@ def prepare_speechocean762(corpus: str | Path, folder: str | Path) -> Speechocea
     splits = {split: read_split(root, split) for split in SPLITS}
     test = splits["test"]
     own = root / "test" / "trials"
-    trials = read_trials(own) if own.is_file() else draw_trials(test, _ages(root / "test", test.speakers))
+    if own.is_file():
+        trials = read_trials(own)
+    else:
+        trials = draw_trials(test, read_ages(root / "test" / "spk2age", test.speakers))
     if trials.labels is None:
         raise SpkverError(f"{own}: its lines have no label; expected '1|0 enroll test'")
     map_trials(trials, [utterance.id for utterance in test.utterances], root / "test" / "wav.scp")
@@ -179,7 +182,7 @@ def draw_trials(test: DataDirectory, ages: dict[str, int]) -> Trials:
     utterances: dict[str, list[str]] = {speaker: [] for speaker in test.speakers}
     for utterance in test.utterances:
         utterances[utterance.speaker].append(utterance.id)
-    group = {speaker: (test.genders[speaker], ages[speaker] < _ADULT_YEARS) for speaker in test.speakers}
+    group = {speaker: (test.genders[speaker], ages[speaker] < ADULT_YEARS) for speaker in test.speakers}
     targets, nontargets = [], []
     for own in utterances.values():
         targets += _some(list(combinations(own, 2)), TARGETS_PER_SPEAKER, rng)
@@ -191,11 +194,14 @@ def draw_trials(test: DataDirectory, ages: dict[str, int]) -> Trials:
     return Trials.of(enroll, tested, np.repeat([1, 0], [len(targets), len(nontargets)]))
 
 
-def _ages(test: Path, speakers: list[str]) -> dict[str, int]:
-    """Each test speaker's age in years."""
-    path = test / "spk2age"
+def read_ages(path: Path, speakers: list[str]) -> dict[str, int]:
+    """Each speaker's age in years, from a split's ``spk2age``.
+
+    Raises:
+        SpkverError: the list or a speaker's age is missing, or an age is no whole number.
+    """
     if not path.is_file():
-        raise SpkverError(f"{path}: missing, and without test/trials it is needed to draw trials; unpack again")
+        raise SpkverError(f"{path}: missing, and it is needed to draw trials of one age; unpack again")
     ages = {}
     for speaker, text in read_pairs(path).items():
         if not text.isdecimal():

@@ -67,16 +67,22 @@ def prune(folder: Path, keep_last: int, best: int | None) -> None:
 
 
 def average(paths: list[Path]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Mean of the weights in several files (Izmailov et al., 2018; Vaswani et al., 2017, average checkpoints so).
+    """``mean_of`` the weights in several files.
 
     Returns:
         The weights of encoder and head.
     """
-    files = [load_tensors(path) for path in paths]
     parts = ({}, {})
-    for name, first in files[0].items():
-        # Sums in double: the result must not depend on the order of the files.
-        mean = torch.stack([file[name].double() for file in files]).mean(0).to(first.dtype)
+    for name, mean in mean_of([load_tensors(path) for path in paths]).items():
         part, _, rest = name.partition(".")
         parts[part == "head"][rest] = mean
     return parts
+
+
+def mean_of(weights: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of several epochs' weights (Izmailov et al., 2018; Vaswani et al., 2017, average checkpoints so)."""
+    # Sums in double: the result must not depend on the order.
+    return {
+        name: torch.stack([tensors[name].double() for tensors in weights]).mean(0).to(first.dtype)
+        for name, first in weights[0].items()
+    }

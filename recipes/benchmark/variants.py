@@ -1,9 +1,9 @@
-"""What a change of the configuration brings: held-out training speakers, several seeds, the same steps.
+"""What variants of a configuration bring: held-out training speakers, several seeds, the same steps.
 
-``python recipes/benchmark/recipe.py [key=value ...]``; see ``recipe.yaml``. A run holds the speakers of its seed out,
-trains on the others, and takes all pairs of the held-out utterances as trials. Each run is a process of its own with
-cores of its own, leaves ``OUT/VARIANT_seed_SEED.json``, and is not run again. Differences are taken seed by seed, since
-some speakers are harder than others.
+``python recipes/benchmark/variants.py [key=value ...]``; see ``variants.yaml``. A run holds the speakers of its seed
+out, trains on the others, and takes pairs of the held-out utterances as trials. Each run is a process of its own with
+cores of its own, leaves ``OUT/VARIANT_seed_SEED.json``, and is not run again. Differences are taken seed by seed,
+since some speakers are harder than others.
 """
 
 import json
@@ -22,7 +22,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training_loop import train_on
 
 from spkver.config import Config, load_config
-from spkver.data.directory import DataDirectory, read_data_directory, read_pairs
+from spkver.corpora.speechocean762 import ADULT_YEARS, read_ages
+from spkver.data.directory import DataDirectory, read_data_directory
 from spkver.data.survey import keep_usable
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor
@@ -33,12 +34,11 @@ from spkver.scoring.lookup import map_trials
 from spkver.scoring.metrics import equal_error_rate
 from spkver.scoring.trial_making import make_trials
 from spkver.training.averaging import renew_statistics
+from spkver.training.checkpoint import mean_of
 from spkver.training.device import choose_dtype
 from spkver.training.held_out import split_speakers
 
 HERE = Path(__file__).parent
-_ADULT_YEARS = 18
-
 VariantName = Annotated[str, Field(pattern=r"^\w[\w .+-]*$")]
 
 
@@ -63,11 +63,11 @@ def run(variant: str, seed: int, comparison: Comparison) -> dict:
     config = config_of(variant, seed, comparison)
     usable = keep_usable(read_data_directory(comparison.corpus), config.data.sample_rate)
     training, held_out = map(usable.subset, split_speakers(usable, comparison.held_out_speakers, seed))
+    enroll, test, labels = trials_of(held_out, comparison)
     torch.manual_seed(seed)
     encoder = build_encoder(config.model, config.features.n_mels)
     weights, seconds = train(encoder, config, training, comparison, f"{variant}, seed {seed}")
     result = {"settings": settings(variant, seed, comparison), "held_out": held_out.speakers, "seconds": seconds}
-    enroll, test, labels = trials_of(held_out, comparison)
     for name, state in weights.items():
         encoder.load_state_dict(state)
         renew_statistics(encoder, training, config)
@@ -93,8 +93,7 @@ def train(
             line = f"{n_steps} of {steps} steps, loss {record['loss']:.2f}, {seconds / 60:.1f} minutes"
             print(f"{title}: {line}", file=sys.stderr, flush=True)
         if n_steps == steps:
-            mean = {name: sum(end[name] for end in ends) / len(ends) for name in ends[0]}
-            return {"averaged": mean, "last": ends[-1], "moving": moving.module.state_dict()}, seconds
+            return {"averaged": mean_of(list(ends)), "last": ends[-1], "moving": moving.module.state_dict()}, seconds
     raise AssertionError("train_on ends only when it is not asked for more")
 
 
@@ -109,11 +108,8 @@ def trials_of(held_out: DataDirectory, comparison: Comparison) -> tuple[np.ndarr
     """All pairs of utterances of one speaker, or of two of one group: gender, and side of 18 where ages are known."""
     groups = held_out.genders
     if comparison.ages is not None:
-        years = read_pairs(Path(comparison.ages))
-        missing = next((speaker for speaker in held_out.speakers if speaker not in years), None)
-        if missing is not None:
-            raise SpkverError(f"{comparison.ages}: no age of speaker '{missing}'; add it, or set ages=null")
-        groups = {s: f"{groups.get(s, '')} {float(years[s]) < _ADULT_YEARS}" for s in held_out.speakers}
+        years = read_ages(Path(comparison.ages), held_out.speakers)
+        groups = {s: f"{groups.get(s, '')} {years[s] < ADULT_YEARS}" for s in held_out.speakers}
     ids = [utterance.id for utterance in held_out.utterances]
     trials = make_trials(ids, [utterance.speaker for utterance in held_out.utterances], seed=0, genders=groups)
     return *map_trials(trials, ids, held_out.path / "wav.scp"), trials.labels
@@ -121,8 +117,8 @@ def trials_of(held_out: DataDirectory, comparison: Comparison) -> tuple[np.ndarr
 
 def settings(variant: str, seed: int, comparison: Comparison) -> dict:
     """What a kept result must have been measured with."""
-    values = comparison.model_dump(exclude={"out", "variants", "rows", "seeds", "cores"})
-    return values | {"variant": comparison.variants[variant], "seed": seed}
+    values = comparison.model_dump(include={"corpus", "ages", "steps", "held_out_speakers", "moving_average"})
+    return values | {"config": config_of(variant, seed, comparison).model_dump()}
 
 
 def table(results: dict[str, list[dict]]) -> str:
@@ -131,32 +127,29 @@ def table(results: dict[str, list[dict]]) -> str:
     first = next(iter(results.values()))
     for name, rows in results.items():
         eer, area, seconds = (np.array([row[key] for row in rows]) for key in ("eer", "area_above", "seconds"))
-        eer_changes = 100 * (eer - [row["eer"] for row in first])
-        area_changes = area - [row["area_above"] for row in first]
-        line = f"{name:<24}{eer.mean():>9.2%}{_difference(eer_changes, 2):>20}"
-        line += f"{area.mean():>10.4f}{_difference(area_changes, 4):>20}{seconds.mean() / 60:>9.1f}"
-        lines.append(line)
+        eer_change = _difference(100 * (eer - [row["eer"] for row in first]), 2) if rows is not first else ""
+        area_change = _difference(area - [row["area_above"] for row in first], 4) if rows is not first else ""
+        line = f"{name:<24}{eer.mean():>9.2%}{eer_change:>20}{area.mean():>10.4f}{area_change:>20}"
+        lines.append(f"{line}{seconds.mean() / 60:>9.1f}")
     return "\n".join(lines)
 
 
 def _difference(changes: np.ndarray, digits: int) -> str:
-    if not changes.any():
-        return ""
     mean = f"{changes.mean():+.{digits}f}"
     return mean if len(changes) == 1 else f"{mean} +- {changes.std(ddof=1) / np.sqrt(len(changes)):.{digits}f}"
 
 
 def main(overrides: list[str]) -> None:
     """Run what is not there yet, then print the table."""
-    comparison = load_config(HERE / "recipe.yaml", overrides, Comparison)
+    comparison = load_config(HERE / "variants.yaml", overrides, Comparison)
     for variant in comparison.rows:
         if variant not in comparison.variants:
             raise SpkverError(f"rows: '{variant}' is not one of the variants {', '.join(comparison.variants)}")
-        config_of(variant, comparison.seeds[0], comparison)
     runs = [(variant, seed) for seed in comparison.seeds for variant in comparison.rows]
     paths = {pair: _kept_in(comparison, *pair) for pair in runs}
     for pair, path in paths.items():
-        if path.exists() and json.loads(path.read_text(encoding="utf-8"))["settings"] != settings(*pair, comparison):
+        wanted = settings(*pair, comparison)
+        if path.exists() and json.loads(path.read_text(encoding="utf-8"))["settings"] != wanted:
             raise SpkverError(f"{path}: measured with other settings; remove it, or choose another out=FOLDER")
     words = {path: ["--run", variant, str(seed), *overrides] for (variant, seed), path in paths.items()}
     done = dict(zip(runs, measure_side_by_side(words, comparison.cores)))
@@ -183,7 +176,7 @@ if __name__ == "__main__":
     arguments = sys.argv[1:]
     try:
         if arguments[:1] == ["--run"]:
-            comparison = load_config(HERE / "recipe.yaml", arguments[3:], Comparison)
+            comparison = load_config(HERE / "variants.yaml", arguments[3:], Comparison)
             print(json.dumps(run(arguments[1], int(arguments[2]), comparison)))
         else:
             main(arguments)
