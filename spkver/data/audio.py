@@ -22,7 +22,8 @@ from functools import lru_cache
 
 import numpy as np
 import soundfile
-from scipy.signal import firwin, resample_poly
+import torch
+from scipy.signal import firwin
 
 from spkver.errors import SpkverError
 
@@ -38,6 +39,9 @@ _MP3_FRAME = 1152
 # Of the resampling filter: zero crossings on each side, cut-off relative to the lower Nyquist frequency.
 _ZERO_CROSSINGS = 16
 _ROLL_OFF = 0.95
+# Of its matrix products: least number of output samples a window, and input samples that are laid out at once.
+_LEAST_AT_ONCE = 32
+_WINDOW_SAMPLES = 1 << 17
 
 
 class AudioError(SpkverError):
@@ -95,8 +99,6 @@ def read_audio(
     samples = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
     if not (np.isfinite(samples.min()) and np.isfinite(samples.max())):
         raise AudioError(f"{path}: holds samples that are not finite numbers", "non-finite")
-    if up == down:
-        return samples
     skip = begin // down * up
     return resample_up_down(samples, up, down)[first - skip : last - skip]
 
@@ -137,8 +139,7 @@ def wrap_to(samples: np.ndarray, n: int) -> np.ndarray:
 
 def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     """Resample ``(n,)`` from ``from_rate`` to ``to_rate`` Hz: ``(ceil(n to_rate / from_rate),)`` float32."""
-    up, down = resample_ratio(from_rate, to_rate)
-    return samples.astype(np.float32, copy=False) if up == down else resample_up_down(samples, up, down)
+    return resample_up_down(samples, *resample_ratio(from_rate, to_rate))
 
 
 def speed(samples: np.ndarray, factor: float) -> np.ndarray:
@@ -150,8 +151,7 @@ def speed(samples: np.ndarray, factor: float) -> np.ndarray:
     Raises:
         ValueError: a factor that is not positive.
     """
-    up, down = speed_ratio(factor)
-    return samples if up == down else resample_up_down(samples, up, down)
+    return resample_up_down(samples, *speed_ratio(factor))
 
 
 def speed_ratio(factor: float) -> tuple[int, int]:
@@ -251,16 +251,48 @@ def resample_margin(up: int, down: int) -> int:
 
 
 def resample_up_down(samples: np.ndarray, up: int, down: int) -> np.ndarray:
-    """``(n,)`` to ``(ceil(n up / down),)`` by a polyphase filter, float32."""
-    return resample_poly(samples.astype(np.float32, copy=False), up, down, window=low_pass(up, down))
+    """``(n,)`` to ``(ceil(n up / down),)`` by a polyphase filter, float32.
+
+    As ``scipy.signal.resample_poly`` with the taps of `low_pass`, by matrix products, which is several times as fast:
+    so many neighbouring samples of the output depend on a window of the input in the same way wherever they lie.
+    """
+    if up == down:
+        return samples.astype(np.float32, copy=False)
+    weights, before, step = window_weights(up, down)
+    width, at_once = weights.shape
+    n, n_out = len(samples), -(-len(samples) * up // down)
+    n_windows = -(-n_out // at_once)
+    padded = torch.zeros(max((n_windows - 1) * step + width, before + n))
+    padded.numpy()[before : before + n] = samples
+    windows = padded.as_strided((n_windows, width), (step, 1))
+    out = torch.empty(n_windows, at_once)
+    n_rows = max(_WINDOW_SAMPLES // width, 1)
+    for piece, into in zip(windows.split(n_rows), out.split(n_rows)):
+        torch.matmul(piece, weights, out=into)
+    return out.flatten()[:n_out].numpy()
 
 
 @lru_cache(maxsize=64)
-def low_pass(up: int, down: int) -> np.ndarray:
-    """The taps that ``resample_up_down`` filters by: linear-phase Kaiser, about 65 dB of rejection.
+def window_weights(up: int, down: int) -> tuple[torch.Tensor, int, int]:
+    """How ``at_once`` neighbouring output samples depend on the input; kept, as it costs more than a crop's filtering.
 
-    Kept, as their design costs more than a crop's filtering.
+    Returns:
+        Their weights of a window's samples ``(width, at_once)``; by how many samples the window begins before the first
+        one's place; by how many samples the next window begins later.
     """
+    periods = -(-_LEAST_AT_ONCE // up)
+    taps = up * low_pass(up, down)
+    half = len(taps) // 2
+    before = half // up
+    width = before + 1 + (half + (up * periods - 1) * down) // up
+    tap = half + np.arange(up * periods) * down + (before - np.arange(width)[:, None]) * up
+    inside = (tap >= 0) & (tap < len(taps))
+    weights = np.where(inside, taps[np.where(inside, tap, 0)], 0.0).astype(np.float32)
+    return torch.from_numpy(weights), before, periods * down
+
+
+def low_pass(up: int, down: int) -> np.ndarray:
+    """The taps that ``resample_up_down`` filters by: linear-phase Kaiser, about 65 dB of rejection."""
     widest = max(up, down)
     taps = firwin(2 * _ZERO_CROSSINGS * widest + 1, _ROLL_OFF / widest, window=("kaiser", 6.5))
     return taps.astype(np.float32)

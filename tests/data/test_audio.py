@@ -1,5 +1,6 @@
 """Reading audio: crops equal the full decode, resampling, broken files."""
 
+import math
 import struct
 
 import numpy as np
@@ -7,10 +8,21 @@ import pytest
 import soundfile
 import torch
 import torchaudio
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.signal import resample_poly
 
-from spkver.data.audio import AudioError, audio_info, check_samples, read_audio, resample, speed, wrap_to
+from spkver.data.audio import (
+    AudioError,
+    audio_info,
+    check_samples,
+    low_pass,
+    read_audio,
+    resample,
+    resample_up_down,
+    speed,
+    wrap_to,
+)
 
 FORMATS = {
     "wav": ("WAV", "PCM_16"),
@@ -97,6 +109,17 @@ def test_resampling_agrees_with_torchaudio_in_the_pass_band(tmp_path, rate):
     middle = slice(2000, 30000)
     error = np.mean((ours[middle] - other[middle]) ** 2) / np.mean(other[middle] ** 2)
     assert 10 * np.log10(error) < -50
+
+
+@settings(deadline=None)
+@given(up=st.integers(1, 160), down=st.integers(1, 160), n_samples=st.integers(1, 20_000))
+def test_any_ratio_and_length_is_resampled_as_scipy_does_with_the_same_taps(up, down, n_samples):
+    assume(math.gcd(up, down) == 1 and up != down)
+    samples = np.random.default_rng(n_samples).standard_normal(n_samples)
+    ours = resample_up_down(samples, up, down)
+    assert ours.dtype == np.float32
+    expected = resample_poly(samples, up, down, window=low_pass(up, down).astype(np.float64))
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
 
 
 def test_samples_in_memory_are_resampled_as_a_file_is(tmp_path):
