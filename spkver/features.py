@@ -5,6 +5,7 @@ taken to the 16-bit range before anything else, as Kaldi and WeSpeaker do. Under
 the scale cancels, except where the floor is reached; Kaldi's floor (the float32 epsilon) on [-1, 1]
 samples would cut off 0.7 % of the bins of real speech, on the 16-bit range almost nothing but digital
 silence. ``dither`` is therefore also in 16-bit steps, where Kaldi's 1.0 means what it says.
+On a CPU a kernel of `spkver.native` makes them, where it is there and no gradient is wanted.
 """
 
 import math
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from spkver import native
 from spkver.errors import SpkverError
 
 INT16_RANGE = 32768.0
@@ -76,6 +78,7 @@ class Fbank(nn.Module):
         self.register_buffer("window", _window(window, self.frame_length), persistent=False)
         banks = [_mel_bank(sample_rate, self.n_fft, n_mels, low_hz, high_hz, factor) for factor in formant_factors]
         self.register_buffer("mel", torch.stack(banks), persistent=False)
+        self.kernel_parts = _kernel_parts(self.mel, self.n_fft)
 
     def forward(
         self, waveforms: Tensor, lengths: Tensor | None = None, formants: Tensor | None = None
@@ -97,7 +100,7 @@ class Fbank(nn.Module):
         """
         self._check(waveforms, lengths)
         with torch.autocast(waveforms.device.type, enabled=False):
-            features = self._log_mel(waveforms.float(), self.mel[0] if formants is None else self.mel[formants])
+            features = self._log_mel(self._dithered(waveforms.float()), formants)
         if lengths is None:
             return features, None
         n_frames = 1 + (lengths.to(features.device) - self.frame_length) // self.frame_shift
@@ -123,18 +126,33 @@ class Fbank(nn.Module):
                 f"{self.sample_rate} Hz): leave it out or repeat it to be longer"
             )
 
-    def _log_mel(self, waveforms: Tensor, mel: Tensor) -> Tensor:
+    def _dithered(self, waveforms: Tensor) -> Tensor:
+        if not self.training or self.dither == 0:
+            return waveforms
+        return waveforms + self.dither / INT16_RANGE * torch.randn_like(waveforms)
+
+    def _log_mel(self, waveforms: Tensor, formants: Tensor | None) -> Tensor:
         """(batch, n_samples) float32 in [-1, 1] -> (batch, n_frames, n_mels), by one bank or one for each item."""
         n_frames = 1 + (waveforms.shape[1] - self.frame_length) // self.frame_shift
+        if native.usable(waveforms, self.window) and not (torch.is_grad_enabled() and waveforms.requires_grad):
+            return self._log_mel_by_kernel(waveforms.contiguous(), formants, n_frames)
+        mel = self.mel[0] if formants is None else self.mel[formants]
         at_once = math.ceil(FRAMES_AT_ONCE / len(waveforms)) if waveforms.device.type == "cpu" else n_frames
         samples = (at_once - 1) * self.frame_shift + self.frame_length
         starts = range(0, n_frames * self.frame_shift, at_once * self.frame_shift)
         return torch.cat([self._log_mel_piece(waveforms[:, i : i + samples], mel) for i in starts], dim=1)
 
+    def _log_mel_by_kernel(self, waveforms: Tensor, formants: Tensor | None, n_frames: int) -> Tensor:
+        # The scale of samples goes with the window. Indexing refuses places that there are not.
+        parts = self.window * INT16_RANGE, *self.kernel_parts
+        banks = None if formants is None else torch.arange(len(self.mel))[formants]
+        out = torch.empty(len(waveforms), n_frames, self.n_mels)
+        sizes = *waveforms.shape, n_frames, self.frame_length, self.frame_shift, self.n_fft, self.n_mels
+        native.call("log_mel", waveforms, *parts, banks, out, *sizes, dtype=torch.float32)
+        return out
+
     def _log_mel_piece(self, waveforms: Tensor, mel: Tensor) -> Tensor:
         waveforms = waveforms * INT16_RANGE
-        if self.training and self.dither > 0:
-            waveforms = waveforms + self.dither * torch.randn_like(waveforms)
 
         # Both steps being linear, the pre-emphasis of a frame without its mean is the pre-emphasised
         # waveform less a constant. This saves passes over the frames, which overlap 2.5 times.
@@ -257,6 +275,17 @@ def _mel_bank(sample_rate: int, n_fft: int, n_mels: int, low_hz: float, high_hz:
     centre = low_mel + width * torch.arange(1, n_mels + 1, dtype=torch.float64)
     bank = (1 - (bin_mel[:, None] - centre).abs() / width).clamp_min(0.0)
     return bank.float()
+
+
+def _kernel_parts(mel: Tensor, n_fft: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What the kernel wants beside the window: twiddle factors ``(2, n_fft / 2)``, the banks
+    ``(n_banks, n_mels, n_bins)``, and the first bin of each of their triangles and the one behind its last.
+    """
+    angle = -2 * math.pi / n_fft * torch.arange(n_fft // 2, dtype=torch.float64)
+    banks = mel.transpose(1, 2).contiguous()
+    heard = (banks > 0).int()
+    spans = torch.stack([heard.argmax(-1), heard.shape[-1] - heard.flip(-1).argmax(-1)], dim=-1)
+    return torch.stack([angle.cos(), angle.sin()]).float(), banks, spans
 
 
 def _stretched(hz: Tensor, factor: float) -> Tensor:

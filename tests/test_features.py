@@ -4,10 +4,15 @@ import pytest
 import soundfile
 import torch
 import torchaudio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torchaudio.compliance import kaldi
 
+from spkver import native
 from spkver.errors import SpkverError
 from spkver.features import Fbank, SpecAugment, _stretched, mean_normalise
+
+needs_kernels = pytest.mark.skipif(not native.AVAILABLE, reason="needs the kernels of spkver.native")
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +33,7 @@ def by_torchaudio(waveform, sample_rate=16000, window="hamming", n_mels=80, **op
     )
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("window", ["hamming", "povey"])
 @pytest.mark.parametrize("sample_rate", [16000, 8000])
 def test_fbank_equals_torchaudio_on_real_speech(speech, sample_rate, window):
@@ -46,8 +52,9 @@ def test_fbank_equals_torchaudio_on_real_speech(speech, sample_rate, window):
         assert error.max() < 1e-3 + 3 * their_error.max()
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
-    "settings, options",
+    "values, options",
     [
         ({"n_mels": 40}, {"n_mels": 40}),
         ({"low_hz": 60.0, "high_hz": 7600.0}, {"low_freq": 60.0, "high_freq": 7600.0}),
@@ -58,17 +65,19 @@ def test_fbank_equals_torchaudio_on_real_speech(speech, sample_rate, window):
         ({"sample_rate": 11025}, {"sample_rate": 11025}),
     ],
 )
-def test_fbank_settings_mean_what_they_mean_in_kaldi(settings, options):
+def test_fbank_settings_mean_what_they_mean_in_kaldi(values, options):
     waveform = 0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0))
-    ours = Fbank(**settings)(waveform[None])[0][0]
+    ours = Fbank(**values)(waveform[None])[0][0]
     torch.testing.assert_close(ours, by_torchaudio(waveform, **options), rtol=0, atol=2e-3)
 
 
+@pytest.mark.usefixtures("way")
 def test_digital_silence_is_the_floor_and_finite():
     features, _ = Fbank()(torch.zeros(1, 1600))
     assert features.unique().tolist() == pytest.approx([-15.9424], abs=1e-4)
 
 
+@pytest.mark.usefixtures("way")
 def test_padded_items_have_the_features_they_have_alone(speech):
     lengths = torch.tensor([len(waveform) for waveform in speech])
     batch = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True, padding_value=0.7)
@@ -83,6 +92,7 @@ def test_padded_items_have_the_features_they_have_alone(speech):
 
 
 def test_fbank_in_pieces_equals_fbank_at_once(monkeypatch):
+    monkeypatch.setattr(native, "AVAILABLE", False)
     waveforms = 0.1 * torch.randn(3, 48000, generator=torch.Generator().manual_seed(0))
     at_once = Fbank()(waveforms)[0]
     for frames in (1, 7, 100, 298 * 3):
@@ -90,6 +100,7 @@ def test_fbank_in_pieces_equals_fbank_at_once(monkeypatch):
         torch.testing.assert_close(Fbank()(waveforms)[0], at_once, rtol=0, atol=1e-4)
 
 
+@pytest.mark.usefixtures("way")
 def test_fbank_ignores_autocast_and_has_an_empty_state_dict():
     waveforms = 0.1 * torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
     fbank = Fbank()
@@ -106,6 +117,61 @@ def test_fbank_has_gradients():
     assert waveforms.grad.isfinite().all() and waveforms.grad.abs().max() > 0
 
 
+@needs_kernels
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    frame_length=st.integers(2, 1500),
+    frame_shift=st.integers(1, 700),
+    extra=st.integers(0, 6000),
+    n_mels=st.integers(1, 100),
+    batch=st.integers(1, 3),
+)
+def test_the_kernel_makes_what_torch_makes(seed, frame_length, frame_shift, extra, n_mels, batch):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = {"frame_length_seconds": frame_length / 16000, "frame_shift_seconds": frame_shift / 16000}
+    fbank = Fbank(n_mels=n_mels, formant_factors=[1.0, 0.9, 1.1], **lengths)
+    waveforms = 0.1 * torch.randn(batch, frame_length + extra, generator=generator)
+    formants = torch.randint(3, (batch,), generator=generator)
+    by_kernel = fbank(waveforms, formants=formants)[0]
+    by_torch = fbank(waveforms.requires_grad_(), formants=formants)[0]  # a gradient is wanted: torch's way
+    # Energies: what float32 rounds off is a share of the frame's largest, so it can be all of a small one.
+    energy, expected = by_kernel.exp(), by_torch.detach().exp()
+    assert ((energy - expected).abs() <= 1e-4 * expected + 2e-6 * expected.amax(2, keepdim=True)).all()
+
+
+@needs_kernels
+def test_the_kernel_works_where_no_gradient_is_wanted(monkeypatch):
+    called = []
+    real = native.call
+    monkeypatch.setattr(native, "call", lambda name, *rest, **types: (called.append(name), real(name, *rest, **types)))
+    Fbank()(torch.randn(1, 16000))
+    assert called == ["log_mel"]
+    Fbank()(torch.randn(1, 16000).requires_grad_())
+    assert called == ["log_mel"]
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("sample", [torch.nan, torch.inf, 1e30])
+def test_what_is_not_finite_or_too_loud_stays_so_in_its_frames_alone(sample):
+    waveforms = 0.1 * torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
+    expected = Fbank()(waveforms)[0]
+    waveforms[0, 8000] = sample
+    features = Fbank()(waveforms)[0]
+    hit = torch.zeros(98, dtype=torch.bool)
+    hit[48:51] = True  # frames of 400 samples every 160
+    assert not features[0, hit].isfinite().any()
+    torch.testing.assert_close(features[0, ~hit], expected[0, ~hit])
+    torch.testing.assert_close(features[1], expected[1])
+
+
+@pytest.mark.usefixtures("way")
+def test_a_formant_factor_that_there_is_not_is_refused():
+    with pytest.raises(IndexError):
+        Fbank(formant_factors=[1.0, 0.9])(torch.zeros(2, 16000), formants=torch.tensor([0, 2]))
+
+
+@pytest.mark.usefixtures("way")
 def test_dither_is_for_training_only_and_in_16_bit_steps():
     fbank = Fbank(dither=1.0)
     silence = torch.zeros(1, 16000)
@@ -142,7 +208,7 @@ def test_wrong_tensors_are_refused(waveforms, lengths, message):
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    "values, message",
     [
         ({"window": "hann"}, "window 'hann' is not known"),
         ({"sample_rate": 8000, "high_hz": 7600.0}, "7600.0 Hz at 8000 Hz"),
@@ -151,9 +217,9 @@ def test_wrong_tensors_are_refused(waveforms, lengths, message):
         ({"frame_shift_seconds": 0.0}, "less than a sample"),
     ],
 )
-def test_settings_without_a_filterbank_are_refused(settings, message):
+def test_settings_without_a_filterbank_are_refused(values, message):
     with pytest.raises(SpkverError, match=message):
-        Fbank(**settings)
+        Fbank(**values)
 
 
 def test_mean_normalise_makes_each_items_own_frames_zero_mean():
@@ -237,6 +303,7 @@ def test_a_formant_factor_moves_a_tone_to_the_bin_of_the_stretched_frequency(fac
         assert abs(int(moved.mean(1).argmax()) - int(expected.mean(1).argmax())) <= 1
 
 
+@pytest.mark.usefixtures("way")
 def test_formants_are_chosen_for_each_item_and_the_first_is_the_recording():
     fbank = Fbank(formant_factors=[1.0, 0.9, 1.1])
     waveforms = torch.randn(3, 8000, generator=torch.Generator().manual_seed(2)) / 10
