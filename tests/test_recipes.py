@@ -171,7 +171,7 @@ def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path):
 
 def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_twice(voices, tmp_path):
     words = [f"corpus={voices}", f"out={tmp_path / 'out'}", "steps=3", "seeds=[1,2]", "held_out_speakers=6"]
-    words += ["variants={mean: [model.pooling=mean]}", "rows=[as it is, mean]"]
+    words += ["variants={mean: [model.pooling=mean]}", "schedule_free=[mean]", "rows=[as it is, mean]"]
     words += ["common=[batch.speakers=8,data.crop_seconds=0.5,data.workers=0,model.d_model=16,model.n_layers=1]"]
     command = [sys.executable, BENCHMARK / "variants.py", *words]
     first = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -192,6 +192,9 @@ def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_tw
     assert other.stderr == f"{one}: measured with other settings; remove it, or choose another out=FOLDER\n"
     other = subprocess.run([*command, "common=[model.d_model=16]"], capture_output=True, text=True, timeout=60)
     assert "as_it_is_seed_1.json: measured with other settings" in other.stderr
+    assert [kept[f"{name}_seed_1"]["settings"]["schedule_free"] for name in ("as_it_is", "mean")] == [False, True]
+    wrong = subprocess.run([*command, "schedule_free=[mode]"], capture_output=True, text=True, timeout=60)
+    assert wrong.stderr.startswith("schedule_free: 'mode' is not one of the variants")
     wrong = subprocess.run([*command, "rows=[as it was]"], capture_output=True, text=True, timeout=60)
     assert wrong.stderr.startswith("rows: 'as it was' is not one of the variants as it is, average not told,")
     wrong = subprocess.run(
@@ -258,3 +261,26 @@ def test_a_comparison_averages_the_weights_of_the_last_epochs(monkeypatch):
         {"averaged": (8 + 12) / 2, "last": 12, "moving": sum(0.5 ** (13 - n) * n for n in range(2, 13)) + 0.5**11}
     )
     assert seconds == 24
+
+
+def test_schedule_free_is_the_recursion_of_its_paper_and_shows_the_mean(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARK)
+    schedule_free = importlib.import_module("schedule_free")
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = schedule_free.ScheduleFree(torch.optim.SGD([weight], lr=1.0), mean_share=0.9)
+    curvature = torch.tensor([1.0, 3.0])
+    z = x = torch.tensor([1.0, -2.0])
+    squares = 0.0
+    for lr in (0.0, 0.1, 0.2, 0.2, 0.2):
+        y = 0.1 * z + 0.9 * x
+        torch.testing.assert_close(weight.detach(), y)
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.zero_grad()
+        (curvature * weight.square() / 2).sum().backward()
+        optimizer.step()
+        squares += lr**2
+        z = z - lr * curvature * y
+        x = x + (lr**2 / squares if lr else 0.0) * (z - x)
+        with optimizer.mean_in_place():
+            torch.testing.assert_close(weight.detach(), x)
+    torch.testing.assert_close(weight.detach(), 0.1 * z + 0.9 * x)

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 
 import torch
+from schedule_free import ScheduleFree
 from torch.utils.data import DataLoader
 
 from spkver.config import Config
@@ -21,7 +23,11 @@ _PARTS = 10**6
 
 
 def train_on(
-    encoder: torch.nn.Module, config: Config, directory: DataDirectory, place: Callable[[int, float], float]
+    encoder: torch.nn.Module,
+    config: Config,
+    directory: DataDirectory,
+    place: Callable[[int, float], float],
+    schedule_free: bool = False,
 ) -> Iterator[tuple[int, float, dict]]:
     """Train ``encoder`` for as long as the caller asks for more.
 
@@ -30,6 +36,7 @@ def train_on(
         config: its ``training.precision`` is a dtype's name.
         directory: usable utterances with durations.
         place: (steps, seconds) so far -> the place in the schedules, in epochs.
+        schedule_free: around the configuration's optimizer, which should have no momentum and a constant rate.
 
     Yields:
         After each step: steps and seconds so far (what the caller does in between does not count), and the
@@ -52,6 +59,8 @@ def train_on(
     head = build_head(config.head, encoder.embed_dim, dataset.n_classes)
     dtype = getattr(torch, config.training.precision)
     step = TrainingStep(config, encoder, head, torch.device("cpu"), dtype, Path(__file__).parent)
+    if schedule_free:
+        step.optimizer = ScheduleFree(step.optimizer)
     n_steps, seconds = 0, 0.0
     before = time.monotonic()
     for epoch in count():
@@ -64,5 +73,6 @@ def train_on(
             record = step(batch, int(at), int(at % 1 * _PARTS), _PARTS)
             n_steps += 1
             seconds += time.monotonic() - before
-            yield n_steps, seconds, record
+            with step.optimizer.mean_in_place() if schedule_free else nullcontext():
+                yield n_steps, seconds, record
             before = time.monotonic()

@@ -49,6 +49,7 @@ class Comparison(Section):
     config: str
     common: list[str]
     variants: Annotated[dict[VariantName, list[str]], Field(min_length=1)]
+    schedule_free: list[str]
     rows: Annotated[list[str], Field(min_length=1)]
     seeds: Annotated[list[Count], Field(min_length=1)]
     steps: Count
@@ -66,7 +67,8 @@ def run(variant: str, seed: int, comparison: Comparison) -> dict:
     enroll, test, labels = trials_of(held_out, comparison)
     torch.manual_seed(seed)
     encoder = build_encoder(config.model, config.features.n_mels)
-    weights, seconds = train(encoder, config, training, comparison, f"{variant}, seed {seed}")
+    title, schedule_free = f"{variant}, seed {seed}", variant in comparison.schedule_free
+    weights, seconds = train(encoder, config, training, comparison, title, schedule_free)
     result = {"settings": settings(variant, seed, comparison), "held_out": held_out.speakers, "seconds": seconds}
     for name, state in weights.items():
         encoder.load_state_dict(state)
@@ -79,13 +81,19 @@ def run(variant: str, seed: int, comparison: Comparison) -> dict:
 
 
 def train(
-    encoder: torch.nn.Module, config: Config, directory: DataDirectory, comparison: Comparison, title: str
+    encoder: torch.nn.Module,
+    config: Config,
+    directory: DataDirectory,
+    comparison: Comparison,
+    title: str,
+    schedule_free: bool = False,
 ) -> tuple[dict[str, dict[str, Tensor]], float]:
     """Train; the weights averaged as the recipe does, as they were last, and their moving average; seconds."""
     epochs, steps = config.training.epochs, comparison.steps
     ends = deque(maxlen=config.training.average_last)
     moving = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(comparison.moving_average))
-    for n_steps, seconds, record in train_on(encoder, config, directory, lambda n_steps, _: n_steps * epochs / steps):
+    batches = train_on(encoder, config, directory, lambda n_steps, _: n_steps * epochs / steps, schedule_free)
+    for n_steps, seconds, record in batches:
         moving.update_parameters(encoder)
         if n_steps * epochs // steps > (n_steps - 1) * epochs // steps:
             ends.append({name: tensor.clone() for name, tensor in encoder.state_dict().items()})
@@ -118,6 +126,7 @@ def trials_of(held_out: DataDirectory, comparison: Comparison) -> tuple[np.ndarr
 def settings(variant: str, seed: int, comparison: Comparison) -> dict:
     """What a kept result must have been measured with."""
     values = comparison.model_dump(include={"corpus", "ages", "steps", "held_out_speakers", "moving_average"})
+    values["schedule_free"] = variant in comparison.schedule_free
     return values | {"config": config_of(variant, seed, comparison).model_dump()}
 
 
@@ -142,9 +151,10 @@ def _difference(changes: np.ndarray, digits: int) -> str:
 def main(overrides: list[str]) -> None:
     """Run what is not there yet, then print the table."""
     comparison = load_config(HERE / "variants.yaml", overrides, Comparison)
-    for variant in comparison.rows:
-        if variant not in comparison.variants:
-            raise SpkverError(f"rows: '{variant}' is not one of the variants {', '.join(comparison.variants)}")
+    for key, names in ("rows", comparison.rows), ("schedule_free", comparison.schedule_free):
+        for variant in names:
+            if variant not in comparison.variants:
+                raise SpkverError(f"{key}: '{variant}' is not one of the variants {', '.join(comparison.variants)}")
     runs = [(variant, seed) for seed in comparison.seeds for variant in comparison.rows]
     paths = {pair: _kept_in(comparison, *pair) for pair in runs}
     for pair, path in paths.items():
