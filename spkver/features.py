@@ -143,9 +143,10 @@ class Fbank(nn.Module):
         return torch.cat([self._log_mel_piece(waveforms[:, i : i + samples], mel) for i in starts], dim=1)
 
     def _log_mel_by_kernel(self, waveforms: Tensor, formants: Tensor | None, n_frames: int) -> Tensor:
-        # The scale of samples goes with the window. Indexing refuses places that there are not.
+        # The scale of the samples goes with the window. Indexing refuses places that there are not, expanding a wrong
+        # number of them: the kernel would read whatever lies there.
         parts = self.window * INT16_RANGE, *self.kernel_parts
-        banks = None if formants is None else torch.arange(len(self.mel))[formants]
+        banks = None if formants is None else torch.arange(len(self.mel))[formants].expand(len(waveforms)).contiguous()
         out = torch.empty(len(waveforms), n_frames, self.n_mels)
         sizes = *waveforms.shape, n_frames, self.frame_length, self.frame_shift, self.n_fft, self.n_mels
         native.call("log_mel", waveforms, *parts, banks, out, *sizes, dtype=torch.float32)

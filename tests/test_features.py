@@ -166,9 +166,12 @@ def test_what_is_not_finite_or_too_loud_stays_so_in_its_frames_alone(sample):
 
 
 @pytest.mark.usefixtures("way")
-def test_a_formant_factor_that_there_is_not_is_refused():
+def test_formants_that_there_are_not_are_refused():
+    fbank = Fbank(formant_factors=[1.0, 0.9])
     with pytest.raises(IndexError):
-        Fbank(formant_factors=[1.0, 0.9])(torch.zeros(2, 16000), formants=torch.tensor([0, 2]))
+        fbank(torch.zeros(2, 16000), formants=torch.tensor([0, 2]))
+    with pytest.raises(RuntimeError):
+        fbank(torch.zeros(3, 16000), formants=torch.tensor([0, 1]))
 
 
 @pytest.mark.usefixtures("way")

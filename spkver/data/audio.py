@@ -154,6 +154,7 @@ def speed(samples: np.ndarray, factor: float) -> np.ndarray:
     return resample_up_down(samples, *speed_ratio(factor))
 
 
+@lru_cache(maxsize=64)
 def speed_ratio(factor: float) -> tuple[int, int]:
     """The smallest integers ``(up, down)`` by which samples are played faster by ``factor``, see `speed`."""
     ratio = Fraction(factor).limit_denominator(100)
