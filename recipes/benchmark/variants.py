@@ -132,13 +132,13 @@ def settings(variant: str, seed: int, comparison: Comparison) -> dict:
 
 def table(results: dict[str, list[dict]]) -> str:
     """Mean over the seeds, and that of the differences from the first row with its standard error."""
-    lines = [f"{'variant':<24}{'EER':>9}{'difference':>20}{'1 - AUC':>10}{'difference':>20}{'minutes':>9}"]
+    lines = [f"{'variant':<28}{'EER':>9}{'difference':>20}{'1 - AUC':>10}{'difference':>20}{'minutes':>9}"]
     first = next(iter(results.values()))
     for name, rows in results.items():
         eer, area, seconds = (np.array([row[key] for row in rows]) for key in ("eer", "area_above", "seconds"))
         eer_change = _difference(100 * (eer - [row["eer"] for row in first]), 2) if rows is not first else ""
         area_change = _difference(area - [row["area_above"] for row in first], 4) if rows is not first else ""
-        line = f"{name:<24}{eer.mean():>9.2%}{eer_change:>20}{area.mean():>10.4f}{area_change:>20}"
+        line = f"{name:<28}{eer.mean():>9.2%}{eer_change:>20}{area.mean():>10.4f}{area_change:>20}"
         lines.append(f"{line}{seconds.mean() / 60:>9.1f}")
     return "\n".join(lines)
 
