@@ -15,6 +15,8 @@ import torch
 from spkver.config import load_config
 from spkver.data.directory import DataDirectory, Utterance
 from spkver.errors import SpkverError
+from spkver.heads import build_head
+from spkver.models import build_encoder
 from spkver.training.device import choose_dtype
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -202,6 +204,22 @@ def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_tw
     )
     assert "unknown key 'model.poling' (did you mean 'model.pooling'?)" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+def test_every_variant_is_a_configuration_of_its_own_that_embeds(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARK)
+    variants = importlib.import_module("variants")
+    words = [f"config={ROOT / 'conf' / 'speechocean762.yaml'}"]
+    comparison = load_config(BENCHMARK / "variants.yaml", words, variants.Comparison)
+    seen = []
+    for variant in comparison.variants:
+        config = variants.config_of(variant, 1, comparison)
+        build_head(config.head, config.model.embed_dim, 8)
+        encoder = build_encoder(config.model, config.features.n_mels).eval()
+        with torch.no_grad():
+            assert encoder(torch.randn(2, 100, 80), average=torch.randn(2, 80)).shape == (2, 192)
+        assert config not in seen, f"{variant} is another one under a new name"
+        seen.append(config)
 
 
 def test_a_comparisons_differences_are_taken_seed_by_seed(monkeypatch):

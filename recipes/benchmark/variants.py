@@ -92,8 +92,8 @@ def train(
     epochs, steps = config.training.epochs, comparison.steps
     ends = deque(maxlen=config.training.average_last)
     moving = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(comparison.moving_average))
-    batches = train_on(encoder, config, directory, lambda n_steps, _: n_steps * epochs / steps, schedule_free)
-    for n_steps, seconds, record in batches:
+    taken = train_on(encoder, config, directory, lambda n_steps, _: n_steps * epochs / steps, schedule_free)
+    for n_steps, seconds, record in taken:
         moving.update_parameters(encoder)
         if n_steps * epochs // steps > (n_steps - 1) * epochs // steps:
             ends.append({name: tensor.clone() for name, tensor in encoder.state_dict().items()})
