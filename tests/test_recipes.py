@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from spkver.cli import main
 from spkver.config import load_config
-from spkver.data.directory import DataDirectory, Utterance
+from spkver.data.directory import DataDirectory, Utterance, read_data_directory
+from spkver.data.survey import keep_usable
 from spkver.errors import SpkverError
 from spkver.heads import build_head
+from spkver.model_folder import load_model
 from spkver.models import build_encoder
 from spkver.training.device import choose_dtype
 
@@ -206,18 +209,58 @@ def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_tw
     assert "Traceback" not in wrong.stderr
 
 
-def test_every_variant_is_a_configuration_of_its_own_that_embeds(monkeypatch):
+def test_a_comparison_of_fine_tunes_starts_from_a_model_that_has_not_heard_the_speakers_held_out(
+    voices, tmp_path, monkeypatch
+):
+    small = ["model.d_model=16", "model.n_layers=1", "batch.speakers=8", "data.crop_seconds=0.5", "data.workers=0"]
+    words = [*small, "data.held_out_speakers=6", "training.epochs=2", "lr_schedule.warmup_epochs=0"]
+    exp = tmp_path / "exp_1"
+    assert main(["train", str(ROOT / "conf" / "base.yaml"), "--data", str(voices), "--exp", str(exp), *words]) == 0
+    assert main(["average", str(exp)]) == 0
+    settings = [f"corpus={voices}", f"out={tmp_path / 'out'}", f"config={ROOT / 'conf' / 'base.yaml'}", "steps=2"]
+    settings += [f"common=[{','.join(small)}]", f"init={tmp_path}/exp_{{seed}}/model", "held_out_speakers=6"]
+    settings += ["variants={as it is: []}", "rows=[as it is]", "seeds=[1]"]
+    command = [sys.executable, BENCHMARK / "variants.py", BENCHMARK / "fine_tunes.yaml", *settings]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    kept = json.loads((tmp_path / "out" / "as_it_is_seed_1.json").read_text())
+    heard = (exp / "model" / "speakers").read_text().split()
+    assert sorted([*heard, *kept["held_out"]]) == sorted(read_data_directory(voices).speakers)
+    shutil.copytree(exp, tmp_path / "exp_2")
+    wrong = subprocess.run([*command, "seeds=[2]"], capture_output=True, text=True, timeout=60)
+    assert wrong.returncode == 1
+    assert f"{tmp_path / 'exp_2' / 'model'}: was trained on" in wrong.stderr
+    assert "train it with seed=2 data.held_out_speakers=6" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    # After a step of next to no length the encoder is still the model.
+    monkeypatch.syspath_prepend(BENCHMARK)
+    train_on = importlib.import_module("training_loop").train_on
+    still = [*small, "optimizer.lr=1e-12", "lr_schedule.final_lr=1e-12", "training.precision=float32"]
+    config = load_config(ROOT / "conf" / "base.yaml", still)
+    training = keep_usable(read_data_directory(voices), config.data.sample_rate).subset(speakers=heard)
+    encoder = build_encoder(config.model, config.features.n_mels)
+    next(train_on(encoder, config, training, lambda *_: 0.5, init=exp / "model"))
+    model = dict(load_model(exp / "model").encoder.named_parameters())
+    assert model.keys() == dict(encoder.named_parameters()).keys()
+    for name, weight in encoder.named_parameters():
+        torch.testing.assert_close(weight.detach(), model[name].detach(), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["variants", "fine_tunes"])
+def test_every_variant_is_a_configuration_of_its_own_that_embeds(name, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARK)
     variants = importlib.import_module("variants")
-    words = [f"config={ROOT / 'conf' / 'speechocean762.yaml'}"]
-    comparison = load_config(BENCHMARK / "variants.yaml", words, variants.Comparison)
+    before = load_config(BENCHMARK / f"{name}.yaml", [], variants.Comparison)
+    words = [f"config={ROOT / before.config}"]
+    comparison = load_config(BENCHMARK / f"{name}.yaml", words, variants.Comparison)
     seen = []
     for variant in comparison.variants:
         config = variants.config_of(variant, 1, comparison)
         build_head(config.head, config.model.embed_dim, 8)
         encoder = build_encoder(config.model, config.features.n_mels).eval()
         with torch.no_grad():
-            assert encoder(torch.randn(2, 100, 80), average=torch.randn(2, 80)).shape == (2, 192)
+            n_mels = config.features.n_mels
+            assert encoder(torch.randn(2, 100, n_mels), average=torch.randn(2, n_mels)).shape == (2, 192)
         assert config not in seen, f"{variant} is another one under a new name"
         seen.append(config)
 

@@ -16,6 +16,7 @@ from spkver.data.directory import DataDirectory
 from spkver.data.sampler import SpeakerBatchSampler
 from spkver.errors import SpkverError
 from spkver.heads import build_head
+from spkver.training.init import start_from
 from spkver.training.step import TrainingStep
 
 # Parts of an epoch of the schedules: more than any run has steps in one.
@@ -28,6 +29,7 @@ def train_on(
     directory: DataDirectory,
     place: Callable[[int, float], float],
     schedule_free: bool = False,
+    init: Path | None = None,
 ) -> Iterator[tuple[int, float, dict]]:
     """Train ``encoder`` for as long as the caller asks for more.
 
@@ -37,13 +39,15 @@ def train_on(
         directory: usable utterances with durations.
         place: (steps, seconds) so far -> the place in the schedules, in epochs.
         schedule_free: around the configuration's optimizer, which should have no momentum and a constant rate.
+        init: the folder of a model to start from, encoder and head.
 
     Yields:
         After each step: steps and seconds so far (what the caller does in between does not count), and the
         step's record.
 
     Raises:
-        SpkverError: too few speakers for a batch, audio that cannot be read, steps that are not finite.
+        SpkverError: too few speakers for a batch, audio that cannot be read, steps that are not finite, a model
+            that does not fit the configuration.
     """
     dataset = SpeakerCrops(
         directory,
@@ -57,6 +61,8 @@ def train_on(
     loader = DataLoader(dataset, batch_sampler=sampler, num_workers=config.data.workers, collate_fn=collate)
     encoder.to(memory_format=torch.channels_last)
     head = build_head(config.head, encoder.embed_dim, dataset.n_classes)
+    if init is not None:
+        start_from(init, encoder, head, directory, config)
     dtype = getattr(torch, config.training.precision)
     step = TrainingStep(config, encoder, head, torch.device("cpu"), dtype, Path(__file__).parent)
     if schedule_free:

@@ -1,9 +1,10 @@
 """What variants of a configuration bring: held-out training speakers, several seeds, the same steps.
 
-``python recipes/benchmark/variants.py [key=value ...]``; see ``variants.yaml``. A run holds the speakers of its seed
-out, trains on the others, and takes pairs of the held-out utterances as trials. Each run is a process of its own with
-cores of its own, leaves ``OUT/VARIANT_seed_SEED.json``, and is not run again. Differences are taken seed by seed,
-since some speakers are harder than others.
+``python recipes/benchmark/variants.py [FILE] [key=value ...]``; see ``variants.yaml``, which is read where no file is
+named, and ``fine_tunes.yaml``. A run holds the speakers of its seed out, trains on the others, and takes pairs of the
+held-out utterances as trials. Each run is a process of its own with cores of its own, leaves
+``OUT/VARIANT_seed_SEED.json``, and is not run again. Differences are taken seed by seed, since some speakers are harder
+than others.
 """
 
 import json
@@ -27,6 +28,7 @@ from spkver.data.directory import DataDirectory, read_data_directory
 from spkver.data.survey import keep_usable
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor
+from spkver.model_folder import read_speakers
 from spkver.models import build_encoder
 from spkver.schema import Count, Section
 from spkver.scoring.cosine import cosine_scores
@@ -38,7 +40,7 @@ from spkver.training.checkpoint import mean_of
 from spkver.training.device import choose_dtype
 from spkver.training.held_out import split_speakers
 
-HERE = Path(__file__).parent
+DEFAULT = Path(__file__).parent / "variants.yaml"
 VariantName = Annotated[str, Field(pattern=r"^\w[\w .+-]*$")]
 
 
@@ -47,6 +49,7 @@ class Comparison(Section):
     ages: str | None
     out: str
     config: str
+    init: str | None
     common: list[str]
     variants: Annotated[dict[VariantName, list[str]], Field(min_length=1)]
     schedule_free: list[str]
@@ -65,10 +68,11 @@ def run(variant: str, seed: int, comparison: Comparison) -> dict:
     usable = keep_usable(read_data_directory(comparison.corpus), config.data.sample_rate)
     training, held_out = map(usable.subset, split_speakers(usable, comparison.held_out_speakers, seed))
     enroll, test, labels = trials_of(held_out, comparison)
+    init = model_of(seed, comparison, held_out.speakers)
     torch.manual_seed(seed)
     encoder = build_encoder(config.model, config.features.n_mels)
     title, schedule_free = f"{variant}, seed {seed}", variant in comparison.schedule_free
-    weights, seconds = train(encoder, config, training, comparison, title, schedule_free)
+    weights, seconds = train(encoder, config, training, comparison, title, schedule_free, init)
     result = {"settings": settings(variant, seed, comparison), "held_out": held_out.speakers, "seconds": seconds}
     for name, state in weights.items():
         encoder.load_state_dict(state)
@@ -87,12 +91,13 @@ def train(
     comparison: Comparison,
     title: str,
     schedule_free: bool = False,
+    init: Path | None = None,
 ) -> tuple[dict[str, dict[str, Tensor]], float]:
     """Train; the weights averaged as the recipe does, as they were last, and their moving average; seconds."""
     epochs, steps = config.training.epochs, comparison.steps
     ends = deque(maxlen=config.training.average_last)
     moving = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(comparison.moving_average))
-    taken = train_on(encoder, config, directory, lambda n_steps, _: n_steps * epochs / steps, schedule_free)
+    taken = train_on(encoder, config, directory, lambda n_steps, _: n_steps * epochs / steps, schedule_free, init)
     for n_steps, seconds, record in taken:
         moving.update_parameters(encoder)
         if n_steps * epochs // steps > (n_steps - 1) * epochs // steps:
@@ -103,6 +108,20 @@ def train(
         if n_steps == steps:
             return {"averaged": mean_of(list(ends)), "last": ends[-1], "moving": moving.module.state_dict()}, seconds
     raise AssertionError("train_on ends only when it is not asked for more")
+
+
+def model_of(seed: int, comparison: Comparison, held_out: list[str]) -> Path | None:
+    """The folder of the model that a run of this seed starts from, which must not have heard the speakers held out."""
+    if comparison.init is None:
+        return None
+    folder = Path(comparison.init.replace("{seed}", str(seed)))
+    heard = sorted(set(read_speakers(folder) or []) & set(held_out))
+    if heard:
+        raise SpkverError(
+            f"{folder}: was trained on {len(heard)} of the speakers held out ({heard[0]} is one); "
+            f"train it with seed={seed} data.held_out_speakers={comparison.held_out_speakers}"
+        )
+    return folder
 
 
 def config_of(variant: str, seed: int, comparison: Comparison) -> Config:
@@ -125,7 +144,7 @@ def trials_of(held_out: DataDirectory, comparison: Comparison) -> tuple[np.ndarr
 
 def settings(variant: str, seed: int, comparison: Comparison) -> dict:
     """What a kept result must have been measured with."""
-    values = comparison.model_dump(include={"corpus", "ages", "steps", "held_out_speakers", "moving_average"})
+    values = comparison.model_dump(include={"corpus", "ages", "init", "steps", "held_out_speakers", "moving_average"})
     values["schedule_free"] = variant in comparison.schedule_free
     return values | {"config": config_of(variant, seed, comparison).model_dump()}
 
@@ -148,9 +167,15 @@ def _difference(changes: np.ndarray, digits: int) -> str:
     return mean if len(changes) == 1 else f"{mean} +- {changes.std(ddof=1) / np.sqrt(len(changes)):.{digits}f}"
 
 
-def main(overrides: list[str]) -> None:
+def read_comparison(words: list[str]) -> Comparison:
+    """The file that the first word names, or ``variants.yaml``, changed by the other words."""
+    is_file = words[:1] and "=" not in words[0]
+    return load_config(words[0], words[1:], Comparison) if is_file else load_config(DEFAULT, words, Comparison)
+
+
+def main(words: list[str]) -> None:
     """Run what is not there yet, then print the table."""
-    comparison = load_config(HERE / "variants.yaml", overrides, Comparison)
+    comparison = read_comparison(words)
     for key, names in ("rows", comparison.rows), ("schedule_free", comparison.schedule_free):
         for variant in names:
             if variant not in comparison.variants:
@@ -161,8 +186,8 @@ def main(overrides: list[str]) -> None:
         wanted = settings(*pair, comparison)
         if path.exists() and json.loads(path.read_text(encoding="utf-8"))["settings"] != wanted:
             raise SpkverError(f"{path}: measured with other settings; remove it, or choose another out=FOLDER")
-    words = {path: ["--run", variant, str(seed), *overrides] for (variant, seed), path in paths.items()}
-    done = dict(zip(runs, measure_side_by_side(words, comparison.cores)))
+    tasks = {path: ["--run", variant, str(seed), *words] for (variant, seed), path in paths.items()}
+    done = dict(zip(runs, measure_side_by_side(tasks, comparison.cores)))
     print(table(rows_of(done, comparison)))
 
 
@@ -186,8 +211,7 @@ if __name__ == "__main__":
     arguments = sys.argv[1:]
     try:
         if arguments[:1] == ["--run"]:
-            comparison = load_config(HERE / "variants.yaml", arguments[3:], Comparison)
-            print(json.dumps(run(arguments[1], int(arguments[2]), comparison)))
+            print(json.dumps(run(arguments[1], int(arguments[2]), read_comparison(arguments[3:]))))
         else:
             main(arguments)
     except SpkverError as error:
