@@ -20,6 +20,7 @@ from spkver.errors import SpkverError
 from spkver.heads import build_head
 from spkver.model_folder import load_model
 from spkver.models import build_encoder
+from spkver.scoring.metrics import equal_error_rate
 from spkver.training.device import choose_dtype
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -185,7 +186,11 @@ def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_tw
     assert sorted(kept) == ["as_it_is_seed_1", "as_it_is_seed_2", "mean_seed_1", "mean_seed_2"]
     assert all(len(row["held_out"]) == 6 and row["seconds"] > 0 for row in kept.values())
     assert kept["mean_seed_1"]["held_out"] == kept["as_it_is_seed_1"]["held_out"] != kept["mean_seed_2"]["held_out"]
-    assert all({"eer", "area_above"} == set(row[weights]) for row in kept.values() for weights in ("last", "moving"))
+    assert all(
+        {"eer", "area_above", "by_speaker"} == set(row[weights])
+        for row in kept.values()
+        for weights in ("last", "moving")
+    )
     mean = np.mean([kept[f"mean_seed_{seed}"]["averaged"]["eer"] for seed in (1, 2)])
     assert f"{mean:.2%}" in first.stdout.splitlines()[2]
     again = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -265,18 +270,38 @@ def test_every_variant_is_a_configuration_of_its_own_that_embeds(name, monkeypat
         seen.append(config)
 
 
-def test_a_comparisons_differences_are_taken_seed_by_seed(monkeypatch):
+def test_a_comparisons_differences_are_taken_seed_by_seed_and_speaker_by_speaker(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARK)
     variants = importlib.import_module("variants")
 
     def rows(*eers):
-        return [{"eer": eer, "area_above": eer / 5, "seconds": 90.0} for eer in eers]
+        # Two speakers a seed, in no order; the second has twice the EER of the first.
+        return [
+            {"eer": eer, "area_above": eer / 5, "seconds": 90.0, "by_speaker": {"b": eer * 4 / 3, "a": eer * 2 / 3}}
+            for eer in eers
+        ]
 
     lines = variants.table({"as it is": rows(0.04, 0.08, 0.06), "other": rows(0.05, 0.09, 0.10)}).splitlines()
-    assert lines[1].split() == ["as", "it", "is", "6.00%", "0.0120", "1.5"]
+    assert lines[1].split() == ["as", "it", "is", "6.00%", "6.00%", "0.0120", "1.5"]
     # Differences 1, 1 and 4 %: mean 2, standard deviation of 3 ** .5 over the root of 3.
     assert lines[2].split()[1:5] == ["8.00%", "+2.00", "+-", "1.00"]
-    assert lines[2].split()[5:9] == ["0.0160", "+0.0040", "+-", "0.0020"]
+    # Of the six speakers 2/3, 4/3, 2/3, 4/3, 8/3 and 16/3 %.
+    changes = np.array([2, 4, 2, 4, 8, 16]) / 3
+    assert lines[2].split()[5:9] == ["8.00%", "+2.00", "+-", f"{changes.std(ddof=1) / 6**0.5:.2f}"]
+    assert lines[2].split()[9:13] == ["0.0160", "+0.0040", "+-", "0.0020"]
+
+
+def test_a_comparisons_speakers_have_a_threshold_each(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARK)
+    variants = importlib.import_module("variants")
+    # Ann's scores lie higher than all others', Cid has no target trial; Bob's one nontarget beats one of two targets.
+    trials = [("ann", "ann", 0.9, 1), ("ann", "bob", 0.7, 0), ("bob", "bob", 0.6, 1), ("bob", "bob", 0.8, 1)]
+    enroll, test, scores, labels = map(np.array, zip(*trials, ("cid", "ann", 0.5, 0)))
+    eers = variants.eer_by_speaker(scores, labels, enroll, test)
+    assert eers.keys() == {"ann", "bob"}
+    assert eers["ann"] == 0
+    assert eers["bob"] == pytest.approx(equal_error_rate(np.array([0.7, 0.6, 0.8]), np.array([0, 1, 1]))[0])
+    assert eers["bob"] > 0
 
 
 def test_a_comparisons_trials_pair_speakers_of_one_gender_and_one_side_of_18(monkeypatch, tmp_path):
