@@ -44,6 +44,10 @@ class Fbank(nn.Module):
         formant_factors: other vocal tracts that ``forward`` can put in place of the recorded one: the
             frequency axis is stretched by the factor (N. Jaitly, G. Hinton, "Vocal Tract Length Perturbation
             (VTLP) improves speech recognition", ICML workshop 2013). The first is 1.0, the recorded one.
+        formant_envelope_hz: None: a factor stretches the whole spectrum, so that the harmonics of the voice go with
+            its formants, and with a speed of the inverse factor there is the recorded spectrum again. Else only what
+            is left of the change when a Gaussian of this standard deviation has smoothed it over frequency: the
+            formants move, and the harmonics stay.
 
     Raises:
         SpkverError: settings that give no filterbank.
@@ -60,6 +64,7 @@ class Fbank(nn.Module):
         high_hz: float | None = None,
         dither: float = 0.0,
         formant_factors: Sequence[float] = (1.0,),
+        formant_envelope_hz: float | None = None,
     ):
         super().__init__()
         # Cut to whole samples, as in Kaldi; the small sum undoes float error just below a whole number.
@@ -77,7 +82,14 @@ class Fbank(nn.Module):
         high_hz = sample_rate / 2 if high_hz is None else high_hz
         self.register_buffer("window", _window(window, self.frame_length), persistent=False)
         banks = [_mel_bank(sample_rate, self.n_fft, n_mels, low_hz, high_hz, factor) for factor in formant_factors]
+        envelope = None
+        if formant_envelope_hz is not None and len(banks) > 1:
+            # What is moved and what it is moved from, of one spectrum.
+            banks = [torch.cat([bank, banks[0]], dim=1) for bank in banks]
+            centres, _ = _centres_mel(n_mels, low_hz, high_hz)
+            envelope = _smoothing(700.0 * torch.expm1(centres / 1127.0), formant_envelope_hz)
         self.register_buffer("mel", torch.stack(banks), persistent=False)
+        self.register_buffer("envelope", envelope, persistent=False)
         self.kernel_parts = _kernel_parts(self.mel, self.n_fft)
 
     def forward(
@@ -101,6 +113,9 @@ class Fbank(nn.Module):
         self._check(waveforms, lengths)
         with torch.autocast(waveforms.device.type, enabled=False):
             features = self._log_mel(self._dithered(waveforms.float()), formants)
+            if self.envelope is not None:
+                moved, recorded = features.chunk(2, dim=-1)
+                features = recorded + (moved - recorded) @ self.envelope
         if lengths is None:
             return features, None
         n_frames = 1 + (lengths.to(features.device) - self.frame_length) // self.frame_shift
@@ -132,7 +147,10 @@ class Fbank(nn.Module):
         return waveforms + self.dither / INT16_RANGE * torch.randn_like(waveforms)
 
     def _log_mel(self, waveforms: Tensor, formants: Tensor | None) -> Tensor:
-        """(batch, n_samples) float32 in [-1, 1] -> (batch, n_frames, n_mels), by one bank or one for each item."""
+        """(batch, n_samples) float32 in [-1, 1] -> (batch, n_frames, n_mels), by one bank or one for each item.
+
+        Where only the envelope is to move, twice ``n_mels``: moved, and as recorded.
+        """
         n_frames = 1 + (waveforms.shape[1] - self.frame_length) // self.frame_shift
         if native.usable(waveforms, self.window) and not (torch.is_grad_enabled() and waveforms.requires_grad):
             return self._log_mel_by_kernel(waveforms.contiguous(), formants, n_frames)
@@ -147,8 +165,9 @@ class Fbank(nn.Module):
         # number of them: the kernel would read whatever lies there.
         parts = self.window * INT16_RANGE, *self.kernel_parts
         banks = None if formants is None else torch.arange(len(self.mel))[formants].expand(len(waveforms)).contiguous()
-        out = torch.empty(len(waveforms), n_frames, self.n_mels)
-        sizes = *waveforms.shape, n_frames, self.frame_length, self.frame_shift, self.n_fft, self.n_mels
+        n_bands = self.mel.shape[2]
+        out = torch.empty(len(waveforms), n_frames, n_bands)
+        sizes = *waveforms.shape, n_frames, self.frame_length, self.frame_shift, self.n_fft, n_bands
         native.call("log_mel", waveforms, *parts, banks, out, *sizes, dtype=torch.float32)
         return out
 
@@ -268,14 +287,28 @@ def _mel_bank(sample_rate: int, n_fft: int, n_mels: int, low_hz: float, high_hz:
             f"no filterbank of {n_mels} bins from {low_hz} to {high_hz} Hz at {sample_rate} Hz: "
             f"the edges must rise within 0 to {sample_rate / 2:g} Hz"
         )
-    edges_hz = torch.tensor([low_hz, high_hz], dtype=torch.float64)
-    low_mel, high_mel = (1127.0 * torch.log1p(edges_hz / 700.0)).tolist()
     bin_hz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * (sample_rate / n_fft)
-    bin_mel = 1127.0 * torch.log1p(_stretched(bin_hz, factor) / 700.0)
-    width = (high_mel - low_mel) / (n_mels + 1)
-    centre = low_mel + width * torch.arange(1, n_mels + 1, dtype=torch.float64)
-    bank = (1 - (bin_mel[:, None] - centre).abs() / width).clamp_min(0.0)
+    centres, width = _centres_mel(n_mels, low_hz, high_hz)
+    bank = (1 - (_mel(_stretched(bin_hz, factor))[:, None] - centres).abs() / width).clamp_min(0.0)
     return bank.float()
+
+
+def _mel(hz: Tensor) -> Tensor:
+    return 1127.0 * torch.log1p(hz / 700.0)
+
+
+def _centres_mel(n_mels: int, low_hz: float, high_hz: float) -> tuple[Tensor, float]:
+    """The peaks of the triangles (n_mels,) and the distance from one to the next, in mel."""
+    low, high = _mel(torch.tensor([low_hz, high_hz], dtype=torch.float64)).tolist()
+    width = (high - low) / (n_mels + 1)
+    return low + width * torch.arange(1, n_mels + 1, dtype=torch.float64), width
+
+
+def _smoothing(centres_hz: Tensor, deviation_hz: float) -> Tensor:
+    """(n_mels, n_mels): values of bands times this are their Gaussian means, each band counting by its width."""
+    widths = torch.gradient(centres_hz)[0] if len(centres_hz) > 1 else torch.ones(1, dtype=torch.float64)
+    near = torch.exp(-0.5 * ((centres_hz[:, None] - centres_hz) / deviation_hz).square()) * widths[:, None]
+    return (near / near.sum(0)).float()
 
 
 def _kernel_parts(mel: Tensor, n_fft: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -103,6 +103,7 @@ class Features(Section):
     low_hz: NotNegative
     high_hz: Positive | None  # null: half the sample rate
     dither: NotNegative
+    formant_envelope_hz: Positive | None  # null: a formant factor stretches the whole spectrum, harmonics too
 
 
 class SpeechEncoderV3(Section):

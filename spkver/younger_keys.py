@@ -6,6 +6,7 @@ key is a mistake. A key that is added to the schema gets its line here.
 
 YOUNGER_KEYS = {
     "augment": {"formant_factors": [1.0]},
+    "features": {"formant_envelope_hz": None},
     "model": {
         "embedding_norms": "batch",
         "aggregate_layers": False,

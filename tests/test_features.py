@@ -1,5 +1,6 @@
 """Fbank against torchaudio on real speech, normalisation and masks against their definitions."""
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torchaudio.compliance import kaldi
 
 from spkver import native
+from spkver.data.audio import speed
 from spkver.errors import SpkverError
 from spkver.features import Fbank, SpecAugment, _stretched, mean_normalise
 
@@ -318,6 +320,69 @@ def test_formants_are_chosen_for_each_item_and_the_first_is_the_recording():
         alone = Fbank(formant_factors=[factor])(waveforms[item : item + 1])[0][0]
         torch.testing.assert_close(chosen[item], alone, rtol=1e-5, atol=1e-4)
         assert (chosen[item] - plain[item]).abs().mean() > 0.1
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("deviation_hz", [60.0, 120.0, 1e9])
+def test_an_envelope_moves_by_the_gaussian_mean_of_the_change(speech, deviation_hz):
+    factors, settings = [1.0, 0.9, 1.15], {"n_mels": 50, "frame_length_seconds": 0.06}
+    waveforms = torch.stack([waveform[:32000] for waveform in speech[:3]])
+    formants = torch.tensor([1, 2, 0])
+    stretched = Fbank(formant_factors=factors, **settings)(waveforms, formants=formants)[0].double().numpy()
+    recorded = Fbank(**settings)(waveforms)[0].double().numpy()
+    mel = np.linspace(1127 * np.log1p(20 / 700), 1127 * np.log1p(8000 / 700), 52)
+    hz = 700 * np.expm1(mel / 1127)[1:-1]
+    expected = recorded.copy()
+    for band, centre in enumerate(hz):
+        weights = np.exp(-(((hz - centre) / deviation_hz) ** 2) / 2) * np.gradient(hz)
+        expected[..., band] += np.average(stretched - recorded, axis=2, weights=weights)
+    fbank = Fbank(formant_factors=factors, formant_envelope_hz=deviation_hz, **settings)
+    moved = fbank(waveforms, formants=formants)[0].numpy()
+    assert np.abs(moved - expected).max() < 2e-3
+    assert np.abs(moved[2] - recorded[2]).max() < 1e-4  # the recorded vocal tract
+    assert np.abs(fbank(waveforms)[0].numpy() - recorded).max() < 1e-4
+
+
+def harmonics(f0, formant_hz):
+    """A second of a voice: harmonics of ``f0`` up to 4 kHz, under a hill of 20 dB around ``formant_hz``."""
+    hz = f0 * torch.arange(1, int(4000 / f0) + 1)
+    amplitudes = 10 ** torch.exp(-0.5 * ((hz - formant_hz) / 400) ** 2)
+    phases = 2 * torch.pi * hz[:, None] * torch.arange(16000) / 16000 + hz[:, None]
+    return 0.01 * (amplitudes[:, None] * torch.sin(phases)).sum(0)
+
+
+FINE = {"n_mels": 120, "frame_length_seconds": 0.06}  # harmonics stand apart
+
+
+def heard(waveform, factor=1.0, **options):
+    fbank = Fbank(formant_factors=[1.0, factor], **FINE, **options)
+    return fbank(waveform[None], formants=torch.tensor([1]))[0][0].mean(0)
+
+
+def same_pitch(a, b):
+    """Correlation of what a mean over 21 bands leaves, over the lower bands."""
+    bands = torch.stack([a, b])[:, None]
+    means = torch.nn.functional.avg_pool1d(bands, 21, 1, 10, count_include_pad=False)
+    return torch.corrcoef((bands - means)[:, 0, 10:60])[0, 1]
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.2])
+def test_an_envelope_that_moves_takes_the_formant_along_and_leaves_the_pitch(factor):
+    voice = harmonics(100.0, 1500.0)
+    recorded, another_tract = heard(voice), heard(harmonics(100.0, factor * 1500.0))
+    whole, envelope = heard(voice, factor), heard(voice, factor, formant_envelope_hz=120.0)
+    assert same_pitch(envelope, recorded) > 0.9 > 0.5 > same_pitch(whole, recorded)
+    places = [int(bands.argmax()) for bands in (recorded, another_tract, envelope)]
+    assert abs(places[2] - places[1]) <= 2 < 5 <= abs(places[2] - places[0])
+
+
+def test_a_slower_voice_with_the_inverse_factor_has_its_pitch_back_unless_the_envelope_alone_moves():
+    voice = harmonics(100.0, 1500.0)
+    slower = torch.from_numpy(speed(voice.numpy(), 0.8))
+    whole, envelope = heard(slower, 1 / 0.8), heard(slower, 1 / 0.8, formant_envelope_hz=120.0)
+    assert same_pitch(whole, heard(voice)) > 0.9 > 0.5 > same_pitch(envelope, heard(voice))
+    assert same_pitch(envelope, heard(harmonics(80.0, 1500.0))) > 0.9
+    assert abs(int(whole.argmax()) - int(envelope.argmax())) <= 2
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.8, 1.25, 2.0])

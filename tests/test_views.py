@@ -37,6 +37,12 @@ def config(trained):
 
 
 @pytest.fixture
+def of_envelopes(trained):
+    """As `config`, with formant factors that leave the harmonics in place."""
+    return load_config(trained / "config.yaml", [*VIEWS, "features.formant_envelope_hz=120"])
+
+
+@pytest.fixture
 def encoder(trained):
     return load_model(trained / "model").encoder
 
@@ -101,8 +107,9 @@ def test_the_graph_resamples_as_files_are(up, down):
         assert row[:n].numpy() == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_graph_hears_the_views_that_python_hears(encoder, config):
-    extractor = Extractor(encoder, config)
+@pytest.mark.parametrize("formants", ["config", "of_envelopes"])
+def test_the_graph_hears_the_views_that_python_hears(encoder, formants, request):
+    extractor = Extractor(encoder, request.getfixturevalue(formants))
     waveforms = [noise(n, n) for n in (700, 3000, 20000, 47001)]
     padded = torch.from_numpy(np.stack([np.pad(w, (0, 48000 - len(w)), constant_values=3) for w in waveforms]))
     with torch.inference_mode():
@@ -110,6 +117,22 @@ def test_the_graph_hears_the_views_that_python_hears(encoder, config):
     expected = extractor.extract(waveforms)
     assert np.abs(embeddings.numpy() - expected.embeddings).max() < 1e-4
     assert magnitudes.numpy() == pytest.approx(expected.magnitudes, rel=1e-4)
+
+
+def test_views_hear_the_envelope_alone_where_the_configuration_says_so(encoder, config, of_envelopes):
+    waveform = noise(20000, 1)
+    embedding, stretched = (
+        Extractor(encoder, of_envelopes).embed([waveform])[0],
+        Extractor(encoder, config).embed([waveform])[0],
+    )
+    assert embedding[:16] == pytest.approx(stretched[:16], abs=1e-5)
+    assert np.abs(embedding[16:32] - stretched[16:32]).max() > 1e-3
+    played = torch.from_numpy(speed(waveform, 0.9))[None]
+    fbank = Fbank(formant_factors=[1.0, 1.1], formant_envelope_hz=120.0)
+    with torch.inference_mode():
+        features, average = mean_normalise(fbank(played, formants=torch.tensor([1]))[0])
+        expected = encoder.eval()(features, average=average)[0]
+    assert embedding[32:48] * 6**0.5 == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 def test_a_class_of_another_voice_is_one_view(encoder, config):

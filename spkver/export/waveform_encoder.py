@@ -37,6 +37,8 @@ class WaveformEncoder(nn.Module):
         self.register_buffer("spectrum", torch.from_numpy(_spectrum_matrix(fbank, heard.numpy()))[:, None])
         # A convolution over frames, not a matrix product: those are what int8 quantisation takes.
         self.register_buffer("mel", fbank.mel[:, heard].transpose(1, 2)[..., None].contiguous())
+        envelope = None if fbank.envelope is None else fbank.envelope.T[..., None].contiguous()
+        self.register_buffer("envelope", envelope)
         self.eval()
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +90,11 @@ class WaveformEncoder(nn.Module):
         power = (real * real + imaginary * imaginary).unflatten(0, (len(self.formants), -1))
         energy = torch.cat([F.conv1d(of_view, self.mel[place]) for of_view, place in zip(power, self.formants)])
         n_frames = (lengths - self.frame_length) // self.frame_shift + 1
-        return energy.clamp_min(ENERGY_FLOOR).log().transpose(1, 2), n_frames
+        log_mel = energy.clamp_min(ENERGY_FLOOR).log()
+        if self.envelope is not None:
+            moved, recorded = log_mel.chunk(2, dim=1)
+            log_mel = recorded + F.conv1d(moved - recorded, self.envelope)
+        return log_mel.transpose(1, 2), n_frames
 
 
 def _spectrum_matrix(fbank: Fbank, heard: np.ndarray) -> np.ndarray:
