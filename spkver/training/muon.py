@@ -17,6 +17,8 @@ from spkver.training.device import choose_dtype
 # A quintic that takes singular values in (0, 1] near 1 in few steps (Jordan et al.); not to 1: that needs more.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
+# From so many times as wide as high on, a matrix is multiplied once, by the product of all iterations' polynomials.
+_WIDE = 2
 _EPSILON = 1e-7
 
 
@@ -62,8 +64,33 @@ def orthogonalised(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if is_tall else matrix).to(dtype)
     x = x / x.norm().clamp(min=_EPSILON)
+    # What the products of small matrices round off grows from one iteration to the next: too much for bfloat16.
+    is_wide = x.shape[1] >= _WIDE * x.shape[0] and dtype != torch.bfloat16
+    x = _all_at_once(x) if is_wide else _one_by_one(x)
+    return x.T if is_tall else x
+
+
+def _one_by_one(x: Tensor) -> Tensor:
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if is_tall else x
+    return x
+
+
+def _all_at_once(x: Tensor) -> Tensor:
+    """As `_one_by_one`. An iteration is ``p(X X') X``, so the next one's ``X X'`` is ``p (X X') p``, without X."""
+    gram = x @ x.T
+    polynomial = product = _polynomial(gram)
+    for _ in range(_ITERATIONS - 1):
+        gram = polynomial @ gram @ polynomial
+        polynomial = _polynomial(gram)
+        product = polynomial @ product
+    return product @ x
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    a, b, c = _COEFFICIENTS
+    values = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    values.diagonal().add_(a)
+    return values

@@ -42,6 +42,36 @@ def test_orthogonalised_keeps_directions_and_brings_all_but_the_smallest_singula
     assert ((large > 0.65) & (large < 1.25)).all(), large
 
 
+@given(
+    rows=st.integers(1, 12),
+    times_as_wide=st.integers(2, 5),
+    rank=st.integers(1, 12),
+    decades=st.floats(0, 6),
+    seed=st.integers(0, 2**31),
+)
+@settings(deadline=None)
+def test_a_wide_matrix_multiplied_once_is_what_the_iterations_one_by_one_make(rows, times_as_wide, rank, decades, seed):
+    generator = torch.Generator().manual_seed(seed)
+    left, right = (
+        torch.randn(rows, rank, generator=generator),
+        torch.randn(rank, times_as_wide * rows, generator=generator),
+    )
+    matrix = left * torch.logspace(0, -decades, rank) @ right
+    expected = muon._one_by_one(matrix.double() / matrix.double().norm())
+    assert (orthogonalised(matrix) - expected).norm() < 0.01 * expected.norm()
+    assert (orthogonalised(matrix.T) - expected.T).norm() < 0.01 * expected.norm()
+
+
+def test_a_wide_matrix_of_zeros_stays_one():
+    assert torch.equal(orthogonalised(torch.zeros(3, 9)), torch.zeros(3, 9))
+
+
+@pytest.mark.parametrize("shape", [(64, 256), (256, 64), (64, 100)])
+def test_in_bfloat16_a_matrix_of_few_directions_does_not_blow_up(shape):
+    matrix = torch.randn(shape[0], 1, generator=torch.Generator().manual_seed(0)) * torch.ones(shape[1])
+    assert torch.linalg.matrix_norm(orthogonalised(matrix, torch.bfloat16).float(), 2) < 1.3
+
+
 def test_steps_are_those_of_torchs_muon_but_for_its_bfloat16():
     own, peer = matrices(), matrices()
     run(Muon(own, lr=0.1, momentum=0.9, weight_decay=0.3), own, 5)
