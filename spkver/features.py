@@ -87,7 +87,9 @@ class Fbank(nn.Module):
             # What is moved and what it is moved from, of one spectrum.
             banks = [torch.cat([bank, banks[0]], dim=1) for bank in banks]
             centres, _ = _centres_mel(n_mels, low_hz, high_hz)
-            envelope = _smoothing(700.0 * torch.expm1(centres / 1127.0), formant_envelope_hz)
+            mean = _smoothing(700.0 * torch.expm1(centres / 1127.0), formant_envelope_hz)
+            # The recorded bands and the mean of (moved - recorded), as one product.
+            envelope = torch.cat([mean, torch.eye(n_mels) - mean])
         self.register_buffer("mel", torch.stack(banks), persistent=False)
         self.register_buffer("envelope", envelope, persistent=False)
         self.kernel_parts = _kernel_parts(self.mel, self.n_fft)
@@ -114,8 +116,7 @@ class Fbank(nn.Module):
         with torch.autocast(waveforms.device.type, enabled=False):
             features = self._log_mel(self._dithered(waveforms.float()), formants)
             if self.envelope is not None:
-                moved, recorded = features.chunk(2, dim=-1)
-                features = recorded + (moved - recorded) @ self.envelope
+                features = features @ self.envelope
         if lengths is None:
             return features, None
         n_frames = 1 + (lengths.to(features.device) - self.frame_length) // self.frame_shift

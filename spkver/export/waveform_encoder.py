@@ -92,8 +92,7 @@ class WaveformEncoder(nn.Module):
         n_frames = (lengths - self.frame_length) // self.frame_shift + 1
         log_mel = energy.clamp_min(ENERGY_FLOOR).log()
         if self.envelope is not None:
-            moved, recorded = log_mel.chunk(2, dim=1)
-            log_mel = recorded + F.conv1d(moved - recorded, self.envelope)
+            log_mel = F.conv1d(log_mel, self.envelope)
         return log_mel.transpose(1, 2), n_frames
 
 
