@@ -64,10 +64,12 @@ def train(options) -> int:
     """Train an encoder and a head."""
     from spkver.config import load_config
     from spkver.data.survey import keep_usable
+    from spkver.memory import keep_freed_memory
     from spkver.training.experiment import Experiment, describe_run
     from spkver.training.stopping import Stopped
     from spkver.training.trainer import Trainer
 
+    keep_freed_memory()
     configuration = load_config(options.config, options.overrides)
     experiment = Experiment(options.exp or Path("exp") / Path(options.config).stem)
     if options.data is None:
@@ -99,9 +101,11 @@ def average(options) -> None:
     """Make the final model of an experiment from its last epochs."""
     from spkver.config import scoring_overrides
     from spkver.data.survey import keep_usable
+    from spkver.memory import keep_freed_memory
     from spkver.training.averaging import average_model, directory_of
     from spkver.training.experiment import Experiment
 
+    keep_freed_memory()
     experiment = Experiment(options.exp)
     configuration, run = experiment.read()
     directory = keep_usable(
