@@ -49,11 +49,11 @@ def _v3(conf: str, config: Config, *overrides: str) -> nn.Module:
     return build_encoder(load_config(CONF / conf, overrides).model, config.features.n_mels)
 
 
-def _v3_small_average(config: Config) -> nn.Module:
-    """Small, with what speechocean762.yaml has for so few speakers."""
+def _v3_for_few(conf: str, config: Config, *overrides: str) -> nn.Module:
+    """With what speechocean762.yaml has for so few speakers."""
     recipe = load_config(CONF / "speechocean762.yaml").model
     keys = ("dropout", "layer_drop", "embedding_dropout", "average_spectrum", "average_spectrum_dropout")
-    return _v3("v3_small.yaml", config, *(f"model.{key}={getattr(recipe, key)}" for key in keys))
+    return _v3(conf, config, *(f"model.{key}={getattr(recipe, key)}" for key in keys), *overrides)
 
 
 def _ecapa(channels: int, config: Config) -> nn.Module:
@@ -98,10 +98,13 @@ ENCODERS = {
     "v3_large": ("SpeechEncoderV3 large", lambda config: _v3("v3_large.yaml", config)),
     "v3_muon": (
         "SpeechEncoderV3 base, Muon",
-        lambda config: _v3("speechocean762.yaml", config, "model.average_spectrum=false"),
+        lambda config: _v3_for_few("v3_base.yaml", config, "model.average_spectrum=false"),
     ),
-    "v3_average": ("SpeechEncoderV3 base, average", lambda config: _v3("speechocean762.yaml", config)),
-    "v3_small_average": ("SpeechEncoderV3 small, average", _v3_small_average),
+    "v3_average": ("SpeechEncoderV3 base, average", lambda config: _v3_for_few("v3_base.yaml", config)),
+    "v3_small_average": (
+        "SpeechEncoderV3 small, average",
+        lambda config: _v3_for_few("v3_small.yaml", config),
+    ),
     "ecapa_512": ("ECAPA-TDNN 512 (SpeechBrain)", lambda config: _ecapa(512, config)),
     "ecapa_1024": ("ECAPA-TDNN 1024 (SpeechBrain)", lambda config: _ecapa(1024, config)),
     "speechbrain_resnet": ("ResNet (SpeechBrain)", _speechbrain_resnet),
