@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from spkver import native
 from spkver.errors import SpkverError
+from spkver.mel_bank import band_smoothing, mel_bank
 
 INT16_RANGE = 32768.0
 ENERGY_FLOOR = torch.finfo(torch.float32).eps
@@ -23,8 +24,6 @@ PREEMPHASIS = 0.97
 # So many frames and their spectra stay in a core's cache, which takes about a quarter off the time of
 # 64 x 2 s in one go, and an hour of audio needs little more memory than its features.
 FRAMES_AT_ONCE = 1024
-# The part of the band that a formant factor stretches evenly: all formants of a voice lie in it.
-STRETCHED_SHARE = 0.85
 
 
 class Fbank(nn.Module):
@@ -81,13 +80,12 @@ class Fbank(nn.Module):
         self.n_fft = 1 << (self.frame_length - 1).bit_length()
         high_hz = sample_rate / 2 if high_hz is None else high_hz
         self.register_buffer("window", _window(window, self.frame_length), persistent=False)
-        banks = [_mel_bank(sample_rate, self.n_fft, n_mels, low_hz, high_hz, factor) for factor in formant_factors]
+        banks = [mel_bank(sample_rate, self.n_fft, n_mels, low_hz, high_hz, factor) for factor in formant_factors]
         envelope = None
         if formant_envelope_hz is not None and len(banks) > 1:
             # What is moved and what it is moved from, of one spectrum.
             banks = [torch.cat([bank, banks[0]], dim=1) for bank in banks]
-            centres, _ = _centres_mel(n_mels, low_hz, high_hz)
-            mean = _smoothing(700.0 * torch.expm1(centres / 1127.0), formant_envelope_hz)
+            mean = band_smoothing(n_mels, low_hz, high_hz, formant_envelope_hz)
             # The recorded bands and the mean of (moved - recorded), as one product.
             envelope = torch.cat([mean, torch.eye(n_mels) - mean])
         self.register_buffer("mel", torch.stack(banks), persistent=False)
@@ -278,40 +276,6 @@ def _window(name: str, length: int) -> Tensor:
     raise SpkverError(f"window {name!r} is not known: choose hamming or povey")
 
 
-def _mel_bank(sample_rate: int, n_fft: int, n_mels: int, low_hz: float, high_hz: float, factor: float) -> Tensor:
-    """(n_fft // 2 + 1, n_mels) triangles that are linear in mel (1127 ln(1 + f/700)), as in Kaldi.
-
-    What is recorded at f counts as ``factor * f``.
-    """
-    if not 0 <= low_hz < high_hz <= sample_rate / 2 or n_mels < 1:
-        raise SpkverError(
-            f"no filterbank of {n_mels} bins from {low_hz} to {high_hz} Hz at {sample_rate} Hz: "
-            f"the edges must rise within 0 to {sample_rate / 2:g} Hz"
-        )
-    bin_hz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * (sample_rate / n_fft)
-    centres, width = _centres_mel(n_mels, low_hz, high_hz)
-    bank = (1 - (_mel(_stretched(bin_hz, factor))[:, None] - centres).abs() / width).clamp_min(0.0)
-    return bank.float()
-
-
-def _mel(hz: Tensor) -> Tensor:
-    return 1127.0 * torch.log1p(hz / 700.0)
-
-
-def _centres_mel(n_mels: int, low_hz: float, high_hz: float) -> tuple[Tensor, float]:
-    """The peaks of the triangles (n_mels,) and the distance from one to the next, in mel."""
-    low, high = _mel(torch.tensor([low_hz, high_hz], dtype=torch.float64)).tolist()
-    width = (high - low) / (n_mels + 1)
-    return low + width * torch.arange(1, n_mels + 1, dtype=torch.float64), width
-
-
-def _smoothing(centres_hz: Tensor, deviation_hz: float) -> Tensor:
-    """(n_mels, n_mels): values of bands times this are their Gaussian means, each band counting by its width."""
-    widths = torch.gradient(centres_hz)[0] if len(centres_hz) > 1 else torch.ones(1, dtype=torch.float64)
-    near = torch.exp(-0.5 * ((centres_hz[:, None] - centres_hz) / deviation_hz).square()) * widths[:, None]
-    return (near / near.sum(0)).float()
-
-
 def _kernel_parts(mel: Tensor, n_fft: int) -> tuple[Tensor, Tensor, Tensor]:
     """What the kernel wants beside the window: twiddle factors ``(2, n_fft / 2)``, the banks
     ``(n_banks, n_mels, n_bins)``, and the first bin of each of their triangles and the one behind its last.
@@ -321,11 +285,3 @@ def _kernel_parts(mel: Tensor, n_fft: int) -> tuple[Tensor, Tensor, Tensor]:
     heard = (banks > 0).int()
     spans = torch.stack([heard.argmax(-1), heard.shape[-1] - heard.flip(-1).argmax(-1)], dim=-1)
     return torch.stack([angle.cos(), angle.sin()]).float(), banks, spans
-
-
-def _stretched(hz: Tensor, factor: float) -> Tensor:
-    """Frequencies times ``factor``; near the end of the band the axis bends so that the end stays where it is."""
-    nyquist = hz[-1]
-    bend = STRETCHED_SHARE * nyquist / max(factor, 1.0)
-    beyond = factor * bend + (nyquist - factor * bend) / (nyquist - bend) * (hz - bend)
-    return torch.where(hz <= bend, factor * hz, beyond)

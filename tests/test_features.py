@@ -12,7 +12,8 @@ from torchaudio.compliance import kaldi
 from spkver import native
 from spkver.data.audio import speed
 from spkver.errors import SpkverError
-from spkver.features import Fbank, SpecAugment, _stretched, mean_normalise
+from spkver.features import Fbank, SpecAugment, mean_normalise
+from spkver.mel_bank import _stretched
 
 needs_kernels = pytest.mark.skipif(not native.AVAILABLE, reason="needs the kernels of spkver.native")
 
