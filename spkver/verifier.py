@@ -210,7 +210,7 @@ class Verifier:
         return score(enroll_index, test_index).reshape(shape)
 
     def _voices(self, heard: Heard) -> Voices:
-        quality = self._calibration.belongs_to["quality"] if self.calibrated else []
+        quality = self._calibration.quality if self.calibrated else []
         measures = {"duration": heard.durations, "magnitude": heard.magnitudes}
         return qualified_voices(heard.embeddings, measures, quality, self._backend)
 

@@ -20,6 +20,7 @@ from safetensors.numpy import save as save_arrays
 from spkver.errors import SpkverError
 from spkver.scoring.calibration import Calibration, read_calibration
 from spkver.scoring.plda import Plda
+from spkver.scoring.quality import quality_columns
 from spkver.whole_file import whole_file
 
 # Stands in place of weights where embeddings came from elsewhere.
@@ -106,7 +107,14 @@ class Backend:
 
     def calibration(self, system: str) -> Calibration:
         """Read the calibration of a system; raises SpkverError as `cohort`."""
-        return read_calibration(self._found(f"calibration-{system}.json", f"spkver calibrate --system {system}"))
+        command = f"spkver calibrate DATA EXP --train DIR --system {system}"
+        path = self._found(f"calibration-{system}.json", command)
+        calibration = read_calibration(path, f"run `{command}` (again)")
+        columns = quality_columns({name: np.ones(1) for name in calibration.quality}, [0], [0])
+        if set(calibration.weights) != {"score", *columns}:
+            found = ", ".join(calibration.weights)
+            raise SpkverError(f"{path}: its weights are of {found}, not of a score and measures; run `{command}` again")
+        return calibration
 
     def fingerprint(self) -> dict[str, list[int]]:
         """What tells that nothing in the folder has changed."""

@@ -35,6 +35,7 @@ from scipy.special import expit, logit
 from spkver.errors import SpkverError
 from spkver.scoring.error_rates import checked
 from spkver.scoring.logistic_regression import fit_logistic
+from spkver.scoring.quality import measures_of
 from spkver.whole_file import whole_file
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -82,6 +83,11 @@ class Calibration:
             is_pair = isinstance(ends, list) and len(ends) == 2 and all(map(_is_finite_number, ends))
             if not is_pair or ends[0] > ends[1]:
                 raise ValueError(f"ranges must map names to [lowest, highest], got {name!r}: {ends!r}")
+
+    @property
+    def quality(self) -> list[str]:
+        """The quality measures among its features."""
+        return measures_of(self.weights)
 
     def llrs(self, features: Mapping[str, ArrayLike]) -> np.ndarray:
         """The log-likelihood ratio of each trial.
@@ -141,8 +147,9 @@ def read_calibration(path: str | os.PathLike, advice: str = "make the calibratio
     keys = [entry.name for entry in fields(Calibration)]
     if not isinstance(record, dict):
         raise SpkverError(f"{path}: expected a JSON object with the keys {_quoted(keys)}; {advice}")
-    if "ranges" not in record and isinstance(record.get("weights"), dict) and len(record["weights"]) == 1:
-        record["ranges"] = {}  # of a score alone, which needs none
+    weights = record.get("weights")
+    if "ranges" not in record and isinstance(weights, dict) and not measures_of(weights):
+        record["ranges"] = {}  # of scores alone, which need none
     missing = [key for key in keys if key not in record]
     unknown = [key for key in record if key not in keys]
     if missing or unknown:

@@ -27,6 +27,7 @@ ONNX_BASES = ("onnx", "onnx_int8")  # the cosine of embeddings that an exported 
 BASES = ("cosine", "untrained", *ONNX_BASES, *PLDA_BASES)
 NORMS = ("znorm", "tnorm", "snorm", "asnorm")
 CALIBRATION = "calibration"
+EQUAL_ERROR = "equal_error_threshold"  # what a calibration knows of its own trials
 COHORT_MEAN = "cohort_mean"  # a quality measure that is made from the embeddings and the cohort
 
 
@@ -56,12 +57,12 @@ def qualified_voices(
 
 
 def enrolled_voices(voices: Voices, models: Models) -> Voices:
-    """The enrolment's side where a name is a model: mean embeddings, and what their utterances say together."""
-    measures = {
-        # Together they are as long as their sum; how clear a voice is does not add up.
-        name: models.sums(values) / (1 if name == "duration" else models.counts)
-        for name, values in voices.measures.items()
-    }
+    """The enrolment's side where a name is a model: mean embeddings, and the mean of each measure.
+
+    No measure is summed. The embedding of a minute is another thing than the mean of fifteen embeddings of 4 s, and a
+    calibration knows of the latter only what it knows of 4 s: with sums, more enrolment made decisions worse.
+    """
+    measures = {name: models.sums(values) / models.counts for name, values in voices.measures.items()}
     return Voices(enrolment_means(voices.embeddings, models), measures)
 
 
