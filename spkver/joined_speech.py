@@ -73,7 +73,9 @@ def embed_joined(
     if len(speakers) < 2 or not settings.joined_pairs:
         return None
     keys, waiting, made = [], [], []
-    for key, recording in _recordings({name: of_speaker[name] for name in speakers}, settings, seed, extractor.sample_rate):
+    for key, recording in _recordings(
+        {name: of_speaker[name] for name in speakers}, settings, seed, extractor.sample_rate
+    ):
         keys.append(key)
         waiting.append(recording)
         if sum(map(len, waiting)) > _SECONDS_AT_ONCE * extractor.sample_rate:

@@ -33,7 +33,7 @@ from spkver.scoring.score_norm import speaker_means
 from spkver.scoring.scores import file_fingerprint, score_list
 from spkver.scoring.sorted_scores import SortedScores
 from spkver.scoring.systems import (
-    EQUAL_ERROR,
+    EQUAL_ERROR_THRESHOLD,
     Qualified,
     ScoreMean,
     Voices,
@@ -185,12 +185,18 @@ def fit_calibration_of(train: DataDirectory, system: System, settings: Scoring, 
         made_for = chosen.p_target, chosen.regularisation
         calibration = fit_calibration(columns, labels, *made_for, belongs_to, held, trials.weights)
         llrs = calibration.llrs(columns)
-        belongs_to |= {EQUAL_ERROR: SortedScores(llrs, labels).equal_error_rate()[1]}
+        belongs_to |= {EQUAL_ERROR_THRESHOLD: _equal_error_threshold(SortedScores(llrs, labels))}
     backend.write_calibration(system.name, replace(calibration, belongs_to=belongs_to))
     made_of = f"{n_targets} target and {len(labels) - n_targets} nontarget trials of held-out training speakers"
     before = calibration_loss(columns["score"], labels, settings)
     after = calibration_loss(llrs, labels, settings)
     return f"calibration by {made_of} -> {backend.folder}\n{trials.lengths()}\nbefore  {before}\nafter   {after}"
+
+
+def _equal_error_threshold(llrs: SortedScores) -> float:
+    """The threshold of the equal error rate; midway where no trial is on the wrong side."""
+    highest, lowest = float(llrs.nontargets[-1]), float(llrs.targets[0])
+    return (highest + lowest) / 2 if highest < lowest else float(llrs.equal_error_rate()[1])
 
 
 class HeldOutTrials(NamedTuple):
@@ -270,9 +276,7 @@ def _with_joined(
     if not len(labels):
         return singles
     embeddings, magnitudes, seconds = joined.extracted
-    more = qualified_voices(
-        embeddings, {"duration": seconds, "magnitude": magnitudes}, chosen.quality, system.backend
-    )
+    more = qualified_voices(embeddings, {"duration": seconds, "magnitude": magnitudes}, chosen.quality, system.backend)
     voices = Voices(
         np.concatenate([singles.voices.embeddings, more.embeddings]),
         {name: np.concatenate([values, more.measures[name]]) for name, values in singles.voices.measures.items()},
