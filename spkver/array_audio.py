@@ -97,5 +97,5 @@ def shown(value) -> str:
         return "None"
     if isinstance(value, str):
         return f"{value[:50]!r} (str)"
-    is_short = isinstance(value, numbers.Number) and abs(value) < _LARGEST_RATE
+    is_short = isinstance(value, float) or (isinstance(value, numbers.Number) and abs(value) < _LARGEST_RATE)
     return f"{value!r} ({kind})" if is_short else f"a {kind}"
