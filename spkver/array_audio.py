@@ -17,8 +17,8 @@ _INTEGERS = {"int16": (2.0**15, 0.0), "int32": (2.0**31, 0.0), "uint8": (2.0**7,
 _MOST_CHANNELS = 64
 _LARGEST_RATE = 1e9
 _EXPECTED = (
-    "expected a path, or samples (n_samples,), (n_samples, n_channels) or (n_channels, n_samples) as an array or tensor "
-    "of floating point, int16, int32 or uint8"
+    "expected a path, or samples (n_samples,), (n_samples, n_channels) or (n_channels, n_samples) as an array or a "
+    "tensor of floating point, int16, int32 or uint8"
 )
 
 
@@ -45,6 +45,8 @@ def mono_samples(audio) -> np.ndarray:
     samples = _array(audio)
     if samples.dtype.name in _INTEGERS:
         full, silence = _INTEGERS[samples.dtype.name]
+        if samples.dtype.name == "int32" and samples.any() and np.abs(samples.astype(np.int64)).max() <= 2**15:
+            raise SpkverError("samples of type int32 whose values are those of 16 bits; give them as int16")
         samples = (samples.astype(np.float64) - silence) / full
     elif samples.dtype.kind != "f":
         hint = "; divide by the full scale of the recording" if samples.dtype.kind in "iu" else ""

@@ -150,7 +150,7 @@ def _rounds(speakers: list[str], pairs: int, seed: int) -> list[tuple[set[str], 
 def _joined(
     utterances: list[Utterance], longest_seconds: float, rate: int, samples: dict[str, np.ndarray]
 ) -> np.ndarray:
-    """Utterances one after another, as many as make a recording of the longest length; ``samples`` keeps what is read."""
+    """Utterances one after another, as many as make the longest length; ``samples`` keeps what is read."""
     found, n, most = [], 0, round(longest_seconds * rate)
     for utterance in utterances:
         if n >= most:

@@ -83,6 +83,12 @@ def test_what_is_no_recording_for_sure_is_named_in_one_line(samples, named):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
+def test_16_bits_in_an_integer_of_32_are_not_taken_for_silence():
+    with pytest.raises(SpkverError, match="int32 whose values are those of 16 bits; give them as int16"):
+        mono_samples(np.round(RAMP * 2**15).astype(np.int32))
+    assert mono_samples(np.zeros(5, np.int32)).tolist() == [0.0] * 5
+
+
 def test_a_whole_rate_of_any_type_is_taken():
     for rate in (16000, 16000.0, np.int32(16000), np.float64(16000)):
         assert checked_rate(rate) == 16000

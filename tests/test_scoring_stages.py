@@ -206,6 +206,56 @@ def test_verify_gives_the_log_likelihood_ratio_of_the_score_list_and_decides_by_
         assert "log-likelihood ratio" in capsys.readouterr().out
 
 
+def test_threshold_and_verify_take_the_same_system_by_default(made, tmp_path, capsys):
+    exp, data, train = shutil.copytree(made / "exp", tmp_path / "exp"), made / "test", made / "train"
+    shutil.rmtree(exp / "model/backend", ignore_errors=True)
+    assert run("score", data, exp) == 0
+    for calibrate, system in (([], "cosine"), (["cosine"], "cosine+calibration")):
+        for name in calibrate:
+            assert run("calibrate", data, exp, "--train", train, "--system", name) == 0
+        capsys.readouterr()
+        assert run("threshold", data, exp, "--far", "0.1") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith(f"exp, {system}: accept from this score on")
+        assert all(f" {system}:" in line for line in lines[2:4])
+        assert spkver.load(exp / "model").system == system
+    assert run("threshold", data, exp, "--system", "cosine") == 0
+    assert "exp, cosine: accept" in capsys.readouterr().out
+    assert run("threshold", data, exp, "--system", "plda") == 1
+    assert f"`spkver score {data} {exp} --system plda` scores the list" in capsys.readouterr().err
+
+
+def test_the_threshold_that_promises_a_rate_keeps_it_in_verify(made, tmp_path, capsys):
+    exp, data, train = shutil.copytree(made / "exp", tmp_path / "exp"), made / "test", made / "train"
+    shutil.rmtree(exp / "model/backend", ignore_errors=True)
+    assert run("calibrate", data, exp, "--train", train) == 0
+    assert run("threshold", data, exp, "--far", "0.1", "--save") == 0
+    trials, llrs = read_scores(exp / "scores/test/trials-cosine+calibration")
+    voice = spkver.load(exp / "model")
+    false = (llrs[trials.labels == 0] >= voice.threshold).mean()
+    assert 0.08 < false <= 0.1
+    wav = dict(line.split() for line in (data / "wav.scp").read_text().splitlines())
+    nontargets = np.flatnonzero(trials.labels == 0)
+    for index in nontargets[np.argsort(-llrs[nontargets])][[0, 20, -1]]:
+        outcome = voice.verify(*(data / wav[name] for name in trials.pair(index)))
+        assert outcome.same_speaker == (llrs[index] >= voice.threshold)
+
+
+def test_calibration_says_what_lengths_it_was_learnt_from(made, tmp_path, capsys):
+    exp, data, train = shutil.copytree(made / "exp", tmp_path / "exp"), made / "test", made / "train"
+    assert run("calibrate", data, exp, "--train", train) == 0
+    assert "half has recordings of 1 to 6 s joined of them" in capsys.readouterr().out
+    joined = json.loads((exp / "model/backend/calibration-cosine.json").read_text())
+    assert run("calibrate", data, exp, "--train", train, "scoring.calibration.joined_pairs=0") == 0
+    assert "no recordings were joined" in capsys.readouterr().out
+    alone = json.loads((exp / "model/backend/calibration-cosine.json").read_text())
+    assert set(joined["ranges"]) == set(joined["weights"]) - {"score"}
+    # Three held-out speakers with six utterances of about a second: joined they reach further.
+    assert joined["ranges"]["log_duration_max"][1] > alone["ranges"]["log_duration_max"][1] + 1
+    assert run("calibrate", data, exp, "--train", train) == 0
+    assert json.loads((exp / "model/backend/calibration-cosine.json").read_text()) == joined
+
+
 def test_a_prior_without_calibration_is_refused(trained, capsys):
     assert run("verify", "a.wav", "b.wav", "--model", trained / "model", "--prior", "0.5") == 1
     assert "a prior needs calibrated scores; make them by `spkver calibrate`" in capsys.readouterr().err

@@ -190,8 +190,9 @@ def fit_calibration(
     Raises:
         ValueError: a column is empty, not one-dimensional or of another length; a value is NaN, infinite or
             beyond float32 (the message names column and index); a label is neither 0 nor 1 or all are the same;
-            a name in ``held`` is no column; ``trial_weights`` are not as described; ``p_target`` or ``regularisation`` is out of range; or the only column is lower for targets than for
-            nontargets. (Of several columns some may well have negative weights.)
+            a name in ``held`` is no column; ``trial_weights`` are not as described; ``p_target`` or ``regularisation``
+            is out of range; or the only column is lower for targets than for nontargets. (Of several columns some may
+            well have negative weights.)
 
     Example:
         >>> rng = np.random.default_rng(0)
