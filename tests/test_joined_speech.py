@@ -1,7 +1,7 @@
 """Recordings joined of held-out speakers' utterances: no audio on both sides, alike lengths, and what they teach.
 
-The encoder is a stand-in whose embedding of a second of audio is written into its samples: the speaker's direction,
-one that all share, and noise. With more speech the noise averages out, so the cosines of targets and of nontargets rise.
+The encoder is a stand-in whose embedding of a second of audio is written into its samples: what is the speaker's, what
+all share, and noise. With more speech the noise averages out, so the cosines of targets and of nontargets rise.
 """
 
 import numpy as np
