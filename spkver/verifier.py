@@ -3,6 +3,7 @@
 import numbers
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,8 +142,10 @@ class Verifier:
         return self._known_threshold()
 
     def _known_threshold(self) -> Threshold | None:
-        if self._threshold is not None:
-            return self._threshold
+        return self._default_threshold if self._threshold is None else self._threshold
+
+    @cached_property
+    def _default_threshold(self) -> Threshold | None:
         saved = self._backend.threshold(self.system)
         if saved is not None:
             return Threshold(saved.value, f"saved by spkver threshold: {saved.source}")

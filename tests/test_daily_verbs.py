@@ -17,6 +17,7 @@ from spkver.data.audio import read_audio
 from spkver.enrolled import read_enrolled, write_enrolled
 from spkver.errors import SpkverError
 from spkver.scoring.enrolment import Models
+from spkver.scoring.thresholds import Threshold
 from spkver.scoring.trial_making import make_trials
 from spkver.scoring.trials import write_trials
 from spkver.verifier import Heard
@@ -407,6 +408,38 @@ def test_a_calibration_from_before_measures_were_held_is_refused_with_the_comman
     status, _, err = run("verify", wav(0, 0), wav(0, 1), "--model", model)
     assert status == 1 and err.count("\n") == 1 and err.startswith(f"{path}: missing keys: 'ranges'")
     assert "run `spkver calibrate DATA EXP --train DIR --system cosine` (again)" in err
+
+
+def test_any_damaged_byte_of_what_decides_is_accepted_or_one_line(calibrated, wav, tmp_path):
+    model = shutil.copytree(calibrated, tmp_path / "model")
+    spkver.load(model)._backend.write_threshold("cosine+calibration", Threshold(1.5, "2 % false acceptances"))
+    rng = np.random.default_rng(0)
+    files = sorted((model / "backend").glob("*"))
+    assert [path.name for path in files] == [
+        "calibration-cosine.json",
+        "threshold-cosine+calibration.json",
+        "weights",
+    ]
+    alone = Models(["a"], np.array([0]), np.array([0, 1]))
+    heard = spkver.load(model).listen(wav(0, 0))
+    refused = 0
+    for turn in range(240):
+        path = files[turn % 3]
+        content = path.read_bytes()
+        damaged, place = bytearray(content), int(rng.integers(len(content)))
+        if turn // 3 % 2:
+            damaged[place] ^= 1 << int(rng.integers(8))
+        else:
+            del damaged[place : place + int(rng.integers(1, 40))]
+        path.write_bytes(damaged)
+        try:
+            voice = spkver.load(model)
+            assert np.isfinite(voice.scores(heard, alone, heard)).all() and np.isfinite(voice.known_threshold())
+        except SpkverError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(error).startswith(str(model))
+        path.write_bytes(content)
+    assert refused > 180
 
 
 def test_a_recording_with_a_damaged_sample_is_not_enrolled(run, store, wav, tmp_path):
