@@ -264,6 +264,10 @@ def _joined(
     if system.of_onnx or (system.model / IMPORTED).is_file():
         return None
     model = load_model(system.model)
+    shortest, longest = chosen.joined_seconds
+    # What is longer is cut before it is embedded, which would only repeat the longest.
+    lengths = [shortest, max(shortest, min(longest, model.config.scoring.max_seconds))]
+    chosen = chosen.model_copy(update={"joined_seconds": lengths})
     utterances = [utterance for utterance in train.utterances if utterance.id in utts]
     return embed_joined(Extractor(model.encoder, model.config), utterances, chosen, seed)
 

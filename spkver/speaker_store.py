@@ -281,9 +281,10 @@ class SpeakerStore:
             )
 
     def _refuse_unknown(self, name: str) -> None:
-        if name not in self.speakers:
+        if not isinstance(name, str) or name not in self.speakers:
             names = ", ".join(self.speakers) or "nobody"
-            raise SpkverError(f"{self.folder}: '{name}' is not enrolled; there is {names}")
+            found = f"'{name}'" if isinstance(name, str) else shown(name)
+            raise SpkverError(f"{self.folder}: {found} is not enrolled; there is {names}")
 
 
 def _check_name(name: str) -> None:

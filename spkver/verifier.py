@@ -75,6 +75,8 @@ class Verifier:
     def __init__(self, folder: str | os.PathLike, system: str | None = None):
         if not is_path(folder):
             raise SpkverError(f"expected the path of a model folder, such as exp/mini/model, got {shown(folder)}")
+        if system is not None and not isinstance(system, str):
+            raise SpkverError(f"expected the name of a system, such as cosine+asnorm, got {shown(system)}")
         model = load_model(folder)
         self.folder = Path(folder)
         self.config = model.config
@@ -158,7 +160,7 @@ class Verifier:
         known = self._trained_threshold
         if known is None:
             return None
-        if not isinstance(known, int | float) or not np.isfinite(known):
+        if not isinstance(known, int | float) or not -1e9 < known < 1e9:
             raise SpkverError(f"{self.folder / 'config.yaml'}: run.threshold must be a number, got {shown(known)}")
         return Threshold(float(known), EQUAL_ERROR)
 

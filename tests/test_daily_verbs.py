@@ -539,6 +539,7 @@ def test_any_damaged_byte_of_a_store_is_accepted_or_one_line(store):
         (lambda store, x: store.enroll("a", []), "got none"),
         (lambda store, x: store.enroll("a", [7]), r"7 \(int\): expected a path"),
         (lambda store, x: store.enroll("a", [x], known="maybe"), "known must be refuse, add or replace, got 'maybe'"),
+        (lambda store, x: store.remove([7]), "a list is not enrolled; there is s0, s1"),
         (lambda store, x: store.identify((16000, x)), "a tuple"),
         (lambda store, x: spkver.SpeakerStore(7), "expected the path of a speaker store"),
         (lambda store, x: spkver.SpeakerStore(store.folder, 7), "expected what spkver.load gives"),

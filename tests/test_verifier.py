@@ -135,6 +135,7 @@ def test_channels_may_come_first_and_integers_without_sign_have_their_silence_in
         (lambda voice, x: voice.embed(np.where(np.arange(len(x)) == 999, 3e38, x)), "samples"),
         (lambda voice, x: spkver.load(None), "expected the path of a model folder, such as exp/mini/model, got None"),
         (lambda voice, x: spkver.load(voice.folder, "cosine+znrm"), r"no system 'cosine\+znrm'"),
+        (lambda voice, x: spkver.load(voice.folder, 7), "expected the name of a system, such as cosine"),
         (lambda voice, x: spkver.load(voice.folder, "untrained"), "'untrained' cannot decide"),
         (
             lambda voice, x: spkver.load(voice.folder, "plda").verify(x, x),
