@@ -266,8 +266,10 @@ def test_systems_are_fused_into_log_likelihood_ratios(made, tmp_path, capsys):
     assert run("plda", data, exp, "--train", train, "scoring.plda.lda_dim=4") == 0
     assert run("fuse", data, f"{exp}:cosine", f"{exp}:plda", "--train", train, "--exp", tmp_path / "fused") == 0
     assert "Cllr" in capsys.readouterr().out
-    weights = json.loads((tmp_path / "fused/fusion.json").read_text())["weights"]
-    assert list(weights)[:3] == ["exp:cosine", "exp:plda", "log_duration_min"]
+    fusion = json.loads((tmp_path / "fused/fusion.json").read_text())
+    assert list(fusion["weights"])[:3] == ["exp:cosine", "exp:plda", "log_duration_min"]
+    assert set(fusion["ranges"]) == set(fusion["weights"]) - {"exp:cosine", "exp:plda"}
+    assert fusion["ranges"]["log_duration_max"][1] > np.log(4)  # utterances of about a second, joined
     assert run("evaluate", data, tmp_path / "fused", "--system", "fusion", "scoring.bootstrap=0") == 0
     assert 0 <= json.loads((tmp_path / "fused/metrics.json").read_text())["test/trials"]["fusion"]["eer"] <= 1
 
@@ -357,7 +359,9 @@ def test_another_toolkits_embeddings_are_scored_normalised_and_calibrated_withou
     assert run("score", made / "test", other) == 0
     assert (other / "scores/test/trials-cosine").read_bytes() == (exp / "scores/test/trials-cosine").read_bytes()
     assert run("norm", made / "test", other, "--train", made / "train", *SMALL) == 0
+    capsys.readouterr()
     assert run("calibrate", made / "test", other, "--train", made / "train", "--system", "cosine+asnorm") == 0
+    assert "no recordings were joined" in capsys.readouterr().out
     system = "cosine+asnorm+calibration"
     assert run("evaluate", made / "test", other, "--system", system, "scoring.bootstrap=0") == 0
     assert "test/trials" in json.loads((other / "metrics.json").read_text())
