@@ -221,8 +221,8 @@ def test_threshold_and_verify_take_the_same_system_by_default(made, tmp_path, ca
         assert spkver.load(exp / "model").system == system
     assert run("threshold", data, exp, "--system", "cosine") == 0
     assert "exp, cosine: accept" in capsys.readouterr().out
-    assert run("threshold", data, exp, "--system", "plda") == 1
-    assert f"`spkver score {data} {exp} --system plda` scores the list" in capsys.readouterr().err
+    assert run("threshold", data, exp, "--system", "cosine+znorm+calibration") == 1
+    assert f"`spkver score {data} {exp} --system cosine+znorm+calibration` scores the list" in capsys.readouterr().err
 
 
 def test_the_threshold_that_promises_a_rate_keeps_it_in_verify(made, tmp_path, capsys):
