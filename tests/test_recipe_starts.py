@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ALL = sorted(path.parent.name for path in (ROOT / "recipes").glob("*/run.sh"))
 SPEECH = [name for name in ALL if name not in ("benchmark", "arcface_mnist")]
 WITH_STAGES = [name for name in ALL if name != "benchmark"]
-NEEDED = {"own_folder": ["--audio", "/recordings"], "voxceleb": ["--corpus", "/voxceleb"]}
+NEEDED = {"own_folder": ["--audio", "/recordings"], "voxceleb": ["--corpus", "/voxceleb", "--lists", "vox1_O"]}
 
 
 def fine_tunes(calls):
@@ -119,8 +119,11 @@ def test_a_relative_path_is_relative_to_where_the_recipe_is_started(noted, tmp_p
 
 def test_a_path_may_be_given_in_any_form(noted, tmp_path):
     (tmp_path / "sub").mkdir()
-    forms = {"x": f"{tmp_path}/x", "../x": f"{tmp_path}/../x", "/abs/x//": "/abs/x", "/": "/", "": "", "sub/": f"{tmp_path}/sub",
-             ".": str(tmp_path), "sub/..": str(tmp_path), "-x": f"{tmp_path}/-x", "a=b": f"{tmp_path}/a=b"}  # fmt: skip
+    forms = {
+        **{given: f"{tmp_path}/{given}" for given in ("x", "../x", "-x", "a=b")},
+        **{given: given for given in ("", "/", "/absolute/x")},
+        **{"x/": f"{tmp_path}/x", "/x//": "/x", "sub/": f"{tmp_path}/sub", ".": f"{tmp_path}", "sub/..": f"{tmp_path}"},
+    }
     for given, meant in forms.items():
         assert shown(noted, "mini", ["exp"], "--exp", given, cwd=tmp_path) == {"exp": meant}
         assert shown(noted, "mini", ["exp"], f"--exp={given}", cwd=tmp_path) == {"exp": meant}

@@ -80,10 +80,8 @@ def test_every_row_of_the_scoring_benchmark_measures_what_it_says(tmp_path):
 
 def shell(tmp_path, body):
     script = tmp_path / "recipe.sh"
-    options = "--stop-stage N, --exp DIR"
-    script.write_text(
-        f"#!/bin/bash\n# {options}\n\nset -euo pipefail\n. {ROOT}/recipes/common.sh\nstage=1 stop_stage=3 exp=e\n{body}\n"
-    )
+    head = "#!/bin/bash\n# --stop-stage N, --exp DIR\n\nset -euo pipefail"
+    script.write_text(f"{head}\n. {ROOT}/recipes/common.sh\nstage=1 stop_stage=3 exp=e\n{body}\n")
     return subprocess.run(["bash", str(script)], capture_output=True, text=True, timeout=60, cwd=ROOT)
 
 
