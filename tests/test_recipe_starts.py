@@ -122,7 +122,11 @@ def test_a_path_may_be_given_in_any_form(noted, tmp_path):
     forms = {
         **{given: f"{tmp_path}/{given}" for given in ("x", "../x", "-x", "a=b")},
         **{given: given for given in ("", "/", "/absolute/x")},
-        **{"x/": f"{tmp_path}/x", "/x//": "/x", "sub/": f"{tmp_path}/sub", ".": f"{tmp_path}", "sub/..": f"{tmp_path}"},
+        "x/": f"{tmp_path}/x",
+        "/x//": "/x",
+        "sub/": f"{tmp_path}/sub",
+        ".": f"{tmp_path}",
+        "sub/..": f"{tmp_path}",
     }
     for given, meant in forms.items():
         assert shown(noted, "mini", ["exp"], "--exp", given, cwd=tmp_path) == {"exp": meant}
