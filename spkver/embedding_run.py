@@ -70,7 +70,7 @@ def embed_group(extractor: Extractor, utterances: Sequence[Utterance], stop: thr
     """Read and embed some utterances; a file that is of no use has its reason in the result."""
     n = len(utterances)
     embeddings = np.zeros((n, extractor.embed_dim), np.float32)
-    magnitudes, durations, reasons = np.zeros(n, np.float32), np.zeros(n), [""] * n
+    magnitudes, seconds, durations, reasons = np.zeros(n, np.float32), np.zeros(n), np.zeros(n), [""] * n
     stamps = np.zeros((n, 2), np.int64)
     held: list[tuple[int, np.ndarray]] = []
 
@@ -79,7 +79,7 @@ def embed_group(extractor: Extractor, utterances: Sequence[Utterance], stop: thr
         for indices, waveforms in extractor.batches(held):
             if stop.is_set():
                 raise _StopError
-            embeddings[indices], magnitudes[indices] = extractor.extract(waveforms)
+            embeddings[indices], magnitudes[indices], seconds[indices] = extractor.extract(waveforms)
         held.clear()
 
     for index, utterance in enumerate(utterances):
@@ -94,7 +94,7 @@ def embed_group(extractor: Extractor, utterances: Sequence[Utterance], stop: thr
         if sum(len(waveform) for _, waveform in held) > _HELD_SECONDS * extractor.sample_rate:
             embed_held()
     embed_held()
-    return Part(embeddings, magnitudes, durations, np.array(reasons, dtype=np.str_), stamps)
+    return Part(embeddings, magnitudes, seconds, durations, np.array(reasons, dtype=np.str_), stamps)
 
 
 def _read(utterance: Utterance, sample_rate: int) -> tuple[np.ndarray, str]:

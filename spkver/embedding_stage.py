@@ -96,11 +96,12 @@ class _Made:
         """Embeddings ``(n, embed_dim)``, ids and measures in the order of the directory."""
         parts = [self._parts[number] for number in sorted(self._parts)]
         utts = [utt for ids, _ in parts for utt in ids]
-        embeddings, magnitudes, durations = (
+        embeddings, magnitudes, seconds = (
             np.concatenate([getattr(part, name) for _, part in parts])
-            for name in ("embeddings", "magnitudes", "durations")
+            for name in ("embeddings", "magnitudes", "seconds")
         )
-        return embeddings, utts, {"duration": durations, "magnitude": magnitudes}
+        # What counts is what was embedded, not how long the file is.
+        return embeddings, utts, {"duration": seconds, "magnitude": magnitudes}
 
 
 class _Progress:

@@ -38,6 +38,7 @@ class Extracted(NamedTuple):
 
     embeddings: np.ndarray  # (n, embed_dim) float32, of unit length
     magnitudes: np.ndarray  # (n,) float32, their length before that (mean of the views): a measure of quality
+    seconds: np.ndarray  # (n,) float64, of audio that each embedding was made of, as far as it is not repetition
 
 
 class Extractor:
@@ -71,16 +72,18 @@ class Extractor:
     def extract(self, waveforms: list[np.ndarray]) -> Extracted:
         """Embeddings and their magnitudes of waveforms ``(n_samples,)`` at the configured rate."""
         waveforms = [self.middle(waveform) for waveform in waveforms]
+        seconds = np.array([len(waveform) for waveform in waveforms]) / self.sample_rate
+        waveforms = [self.long_enough(waveform) for waveform in waveforms]
         was_training = self.encoder.training
         self.encoder.eval()
         raw = torch.stack([self._hear(waveforms, view) for view in self.views], 1)
         self.encoder.train(was_training)
         unit = F.normalize(raw, dim=2).flatten(1) / math.sqrt(len(self.views))
-        return Extracted(unit.cpu().numpy(), raw.norm(dim=2).mean(1).cpu().numpy())
+        return Extracted(unit.cpu().numpy(), raw.norm(dim=2).mean(1).cpu().numpy(), seconds)
 
     def _hear(self, waveforms: list[np.ndarray], view: View) -> Tensor:
         """Embeddings ``(len(waveforms), encoder.embed_dim)`` of one view, not of unit length."""
-        waveforms = [self.middle(speed(waveform, view.speed_factor)) for waveform in waveforms]
+        waveforms = [self.long_enough(self.middle(speed(waveform, view.speed_factor))) for waveform in waveforms]
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         padded = torch.zeros(len(waveforms), int(lengths.max()))
         for row, waveform in zip(padded, waveforms):
@@ -104,7 +107,7 @@ class Extractor:
             SpkverError: a file cannot be read, is empty, silent or non-finite, with its path.
         """
         embeddings = np.zeros((len(utterances), self.embed_dim), np.float32)
-        magnitudes = np.zeros(len(utterances), np.float32)
+        magnitudes, seconds = np.zeros(len(utterances), np.float32), np.zeros(len(utterances))
         order = sorted(range(len(utterances)), key=lambda index: durations[utterances[index].id])
         with (
             ThreadPoolExecutor(1) as reader,
@@ -112,9 +115,9 @@ class Extractor:
         ):
             read = _ahead(reader, self._read, [utterances[index] for index in order])
             for indices, waveforms in self.batches(zip(order, read)):
-                embeddings[indices], magnitudes[indices] = self.extract(waveforms)
+                embeddings[indices], magnitudes[indices], seconds[indices] = self.extract(waveforms)
                 bar.update(len(indices))
-        return Extracted(embeddings, magnitudes)
+        return Extracted(embeddings, magnitudes, seconds)
 
     def batches(self, waveforms: Iterable) -> Iterator[tuple[list[int], list[np.ndarray]]]:
         """Groups whose padded length stays below ``scoring.batch_seconds``."""
@@ -138,10 +141,13 @@ class Extractor:
         return self.middle(samples)
 
     def middle(self, samples: np.ndarray) -> np.ndarray:
-        """At most ``scoring.max_seconds`` from the middle, at least a fifth of a second by repetition."""
+        """At most ``scoring.max_seconds`` from the middle."""
         most = round(self.config.scoring.max_seconds * self.sample_rate)
         start = max(len(samples) - most, 0) // 2
-        samples = np.asarray(samples[start : start + most], np.float32)
+        return np.asarray(samples[start : start + most], np.float32)
+
+    def long_enough(self, samples: np.ndarray) -> np.ndarray:
+        """At least a fifth of a second, by repetition."""
         return wrap_to(samples, max(len(samples), round(_SHORTEST_SECONDS * self.sample_rate)))
 
 

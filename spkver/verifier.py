@@ -38,7 +38,7 @@ class Heard(NamedTuple):
     """What the encoder made of recordings, or of windows of one: all that comparing them needs."""
 
     embeddings: np.ndarray  # (n, embed_dim) float32, of unit length
-    durations: np.ndarray  # (n,) seconds
+    durations: np.ndarray  # (n,) seconds that were embedded
     magnitudes: np.ndarray  # (n,) of the embeddings before they were normalised
 
     @classmethod
@@ -109,7 +109,7 @@ class Verifier:
         if problem:
             raise SpkverError(f"{_name(audio)}: {problem}; nothing to hear a voice in")
         extracted = self._extractor.extract([samples])
-        return Heard(extracted.embeddings, np.array([len(samples) / self._extractor.sample_rate]), extracted.magnitudes)
+        return Heard(extracted.embeddings, extracted.seconds, extracted.magnitudes)
 
     def embed_windows(
         self, audio: Audio, window_seconds: float = 3.0, hop_seconds: float = 1.5, sample_rate: int | None = None
@@ -144,15 +144,14 @@ class Verifier:
             ``(times, heard)``: (n, 4) start and end of each window and of the speech in it, in seconds; durations
             are those of the speech.
         """
-        rate, limit = self._extractor.sample_rate, self.config.scoring.batch_seconds
+        limit = self.config.scoring.batch_seconds
         blocks = self._blocks(audio, sample_rate)
         times, heard, waiting = [], [Heard(np.zeros((0, self._extractor.embed_dim), np.float32), *np.zeros((2, 0)))], []
 
         def embed_waiting() -> None:
             if waiting:
                 extracted = self._extractor.extract([window.speech for window in waiting])
-                seconds = np.array([len(window.speech) / rate for window in waiting])
-                heard.append(Heard(extracted.embeddings, seconds, extracted.magnitudes))
+                heard.append(Heard(extracted.embeddings, extracted.seconds, extracted.magnitudes))
                 waiting.clear()
 
         window: SpeechWindow

@@ -50,12 +50,14 @@ class OnnxExtractor(Extractor):
     def run_padded(self, waveforms: list[np.ndarray]) -> Extracted:
         """The same in one call of the file, all padded to the longest."""
         waveforms = [self.middle(waveform) for waveform in waveforms]
+        seconds = np.array([len(waveform) for waveform in waveforms]) / self.sample_rate
+        waveforms = [self.long_enough(waveform) for waveform in waveforms]
         lengths = np.array([len(waveform) for waveform in waveforms])
         padded = np.zeros((len(waveforms), lengths.max()), np.float32)
         for row, waveform in zip(padded, waveforms):
             row[: len(waveform)] = waveform
         inputs = {"waveform": padded, "lengths": lengths}
-        return Extracted(*self.session.run(["embedding", "magnitude"], inputs))
+        return Extracted(*self.session.run(["embedding", "magnitude"], inputs), seconds)
 
 
 def _open(file: Path):
