@@ -289,12 +289,12 @@ def test_a_circle_of_redirects_is_told_in_a_line(server, tmp_path):
 
 
 def without_length(*blocks, pause=0.0):
-    """An answer that ends where the connection does, or never."""
+    """An answer that ends where the connection does: after the blocks, or a long time."""
 
     def answer(handler):
         handler.send_response(200)
         handler.end_headers()
-        for block in blocks or iter(lambda: CONTENT[:1000], None):
+        for block in blocks or [CONTENT[:1000]] * 20_000:
             handler.wfile.write(block)
             time.sleep(pause)
 
