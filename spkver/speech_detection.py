@@ -36,9 +36,9 @@ CLICK_SECONDS, PAUSE_SECONDS, WORD_SECONDS, EDGE_SECONDS = 0.05, 0.3, 0.2, 0.05
 # Of a window: what is less tells nothing about a voice.
 LEAST_SPEECH_SHARE, LEAST_SPEECH_SECONDS = 1 / 3, 0.5
 # A sound is steady where no band of its spectrum varies by more than this within a few seconds; by less where there
-# is little of it, as a word that a volunteer spoke into a poor microphone varies by 3.6 dB.
+# is little of it: of 8,419 single words (Speech Commands) the steadiest, into a poor microphone, varies by 3.46 dB.
 STEADY_DB, STEADY_SECONDS, STEADY_BANDS, SMOOTHED_SECONDS = 4.5, 3.0, 8, 0.1
-SHORT_STEADY_DB, SHORT_SECONDS = 3.5, 1.5
+SHORT_STEADY_DB, SHORT_SECONDS = 3.4, 1.5
 # Energy of a frame, on the 16-bit range, below which it holds digital zeros.
 _DIGITAL_ZERO = 1.0
 NO_SPEECH = "no-speech"

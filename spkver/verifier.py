@@ -83,7 +83,8 @@ class Verifier:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights: embeddings of models that differ in it cannot be compared."""
+        """SHA-256 of the weights and of what else an embedding depends on (`spkver.model_fingerprint`): embeddings of
+        models that differ in it cannot be compared."""
         return self._backend.digest
 
     def embed(self, audio: Audio, sample_rate: int | None = None) -> np.ndarray:
