@@ -16,13 +16,10 @@ from spkver.data.audio import (
     AudioError,
     audio_info,
     check_samples,
-    low_pass,
     read_audio,
-    resample,
-    resample_up_down,
-    speed,
     wrap_to,
 )
+from spkver.data.resampling import low_pass, resample, resample_up_down, speed
 
 FORMATS = {
     "wav": ("WAV", "PCM_16"),
@@ -81,7 +78,8 @@ def test_a_crop_reads_little_more_than_itself(tmp_path, monkeypatch, kind, rate)
 
     monkeypatch.setattr(soundfile.SoundFile, "read", counting)
     assert len(read_audio(path, 16000, 12.3, 2.0)) == 32000
-    assert sum(frames_read) < 2.1 * rate
+    # Resampling begins on the grid of its matrix products.
+    assert sum(frames_read) < (2.1 if rate == 16000 else 2.4) * rate
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 44100, 48000])
