@@ -39,7 +39,7 @@ __all__ = [
     "AudioFile",
     "audio_info",
     "check_samples",
-    "is_16_bit",
+    "is_16_bit_audio",
     "open_audio",
     "read_audio",
     "resample",
@@ -148,7 +148,7 @@ def audio_info(path: str | os.PathLike) -> tuple[int, int, int]:
         return file.samplerate, file.n_frames, file.channels
 
 
-def is_16_bit(path: str | os.PathLike, sample_rate: int) -> bool:
+def is_16_bit_audio(path: str | os.PathLike, sample_rate: int) -> bool:
     """Whether `read_audio` gives whole steps of 16 bits, by the header; False where it does not open."""
     try:
         with open_audio(path) as file:
@@ -245,7 +245,7 @@ def skip_frames(path: str | os.PathLike, file: AudioFile, n_frames: int) -> int:
 
 
 def refuse_missing(path: str | os.PathLike, file: AudioFile, missing: int) -> None:
-    """Raise where more of the frames that a file promises are missing than it may lack: an MP3's number is an estimate."""
+    """Raise where more frames are missing than a whole file may lack: an MP3's number of them is an estimate."""
     allowed = 2 * _MP3_FRAME + file.n_frames // 100 if file.subtype.startswith("MPEG") else 0
     if missing > allowed:
         raise AudioError(f"{path}: truncated, {missing} of {file.n_frames} frames are missing", "truncated")

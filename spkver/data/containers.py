@@ -1,15 +1,15 @@
 """What the bytes of an audio file say before it is decoded: that it is no audio, that it was cut, or joined.
 
-libsndfile (1.2.2) takes a file that was cut off for a shorter one, reads the first of several joined files, and believes
-a WAV header that is merely off. So what a container promises is compared with the file here:
+libsndfile (1.2.2) takes a file that was cut off for a shorter one, reads the first of several joined files, and
+believes a WAV header that is merely off. So what a container promises is compared with the file here:
 
 - A size too large by no more than a header's length is a recorder's mistake: what is there is read. By more: truncated.
 - A WAV whose samples go on behind their promised end, as no chunk begins there, is read to the end of the file; so is
   one whose size was never written (0, or nearly the largest number). libsndfile is given a header that fits.
 - Where another file begins behind the samples the file is refused, as libsndfile would leave that out without a word.
 
-Of rare containers (AVR, IRCAM, MPC, PAF, PVF, WVE, XI) nothing is compared: they are read as far as they go. An Ogg stream that
-was cut between two pages cannot be told from a whole one.
+Of rare containers (AVR, IRCAM, MPC, PAF, PVF, WVE, XI) nothing is compared: they are read as far as they go. An Ogg
+stream that was cut between two pages cannot be told from a whole one.
 """
 
 import io
