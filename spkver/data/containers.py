@@ -110,7 +110,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
             raise AudioError(f"{path}: a folder, expected an audio file")
         if not stat.S_ISREG(mode):
             raise AudioError(f"{path}: a pipe or a device, expected an audio file; save what comes from it first")
-        return open(path, "rb")
+        return open(path, "rb", buffering=0)
     except (FileNotFoundError, NotADirectoryError) as error:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
             raise AudioError(f"{path}: an address, expected an audio file; download it first", "missing") from error
@@ -165,12 +165,11 @@ def check_joined(path: str | os.PathLike) -> None:
             another, begin = re.compile(rb"OggS\0[\x02\x06]"), _behind_first_ogg_pages(file, begin)
         else:
             return
-        file.seek(begin)
-        last = b""
-        while block := file.read(_SCANNED_AT_ONCE):
-            if another.search(last + block):
+        while block := _read_at(file, begin, _SCANNED_AT_ONCE):
+            if another.search(block):
                 raise _joined(path)
-            last = block[-7:]
+            # The next block begins before this one's end, where what is looked for may be cut.
+            begin += max(len(block) - 7, 1) if len(block) == _SCANNED_AT_ONCE else len(block)
 
 
 def _joined(path: str | os.PathLike) -> AudioError:
@@ -182,8 +181,14 @@ def _joined(path: str | os.PathLike) -> AudioError:
 
 
 def _read_at(file: BinaryIO, place: int, n_bytes: int) -> bytes:
-    file.seek(place)
-    return file.read(n_bytes)
+    """Bytes at a place that a header may have named; fewer where the file ends, none outside of it."""
+    try:
+        if not 0 <= place < os.fstat(file.fileno()).st_size:
+            return b""
+        file.seek(place)
+        return file.read(n_bytes)
+    except OSError as error:
+        raise AudioError(f"{file.name}: cannot be read ({error.strerror})") from error
 
 
 def _behind_id3(file: BinaryIO, place: int = 0) -> int:

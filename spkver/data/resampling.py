@@ -179,24 +179,18 @@ def _phase_weights(up: int, down: int) -> np.ndarray:
     """For each of the ``up`` places that an output sample can have between two frames, its weights ``(up, n_taps)``."""
     widest = max(up, down)
     half = resample_margin(up, down)
-    heights, slopes = _sampled_filter()
-    weights = np.empty((up, 2 * half + 1), np.float32)
-    n_rows = max(_WEIGHTS_AT_ONCE // (2 * half + 1), 1)
-    for first in range(0, up, n_rows):
-        phases = np.arange(first, min(first + n_rows, up))
-        # An exact quotient: whether a tap is the filter's very last or beyond it must not hang on a rounding.
-        place = np.abs(phases[:, None] - np.arange(-half, half + 1) * up) * _POINTS / widest
-        point = np.ceil(place).astype(np.int32)
-        heights_there = heights.take(point) + slopes.take(point) * (point - place)
-        weights[first : first + n_rows] = heights_there * (up / widest)
-    return weights
+    taps = np.zeros((2 * half + 1) * up, np.float32)
+    middle, last = half * up, _ZERO_CROSSINGS * widest
+    for first in range(0, last + 1, _WEIGHTS_AT_ONCE):
+        away = np.arange(first, min(first + _WEIGHTS_AT_ONCE, last + 1))
+        taps[middle + away] = np.interp(away / widest, *_sampled_filter()) * (up / widest)
+    taps[middle - last : middle] = taps[middle + last : middle : -1]
+    return np.ascontiguousarray(taps.reshape(-1, up)[::-1].T)
 
 
 @lru_cache(maxsize=1)
 def _sampled_filter() -> tuple[np.ndarray, np.ndarray]:
-    """The right half of the filter of `low_pass`, of area 1 in all: heights, and by how much each rises to its left."""
-    taps = firwin(2 * _ZERO_CROSSINGS * _POINTS + 1, _ROLL_OFF / _POINTS, window=("kaiser", _BETA)) * _POINTS
-    right_half = taps[_ZERO_CROSSINGS * _POINTS :]
-    # The windows of `_phase_weights` are wider than the filter by up to two crossings.
-    beyond = np.zeros(2 * _POINTS)
-    return np.concatenate([right_half, beyond]), np.concatenate([[0.0], -np.diff(right_half), beyond])
+    """The right half of the filter of `low_pass`, of area 1 in all: distances in zero crossings, and heights."""
+    n_points = _ZERO_CROSSINGS * _POINTS
+    taps = firwin(2 * n_points + 1, _ROLL_OFF / _POINTS, window=("kaiser", _BETA))
+    return np.arange(n_points + 1) / _POINTS, _POINTS * taps[n_points:]
