@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spkver.errors import SpkverError
+from spkver.provenance import read_record
 from spkver.scoring.backend import Backend
 from spkver.scoring.scores import read_scores
 from spkver.scoring.sorted_scores import SortedScores
@@ -69,6 +70,7 @@ def save_threshold(data: Path, trials_file: Path | None, system: System, rates: 
         raise SpkverError("threshold --save: a fusion has no model that could decide by it")
     check_can_decide(system.name)
     trials_file = trials_file or data / "trials"
+    _refuse_earlier_back_end(data, trials_file, system)
     ordered = _scored(data, trials_file, system)
     _, value, fpr, _ = _at_rate(ordered, rates[0]) if rates else _equal_error(ordered)
     rate = f"{100 * rates[0]:g} % false acceptances" if rates else f"equal error, {100 * fpr:.2f} %,"
@@ -78,10 +80,7 @@ def save_threshold(data: Path, trials_file: Path | None, system: System, rates: 
 
 
 def _scored(data: Path, trials_file: Path, system: System) -> SortedScores:
-    path = system.scores(data.resolve().name, trials_file)
-    if not path.is_file():
-        command = f"spkver score {data} {system.exp} --system {system.name}"
-        raise SpkverError(f"{path}: is not there yet; `{command}` scores the list")
+    path = system.found_scores(data, trials_file)
     trials, scores = read_scores(path)
     if trials.labels is None:
         raise SpkverError(f"{path}: has no labels, as its trial list had none; without them no error can be counted")
@@ -89,6 +88,18 @@ def _scored(data: Path, trials_file: Path, system: System) -> SortedScores:
         return SortedScores(scores, trials.labels)
     except ValueError as error:
         raise SpkverError(f"{path}: {error}") from None
+
+
+def _refuse_earlier_back_end(data: Path, trials_file: Path, system: System) -> None:
+    """Refuse scores that were made before what makes them was fitted anew: their threshold would be another's."""
+    record = read_record(system.scores_record(data, trials_file), "model") or {}
+    then, now = record.get("backend") or {}, system.backend.fingerprint()
+    changed = next((name for name in system.backend.makers(system.name) if then.get(name) != now[name]), None)
+    if changed is not None:
+        raise SpkverError(
+            f"{system.scores(data, trials_file)}: are scores from before {changed} was fitted anew; "
+            f"run `spkver score {data} {system.exp} --trials {trials_file} --system {system.name}` again"
+        )
 
 
 def _equal_error(ordered: SortedScores) -> tuple[str, float, float, float]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spkver.data.audio import check_samples, read_audio
+from spkver.data.audio import check_samples
 from spkver.data.directory import Utterance
 from spkver.errors import SpkverError
 from spkver.extraction import Extracted, Extractor
@@ -73,9 +73,7 @@ def embed_joined(
     if len(speakers) < 2 or not settings.joined_pairs:
         return None
     keys, waiting, made = [], [], []
-    for key, recording in _recordings(
-        {name: of_speaker[name] for name in speakers}, settings, seed, extractor.sample_rate
-    ):
+    for key, recording in _recordings(extractor, {name: of_speaker[name] for name in speakers}, settings, seed):
         keys.append(key)
         waiting.append(recording)
         if sum(map(len, waiting)) > _SECONDS_AT_ONCE * extractor.sample_rate:
@@ -121,7 +119,7 @@ def joined_trials(
 
 
 def _recordings(
-    of_speaker: dict[str, list[Utterance]], settings: Calibration, seed: int, rate: int
+    extractor: Extractor, of_speaker: dict[str, list[Utterance]], settings: Calibration, seed: int
 ) -> Iterator[tuple[tuple[str, int, int], np.ndarray]]:
     """Recordings with their speaker, round and part, speaker by speaker."""
     shortest, longest = settings.joined_seconds
@@ -134,8 +132,8 @@ def _recordings(
             order = np.random.default_rng([seed, number, place]).permutation(len(utterances))
             border = min(max(round(share * len(order)), 1), len(order) - 1)
             for part, indices in enumerate((order[:border], order[border:])):
-                recording = _joined([utterances[index] for index in indices], longest, rate, samples)
-                for cut in _cuts(recording, shortest, rate):
+                recording = _joined(extractor, [utterances[index] for index in indices], longest, samples)
+                for cut in _cuts(recording, shortest, extractor.sample_rate):
                     yield (speaker, number, part), cut
 
 
@@ -148,15 +146,15 @@ def _rounds(speakers: list[str], pairs: int, seed: int) -> list[tuple[set[str], 
 
 
 def _joined(
-    utterances: list[Utterance], longest_seconds: float, rate: int, samples: dict[str, np.ndarray]
+    extractor: Extractor, utterances: list[Utterance], longest_seconds: float, samples: dict[str, np.ndarray]
 ) -> np.ndarray:
     """Utterances one after another, as many as make the longest length; ``samples`` keeps what is read."""
-    found, n, most = [], 0, round(longest_seconds * rate)
+    found, n, most = [], 0, round(longest_seconds * extractor.sample_rate)
     for utterance in utterances:
         if n >= most:
             break
         if utterance.id not in samples:
-            samples[utterance.id] = _read(utterance, rate)
+            samples[utterance.id] = _read(extractor, utterance)
         found.append(samples[utterance.id])
         n += len(found[-1])
     return np.concatenate(found)[:most]
@@ -172,16 +170,14 @@ def _cuts(recording: np.ndarray, shortest_seconds: float, rate: int) -> list[np.
     return [cut for cut in cuts if check_samples(cut) is None] + [recording]
 
 
-def _read(utterance: Utterance, rate: int) -> np.ndarray:
-    advice = "calibration joins utterances of held-out speakers; scoring.calibration.joined_pairs=0 does without"
+def _read(extractor: Extractor, utterance: Utterance) -> np.ndarray:
     try:
-        samples = read_audio(utterance.path, rate)
+        return extractor.read(utterance.path).samples
     except SpkverError as error:
-        raise SpkverError(f"{error}; {advice}") from None
-    problem = check_samples(samples)
-    if problem:
-        raise SpkverError(f"{utterance.path}: {problem} (utterance '{utterance.id}'); {advice}")
-    return samples
+        raise SpkverError(
+            f"{error} (utterance '{utterance.id}'); calibration joins utterances of held-out speakers, "
+            "scoring.calibration.joined_pairs=0 does without"
+        ) from None
 
 
 def _embed(extractor: Extractor, recordings: list[np.ndarray]) -> Extracted:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from spkver.array_audio import checked_rate, is_path, mono_samples, shown
-from spkver.data.audio import check_samples, read_audio, resample
+from spkver.data.audio import check_samples, resample
 from spkver.data.audio_blocks import audio_blocks
 from spkver.errors import SpkverError
 from spkver.extraction import Extracted, Extractor
@@ -171,7 +171,8 @@ class Verifier:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights: embeddings of models that differ in it cannot be compared."""
+        """SHA-256 of the weights and of what else an embedding depends on (`spkver.model_fingerprint`): embeddings of
+        models that differ in it cannot be compared."""
         return self._backend.digest
 
     def embed(self, audio: Audio, sample_rate: int | None = None) -> np.ndarray:
@@ -184,19 +185,17 @@ class Verifier:
             sample_rate: of samples, in Hz; None: the model's. A file knows its own.
 
         Raises:
-            SpkverError: the audio is missing, unreadable, empty, silent, damaged, or no audio.
+            SpkverError: the audio is missing, unreadable, empty, silent, without speech, damaged, or no audio.
         """
         return self.listen(audio, sample_rate).embeddings[0]
 
     def listen(self, audio: Audio, sample_rate: int | None = None) -> Heard:
         """The same, with what else a score depends on."""
-        samples = (
-            read_audio(audio, self._extractor.sample_rate) if is_path(audio) else self._samples(audio, sample_rate)
-        )
-        problem = check_samples(samples)
-        if problem:
-            raise SpkverError(f"{_name(audio)}: {problem}; there is no speech in it")
-        return self._extracted([samples], audio)
+        if is_path(audio):
+            chosen = self._extractor.read(audio)
+        else:
+            chosen = self._extractor.choose(self._samples(audio, sample_rate), _name(audio))
+        return self._extracted([chosen.samples], audio)
 
     def embed_windows(
         self, audio: Audio, window_seconds: float = 3.0, hop_seconds: float = 1.5, sample_rate: int | None = None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from spkver.data.audio import read_audio
 from spkver.data.directory import Utterance
 from spkver.errors import SpkverError
 from spkver.extraction import Extracted
@@ -16,6 +17,7 @@ from spkver.schema import Calibration
 from spkver.scoring.calibration import fit_calibration
 from spkver.scoring.error_rates import bayes_threshold
 from spkver.scoring.quality import quality_columns
+from spkver.speech_detection import Chosen
 
 RATE, DIMENSIONS = 8000, 20
 CHOSEN = Calibration(
@@ -32,6 +34,9 @@ class StandIn:
     """An extractor of the samples that `recordings` makes."""
 
     sample_rate = RATE
+
+    def read(self, path):
+        return Chosen(read_audio(path, RATE), 0.0)
 
     def extract(self, waveforms):
         seconds = np.array([len(waveform) / RATE for waveform in waveforms])

@@ -1,6 +1,7 @@
 """The verbs from embeddings to figures, as a user runs them on a finished experiment."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -222,7 +223,8 @@ def test_threshold_and_verify_take_the_same_system_by_default(made, tmp_path, ca
     assert run("threshold", data, exp, "--system", "cosine") == 0
     assert "exp, cosine: accept" in capsys.readouterr().out
     assert run("threshold", data, exp, "--system", "cosine+znorm+calibration") == 1
-    assert f"`spkver score {data} {exp} --system cosine+znorm+calibration` scores the list" in capsys.readouterr().err
+    asked = f"--trials {data / 'trials'} --system cosine+znorm+calibration`"
+    assert f"is not scored yet; run `spkver score {data} {exp} {asked}" in capsys.readouterr().err
 
 
 def test_the_threshold_that_promises_a_rate_keeps_it_in_verify(made, tmp_path, capsys):
@@ -232,6 +234,17 @@ def test_the_threshold_that_promises_a_rate_keeps_it_in_verify(made, tmp_path, c
     assert run("threshold", data, exp, "--far", "0.1", "--save") == 0
     trials, llrs = read_scores(exp / "scores/test/trials-cosine+calibration")
     voice = spkver.load(exp / "model")
+    # Scores from before the calibration was fitted anew have other thresholds; PLDA has nothing to do with them.
+    calibration = exp / "model/backend/calibration-cosine.json"
+    os.utime(calibration, (1, 1))
+    capsys.readouterr()
+    assert run("threshold", data, exp, "--far", "0.1", "--save") == 1
+    assert (
+        "are scores from before calibration-cosine.json was fitted anew; run `spkver score" in capsys.readouterr().err
+    )
+    assert run("score", data, exp, "--system", "cosine+calibration") == 0
+    assert run("plda", data, exp, "--train", train, "scoring.plda.lda_dim=4") == 0
+    assert run("threshold", data, exp, "--far", "0.1", "--save") == 0
     false = (llrs[trials.labels == 0] >= voice.threshold).mean()
     assert 0.08 < false <= 0.1
     wav = dict(line.split() for line in (data / "wav.scp").read_text().splitlines())

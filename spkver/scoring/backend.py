@@ -1,10 +1,11 @@
 """What scoring needs beside embeddings: a cohort, PLDA models, calibrations. They lie in the model's folder.
 
 ``model/backend/`` holds ``cohort.safetensors``, ``plda.safetensors``, ``calibration-SYSTEM.json``, a threshold that was
-saved for a system, ``threshold-SYSTEM.json``, and ``weights``, the digest of the weights that all of it was made with.
+saved for a system, ``threshold-SYSTEM.json``, and ``weights``, the fingerprint of the model whose embeddings all of it
+was fitted to.
 
-Notable: a model that was trained again makes other embeddings. What was fitted to the old ones is refused when
-read, and thrown away when something new is written.
+Notable: a model that was trained again, or with other settings, makes other embeddings. What was fitted to the old
+ones is refused when read, and thrown away when something new is written.
 """
 
 import hashlib
@@ -20,14 +21,12 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from spkver.errors import SpkverError
+from spkver.model_fingerprint import embedding_fingerprint
 from spkver.scoring.calibration import Calibration, read_calibration
 from spkver.scoring.plda import Plda
 from spkver.scoring.quality import quality_columns
 from spkver.scoring.thresholds import Threshold
 from spkver.whole_file import whole_file
-
-# Stands in place of weights where embeddings came from elsewhere.
-IMPORTED = "imported.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +60,7 @@ class Backend:
 
     def __init__(self, model: str | os.PathLike) -> None:
         self.folder = Path(model) / "backend"
-        imported = Path(model) / IMPORTED
-        weights = imported if imported.is_file() else Path(model) / "model.safetensors"
-        try:
-            self.digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        except OSError as error:
-            advice = "`spkver average EXP` makes EXP/model"
-            raise SpkverError(f"{model}: is no model folder ({error.strerror}); {advice}") from None
+        self.digest = embedding_fingerprint(model)
 
     def write_cohort(self, cohort: Cohort) -> None:
         """Keep a cohort."""
@@ -123,7 +116,7 @@ class Backend:
         """Keep a threshold of a system's scores."""
         path = self._new(f"threshold-{system}.json")
         with whole_file(path) as file:
-            json.dump({"system": system, **threshold._asdict(), "made_by": self._makers(system)}, file, indent=2)
+            json.dump({"system": system, **threshold._asdict(), "made_by": self.makers(system)}, file, indent=2)
             file.write("\n")
 
     def threshold(self, system: str) -> Threshold | None:
@@ -147,12 +140,12 @@ class Backend:
             raise SpkverError(f"{path}: holds no threshold ({error}); {advice}") from None
         if not is_whole or not math.isfinite(threshold.value) or of != system:
             raise SpkverError(f"{path}: holds no threshold of {system}; {advice}")
-        if made_by != self._makers(system):
+        if made_by != self.makers(system):
             raise SpkverError(f"{path}: is of other scores, since {system} was fitted anew; {advice}")
         return threshold
 
-    def _makers(self, system: str) -> dict[str, str]:
-        """The files here that make a system's scores, with their SHA-256."""
+    def makers(self, system: str) -> dict[str, str]:
+        """The files in the folder that make a system's scores, with their SHA-256."""
         base, *rest = system.split("+")
         names = [f"{base}.safetensors"] if base.startswith("plda") else []
         names += ["cohort.safetensors"] if any(part.endswith("norm") for part in rest) else []
@@ -185,7 +178,9 @@ class Backend:
         if not path.is_file():
             raise SpkverError(f"{path}: is not there; `{command}` makes it")
         if self._weights() != self.digest:
-            raise SpkverError(f"{path}: belongs to other weights, the model was trained again; run `{command}` again")
+            raise SpkverError(
+                f"{path}: belongs to other weights or settings than the model has now; run `{command}` again"
+            )
         return path
 
     def _weights(self) -> str | None:
