@@ -131,6 +131,11 @@ def score_trials(
     trials_file = trials_file or data / "trials"
     embedded = Embedded.of(system, data)
     backend = system.backend
+    quality = []
+    if system.name == system.calibrated.name:
+        quality = backend.calibration(system.uncalibrated.name).quality
+    if parse_system(system.name)[1]:
+        _refuse_cohort_of(backend.cohort(), read_data_directory(data, check_files=False))
     out, record = system.scores(data, trials_file), system.scores_record(data, trials_file)
     made_of = {
         "system": system.name,
@@ -144,11 +149,6 @@ def score_trials(
     n = scored_already(out, record, made_of)
     if n:
         return f"{n} scores, from the same embeddings as before -> {out}"
-    quality = []
-    if system.name == system.calibrated.name:
-        quality = backend.calibration(system.uncalibrated.name).quality
-    if parse_system(system.name)[1]:
-        _refuse_cohort_of(backend.cohort(), read_data_directory(data, check_files=False))
     rows = embedded.rows()
     with known_by_name(system.name):
         test = embedded.voices(backend, quality)

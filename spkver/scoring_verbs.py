@@ -91,9 +91,10 @@ def add_scoring_verbs(verb: Callable) -> None:
 def embed(options) -> None:
     """Embed every utterance of a data directory."""
     from spkver.embedding_stage import embed_directory
-    from spkver.memory import keep_freed_memory
+    from spkver.memory import hold_memory_flat, keep_freed_memory
 
     keep_freed_memory()
+    hold_memory_flat()
     # Whether a file is there is found out when it is read: to look at a million first takes minutes.
     directory, system = _directory(options.data, check_files=False), _system(options)
     if options.onnx is not None and system.name == "untrained":
