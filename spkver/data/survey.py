@@ -144,5 +144,5 @@ def write_survey(folder: Path, found: Survey) -> None:
         with whole_file(folder / "unusable") as file:
             file.writelines(f"{utt} {path} {reason}\n" for utt, path, reason in found.unusable)
         write_durations(folder / "utt2dur", found.durations)
-    except OSError as error:
-        print(f"{folder}: the survey is not kept ({error.strerror or error})", file=sys.stderr)
+    except SpkverError as error:
+        print(f"the survey is not kept: {error}", file=sys.stderr)
