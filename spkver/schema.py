@@ -38,6 +38,7 @@ def _as_recorded_first(views: list) -> list:
 Factors = Annotated[list[Positive], Field(min_length=1), AfterValidator(_recorded_first)]
 Views = Annotated[list[list[Positive]], Field(min_length=1), AfterValidator(_as_recorded_first)]
 Range = Annotated[list[float], AfterValidator(_ordered)]
+PositiveRange = Annotated[list[Positive], AfterValidator(_ordered)]
 CountRange = Annotated[list[Count], AfterValidator(_ordered)]
 
 
@@ -260,7 +261,9 @@ class Calibration(Section):
     p_target: Annotated[float, Field(gt=0, lt=1)]  # prior that the objective is weighted for
     quality: list[Literal["duration", "magnitude", "cohort_mean"]]  # measures beside the score
     regularisation: Positive
-    max_nontargets: Count  # trials of the held-out speakers
+    max_nontargets: Count  # trials of the held-out speakers, of each kind
+    joined_pairs: CountOrZero  # about so many pairs of recordings are joined of their utterances; 0: none
+    joined_seconds: PositiveRange  # lengths that these are cut to
 
 
 class Evaluation(Section):
