@@ -19,6 +19,7 @@ os.environ["OMP_NUM_THREADS"] = str(THREADS)
 if os.environ.get("SPKVER_TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+import hypothesis
 import numpy as np
 import pytest
 import soundfile
@@ -28,6 +29,10 @@ from spkver import native
 from spkver.cli import main
 from spkver.data.directory import Utterance, write_data_directory
 from spkver.training import device
+
+# What an example takes says how busy the machine is.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 if "SPKVER_TEST_BFLOAT16" in os.environ:
     device._has_bfloat16 = lambda _: os.environ["SPKVER_TEST_BFLOAT16"] == "1"

@@ -136,10 +136,7 @@ def mask_fits(mask: Tensor | None, batch: int, n_frames: int) -> bool:
 def _is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is what stands in a CPU's memory, in some order."""
     return (
-        type(tensor) in (Tensor, Parameter)
-        and tensor.device.type == "cpu"
-        and tensor.layout == torch.strided
-        and not tensor.is_neg()
+        type(tensor) in (Tensor, Parameter) and tensor.is_cpu and tensor.layout == torch.strided and not tensor.is_neg()
     )
 
 
