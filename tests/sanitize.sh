@@ -36,7 +36,7 @@ compile -fno-math-errno -fno-trapping-math -I"${python_says[0]}" -o "$copy/spkve
 
 export LD_PRELOAD=${libraries/:/ }
 # Python and torch keep memory to the end on purpose, and CUDA's libraries want the gap in the address space.
-export ASAN_OPTIONS=detect_leaks=0:protect_shadow_gap=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1
+export ASAN_OPTIONS=detect_leaks=0:protect_shadow_gap=0 UBSAN_OPTIONS=print_stacktrace=1
 export PYTHONPATH=$copy PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1
 
 # A check that cannot fail shows nothing: a read of one float behind a tensor has to be found.
@@ -52,5 +52,10 @@ fi
 
 cd "$copy"
 python -c "from spkver import native; assert native.AVAILABLE and native.__file__.startswith('$copy')"
-python -m pytest -n 2 --dist worksteal -q -p no:cacheprovider tests/native tests/models tests/heads tests/test_features.py \
-    -k "kernel or native" "$@"
+# pytest keeps what a test writes to itself, and is gone when a sanitizer has stopped it: the report goes to a file.
+export ASAN_OPTIONS=$ASAN_OPTIONS:log_path=$work/report UBSAN_OPTIONS=$UBSAN_OPTIONS:log_path=$work/report
+status=0
+python -m pytest -n 2 --max-worker-restart 0 --dist worksteal -q -p no:cacheprovider -k "kernel or native" \
+    tests/native tests/models tests/heads tests/test_features.py "$@" || status=$?
+head -n 40 "$work"/report.* >&2 2>/dev/null || true
+exit "$status"
