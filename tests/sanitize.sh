@@ -33,6 +33,8 @@ strict=(-g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitiz
 compile() { "$compiler" -shared -fPIC -fopenmp "${strict[@]}" "$@"; }
 compile -fno-math-errno -fno-trapping-math -I"${python_says[0]}" -o "$copy/spkver/native/_kernels${python_says[1]}" \
     spkver/native/*.c
+echo 'float behind(const float *x, long n) { return x[n]; }' >"$work/planted.c"
+compile -o "$work/planted.so" "$work/planted.c"
 
 export LD_PRELOAD=${libraries/:/ }
 # Python and torch keep memory to the end on purpose, and CUDA's libraries want the gap in the address space.
@@ -40,8 +42,6 @@ export ASAN_OPTIONS=detect_leaks=0:protect_shadow_gap=0 UBSAN_OPTIONS=print_stac
 export PYTHONPATH=$copy PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1
 
 # A check that cannot fail shows nothing: a read of one float behind a tensor has to be found.
-echo 'float behind(const float *x, long n) { return x[n]; }' >"$work/planted.c"
-compile -o "$work/planted.so" "$work/planted.c"
 planted="import ctypes, torch; x = torch.zeros(5); n = ctypes.c_long(5)
 ctypes.CDLL('$work/planted.so').behind(ctypes.c_void_p(x.data_ptr()), n)"
 if python -c "$planted" 2>"$work/found" || ! grep -q heap-buffer-overflow "$work/found"; then
@@ -57,5 +57,5 @@ export ASAN_OPTIONS=$ASAN_OPTIONS:log_path=$work/report UBSAN_OPTIONS=$UBSAN_OPT
 status=0
 python -m pytest -n 2 --max-worker-restart 0 --dist worksteal -q -p no:cacheprovider -k "kernel or native" \
     tests/native tests/models tests/heads tests/test_features.py "$@" || status=$?
-head -n 40 "$work"/report.* >&2 2>/dev/null || true
+head -n 16 "$work"/report.* >&2 2>/dev/null || true
 exit "$status"
