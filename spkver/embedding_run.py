@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from spkver.data.audio import AudioError, check_samples, read_audio
+from spkver.data.audio import AudioError
 from spkver.data.directory import Utterance
 from spkver.embedding_parts import EmbeddingParts, Part, stamp
 from spkver.extraction import Extractor
@@ -86,24 +86,16 @@ def embed_group(extractor: Extractor, utterances: Sequence[Utterance], stop: thr
         if stop.is_set():
             raise _StopError
         stamps[index] = stamp(utterance.path)
-        samples, reasons[index] = _read(utterance, extractor.sample_rate)
-        if reasons[index]:
+        try:
+            samples, durations[index] = extractor.read(utterance.path)
+        except AudioError as error:
+            reasons[index] = error.reason
             continue
-        durations[index] = len(samples) / extractor.sample_rate
-        held.append((index, extractor.middle(samples)))
+        held.append((index, samples))
         if sum(len(waveform) for _, waveform in held) > _HELD_SECONDS * extractor.sample_rate:
             embed_held()
     embed_held()
     return Part(embeddings, magnitudes, seconds, durations, np.array(reasons, dtype=np.str_), stamps)
-
-
-def _read(utterance: Utterance, sample_rate: int) -> tuple[np.ndarray, str]:
-    """Samples of a file, and why they are of no use (empty if they are)."""
-    try:
-        samples = read_audio(utterance.path, sample_rate)
-    except AudioError as error:
-        return np.zeros(0, np.float32), error.reason
-    return samples, check_samples(samples) or ""
 
 
 @contextmanager

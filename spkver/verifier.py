@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spkver.data.audio import check_samples, read_audio, resample
+from spkver.data.audio import check_samples, resample
 from spkver.data.audio_blocks import audio_blocks
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor
@@ -83,7 +83,8 @@ class Verifier:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights: embeddings of models that differ in it cannot be compared."""
+        """SHA-256 of the weights and of what else an embedding depends on (`spkver.model_fingerprint`): embeddings of
+        models that differ in it cannot be compared."""
         return self._backend.digest
 
     def embed(self, audio: Audio, sample_rate: int | None = None) -> np.ndarray:
@@ -95,20 +96,17 @@ class Verifier:
             sample_rate: of samples, in Hz; None: the model's. A file knows its own.
 
         Raises:
-            SpkverError: the audio is missing, unreadable, empty, silent or not finite.
+            SpkverError: the audio is missing, unreadable, empty, silent, without speech, or not finite.
         """
         return self.listen(audio, sample_rate).embeddings[0]
 
     def listen(self, audio: Audio, sample_rate: int | None = None) -> Heard:
         """The same, with what else a score depends on."""
         if _is_path(audio):
-            samples = read_audio(audio, self._extractor.sample_rate)
+            chosen = self._extractor.read(audio)
         else:
-            samples = self._samples(audio, sample_rate)
-        problem = check_samples(samples)
-        if problem:
-            raise SpkverError(f"{_name(audio)}: {problem}; nothing to hear a voice in")
-        extracted = self._extractor.extract([samples])
+            chosen = self._extractor.choose(self._samples(audio, sample_rate), _name(audio))
+        extracted = self._extractor.extract([chosen.samples])
         return Heard(extracted.embeddings, extracted.seconds, extracted.magnitudes)
 
     def embed_windows(
