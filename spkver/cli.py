@@ -93,7 +93,7 @@ def train(options) -> int:
         trainer.run(describe_run(options.data, init))
     except Stopped as stopped:
         print(f"{experiment.folder}: {stopped}", file=sys.stderr)
-        return 128 + stopped.signal_number
+        return stopped.status
     return 0
 
 

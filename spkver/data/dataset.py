@@ -5,17 +5,19 @@ recorded, then all of the second variant, ...), so a head's first ``n_speakers``
 voices and fine-tuning without variants just cuts the rest off.
 """
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from spkver.data.audio import read_audio, speed, wrap_to
+from spkver.data.audio import check_samples, read_audio, speed, wrap_to
 from spkver.data.augment import Augmenter
 from spkver.data.directory import DataDirectory
 from spkver.data.sampler import Draw
+from spkver.data.shared_memory import Piped, ready_to_send, shared_zeros
 from spkver.errors import SpkverError
 from spkver.views import voices_of
 
@@ -30,12 +32,15 @@ class WaveformCache:
 
     Args:
         n_samples: room for each utterance.
+
+    Raises:
+        OSError: there is not so much memory.
     """
 
     def __init__(self, n_samples: Sequence[int]):
         self._starts = np.concatenate([[0], np.cumsum(n_samples)])
-        self._samples = torch.zeros(int(self._starts[-1]), dtype=torch.int16).share_memory_()
-        self._lengths = torch.zeros(len(n_samples), dtype=torch.int64).share_memory_()
+        self._samples = shared_zeros(int(self._starts[-1]), torch.int16)
+        self._lengths = shared_zeros(len(n_samples), torch.int64)
 
     def get(self, index: int) -> np.ndarray | None:
         """The utterance's int16 samples, or None when it was not put here yet."""
@@ -89,8 +94,12 @@ class SpeakerCrops(Dataset):
         self._durations = [directory.durations[utterance.id] for utterance in self.utterances]
         # Resampling may round a length up; a sample more is room enough.
         room = [int(np.ceil(duration * sample_rate)) + 1 for duration in self._durations]
-        fits = 2 * sum(room) <= cache_gigabytes * 1e9
-        self._cache = WaveformCache(room) if fits else None
+        self._cache = _cache_of(room, cache_gigabytes)
+        if augment.babble.probability > 0 and len(self.speakers) < 2:
+            raise SpkverError(
+                f"{directory.path}: babble is speech of other training speakers, and there is only one, "
+                f"'{self.speakers[0]}'; set augment.babble.probability=0, or add speakers"
+            )
         self._augmenter = Augmenter(augment, sample_rate, self._draw_voice)
 
     @property
@@ -111,19 +120,31 @@ class SpeakerCrops(Dataset):
         """The crop ``(n_samples,)`` float32, its label, and the place of its formant factor.
 
         A file that fails is returned as the error: one raised in a worker process would reach the
-        user as a traceback.
+        user as a traceback. A crop that is not finite counts as such: no step could use its batch.
         """
         rng = np.random.default_rng([self.seed, draw.epoch, draw.step, draw.slot])
         turn, index = divmod(draw.item, len(self.utterances))
-        speaker = self.utterances[index].speaker
+        utterance = self.utterances[index]
+        speaker = utterance.speaker
         try:
             factor, formant = self.variants[turn]
             samples = self._crop(index, factor, rng)
-            samples = self._augmenter(samples, rng, speaker)
+            samples = self._augmenter(samples, rng, speaker).astype(np.float32, copy=False)
         except SpkverError as error:
             return error
+        except OSError as error:
+            return SpkverError(f"{error.filename or utterance.path}: cannot be read ({error.strerror or error})")
+        except MemoryError:
+            return SpkverError(
+                f"{utterance.path}: no memory is left to read it; lower data.workers or data.cache_gigabytes"
+            )
+        if check_samples(samples) == "non-finite":
+            return SpkverError(
+                f"{utterance.path}: augmented samples of utterance '{utterance.id}' are not finite: it, or the "
+                "noise or room, is far beyond full scale; leave it out"
+            )
         label = self._speaker_index[speaker] + turn * len(self.speakers)
-        return samples.astype(np.float32, copy=False), label, formant
+        return samples, label, formant
 
     def _crop(self, index: int, factor: float, rng: np.random.Generator) -> np.ndarray:
         """A random crop at a speed, exactly ``crop_samples`` long."""
@@ -153,10 +174,25 @@ class SpeakerCrops(Dataset):
                 return wrap_to(self._read(index, n_samples, rng.random()), n_samples)
 
 
-def collate(items: list) -> tuple[Tensor, Tensor, Tensor] | SpkverError:
-    """Waveforms ``(batch, n_samples)``, labels and formants ``(batch,)``, or the first error among the items."""
+def _cache_of(n_samples: list[int], gigabytes: float) -> WaveformCache | None:
+    if 2 * sum(n_samples) > gigabytes * 1e9:
+        return None
+    try:
+        return WaveformCache(n_samples)
+    except OSError as error:
+        needed = f"{2 * sum(n_samples) / 1e9:.1f} GB of memory for decoded audio"
+        print(f"{needed} are not there ({error}): every crop is read from its file, which is slower", file=sys.stderr)
+        return None
+
+
+def collate(items: list) -> tuple[Tensor, Tensor, Tensor] | Piped | SpkverError:
+    """Waveforms ``(batch, n_samples)``, labels and formants ``(batch,)``, or the first error among the items.
+
+    A data worker's are ready to be sent to the training process.
+    """
     for item in items:
         if isinstance(item, SpkverError):
             return item
     waveforms, labels, formants = zip(*items)
-    return torch.from_numpy(np.stack(waveforms)), torch.tensor(labels), torch.tensor(formants)
+    batch = torch.from_numpy(np.stack(waveforms)), torch.tensor(labels), torch.tensor(formants)
+    return batch if get_worker_info() is None else ready_to_send(batch)

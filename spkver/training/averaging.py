@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spkver.config import Config
 from spkver.data.directory import DataDirectory
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor

@@ -51,10 +51,10 @@ def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config:
 
     Averaged weights need statistics of their own (Izmailov et al., UAI 2018), and those of the training
     were those of short, masked, augmented crops: embeddings of whole utterances would not be centred.
-    Frozen ones stay.
+    Frozen ones stay, and utterances that give no finite values are left out.
 
     Raises:
-        SpkverError: a file cannot be read, or the statistics are not finite.
+        SpkverError: a file cannot be read, or no utterance gives finite values.
     """
     still = freeze(encoder, config.optimizer.freeze)
     norms = [norm for norm in batch_norms(encoder) if norm not in still]
@@ -95,11 +95,8 @@ def _inputs(
 
 @torch.no_grad()
 def _hold_statistics(norm: nn.Module, values: Tensor) -> None:
-    mean, variance = values.mean(0), values.var(0)
-    if not (mean.isfinite().all() and variance.isfinite().all()):
-        raise SpkverError(
-            "the statistics of whole training utterances are not finite: a recording holds samples far beyond full "
-            "scale, or the weights are damaged"
-        )
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_(variance)
+    values = values[values.isfinite().all(1)]
+    if len(values) < 2:
+        raise SpkverError("no training utterance has a finite embedding: the weights are damaged")
+    norm.running_mean.copy_(values.mean(0))
+    norm.running_var.copy_(values.var(0))

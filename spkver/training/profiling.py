@@ -6,6 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from spkver.errors import SpkverError
+from spkver.training.batches import Batches
 from spkver.training.trainer import Trainer
 
 # Steps before those that are timed: memory is taken, workers start, files are decoded for the first time.
@@ -34,18 +35,16 @@ def profile_training(trainer: Trainer, n_steps: int) -> str:
     step, clock = trainer.training_step, trainer.training_step.clock
     clock.exact = True
     trainer.to_train_mode()
-    batches = iter(trainer.loader())
     started = 0.0
-    for index in range(WARM_UP + n_steps):
-        if index == WARM_UP:
-            clock.seconds.clear()
-            started = time.perf_counter()
-        with clock(WAITING):
-            batch = next(batches)
-        if isinstance(batch, SpkverError):
-            raise batch
-        step(batch, 0, index, n_batches)
-    seconds = time.perf_counter() - started
+    with Batches(trainer.loader()) as batches:
+        for index in range(WARM_UP + n_steps):
+            if index == WARM_UP:
+                clock.seconds.clear()
+                started = time.perf_counter()
+            with clock(WAITING):
+                batch = next(batches)
+            step(batch, 0, index, n_batches)
+        seconds = time.perf_counter() - started
     parts = {part: spent / n_steps for part, spent in clock.seconds.items()}
     with FlopCounterMode(display=False) as counter:
         step(batch, 0, index, n_batches)

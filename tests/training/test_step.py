@@ -85,9 +85,7 @@ def assert_equal(a, b):
         assert a == b
 
 
-@pytest.mark.parametrize(
-    "fault", [too_loud, not_a_number, loss_of_nan, infinite_gradient, overflowing_statistics]
-)
+@pytest.mark.parametrize("fault", [too_loud, not_a_number, loss_of_nan, infinite_gradient, overflowing_statistics])
 @pytest.mark.parametrize(
     "overrides",
     [
