@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]  # something is left
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -42,7 +43,7 @@ CountRange = Annotated[list[Count], AfterValidator(_ordered)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -116,14 +117,14 @@ class SpeechEncoderV3(Section):
     n_layers: Count
     n_heads: Count
     feedforward: Count
-    dropout: Probability
-    layer_drop: Probability
+    dropout: Share
+    layer_drop: Share
     position: Literal["sinusoidal", "convolutional", "rotary", "none"]
     position_kernel: Count
     pooling: Literal["attentive_statistics", "statistics", "mean"]
     pooling_hidden: Count
     embed_dim: Count
-    embedding_dropout: Probability
+    embedding_dropout: Share
     embedding_norms: Literal["batch", "layer", "none"]  # of the pooled values and of the embedding
     aggregate_layers: bool  # pool over the outputs of all layers, not of the last alone
     average_spectrum: bool  # tell the encoder the spectrum that mean normalisation takes away
@@ -180,8 +181,8 @@ class Optimizer(Section):
     name: Literal["muon", "adamw", "adam", "radam", "nadam", "sgd"]
     lr: Positive
     weight_decay: NotNegative
-    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)]
-    momentum: Annotated[float, Field(ge=0, lt=1)]  # of sgd, and of muon's matrices
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    momentum: Share  # of sgd, and of muon's matrices
     freeze: list[str]  # patterns of the encoder's weights and statistics that stay as they are
     lr_factors: dict[str, Positive]  # pattern of the encoder's weights -> factor of lr; the last that matches counts
 
@@ -233,6 +234,7 @@ class Training(Section):
 
 
 class Init(Section):
+    required: bool  # a run without a model to start from is refused
     head: Literal["keep", "rebuild"]  # keep the rows of speakers that the model knows by name; rebuild: none
     utterances: Count  # at most so many make the centre of a new class
     subcenter_spread: NotNegative  # tangent of the angle between a centre and its further sub-centers
@@ -278,7 +280,7 @@ class Scoring(Evaluation):
 
 
 class Config(Section):
-    seed: CountOrZero
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     data: Data
     batch: Batch
     augment: Augment

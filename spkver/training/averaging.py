@@ -68,8 +68,10 @@ def directory_of(run: dict, data: Path | None) -> Path:
     """The data directory given, or the one that the run was trained on.
 
     Raises:
-        SpkverError: that one is gone.
+        SpkverError: that one is gone, or not known.
     """
+    if data is None and "data" not in run:
+        raise SpkverError("the run does not say where its data directory is; name it with --data")
     path = Path(data or run["data"])
     if not path.is_dir():
         raise SpkverError(f"{path}: the data directory of this run is gone; name it with --data")

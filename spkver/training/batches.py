@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from types import TracebackType
 
 from torch import Tensor
@@ -76,7 +77,9 @@ class Batches:
             try:
                 self._check_workers()
                 batch = next(self._iterator, None)
-            except RuntimeError as error:
+            except (RuntimeError, EOFError, OSError) as error:
+                # What a worker had shared is lost with it, sometimes before the system says that it died.
+                wait([worker.sentinel for worker in self._workers], timeout=_SECONDS_TO_END)
                 self._check_workers()
                 if "Too many open files" in str(error):
                     raise SpkverError(
