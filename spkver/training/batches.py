@@ -78,8 +78,11 @@ class Batches:
                 self._check_workers()
                 batch = next(self._iterator, None)
             except (RuntimeError, EOFError, OSError) as error:
-                # What a worker had shared is lost with it, sometimes before the system says that it died.
-                wait([worker.sentinel for worker in self._workers], timeout=_SECONDS_TO_END)
+                # What a worker had shared is lost with it, a moment before the system says that it died.
+                ended = wait([worker.sentinel for worker in self._workers], timeout=_SECONDS_TO_END)
+                for worker in self._workers:
+                    if worker.sentinel in ended:
+                        worker.join()
                 self._check_workers()
                 if "Too many open files" in str(error):
                     raise SpkverError(

@@ -57,7 +57,8 @@ def load_state(folder: Path, kinds: dict[str, type | tuple[type, ...]]) -> dict:
 
 def damaged(path: Path, why: Exception | str) -> SpkverError:
     """What to say of a state that no run can go on from."""
-    reason = next(iter(str(why).strip().splitlines()), "") or type(why).__name__
+    # Short: some put the damaged bytes into it.
+    reason = " ".join(str(why).split())[:120] or type(why).__name__
     return SpkverError(
         f"{path}: is no whole checkpoint ({reason}); put a copy in its place, or train anew in another folder "
         "(`spkver average` still makes a model of the epochs that are finished)"

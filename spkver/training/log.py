@@ -105,9 +105,7 @@ def read_log(path: Path, kind: str) -> list[dict]:
                 if record is None:
                     strange = strange or number
                 elif strange:
-                    raise SpkverError(
-                        f"{path}:{strange}: is no record of a training, and others follow; delete the line"
-                    )
+                    raise SpkverError(f"{path}:{strange}: no record of a training, and others follow; delete the line")
                 elif record.pop("kind") == kind:
                     records.append(record)
     except OSError as error:
