@@ -128,8 +128,9 @@ class SpeakerCrops(Dataset):
         speaker = utterance.speaker
         try:
             factor, formant = self.variants[turn]
-            samples = self._crop(index, factor, rng)
-            samples = self._augmenter(samples, rng, speaker).astype(np.float32, copy=False)
+            with np.errstate(over="ignore", invalid="ignore"):  # looked for below
+                samples = self._crop(index, factor, rng)
+                samples = self._augmenter(samples, rng, speaker).astype(np.float32, copy=False)
         except SpkverError as error:
             return error
         except OSError as error:

@@ -213,7 +213,7 @@ def test_a_full_disk_is_one_line_of_the_log(tmp_path):
 
 
 def test_a_snapshot_that_claims_too_much_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    path, read = write_picture_data(tmp_path)
+    _, read = write_picture_data(tmp_path)
     monkeypatch.setattr(snapshot, "_MOST_BYTES", 1000)
     monkeypatch.setattr(np, "load", lambda *arguments, **options: pytest.fail("read"))
     with pytest.raises(SpkverError, match=r"it claims to hold \d+ bytes"):
