@@ -86,7 +86,7 @@ def _inputs(
     hooks = [norm.register_forward_pre_hook(keep) for norm in norms]
     try:
         extractor = Extractor(encoder, config, AS_RECORDED)
-        extractor.embed_utterances(directory.utterances, directory.durations, "statistics")
+        extractor.extract_utterances(directory.utterances, directory.durations, "statistics")
     finally:
         for hook in hooks:
             hook.remove()

@@ -21,6 +21,7 @@ from spkver.config import Config
 from spkver.data.dataset import SpeakerCrops, collate
 from spkver.data.directory import DataDirectory
 from spkver.data.sampler import SpeakerBatchSampler
+from spkver.errors import SpkverError
 from spkver.extraction import Extractor
 from spkver.files import locked
 from spkver.heads import build_head
@@ -231,12 +232,16 @@ class Trainer:
         record = {"epoch": self.epoch + 1, **self.sums.mean(), "seconds": round(self.seconds, 1)}
         # As recorded: the further views of a finished model would cost as many times the time, each epoch.
         extractor = Extractor(self.encoder, self.config, AS_RECORDED)
-        # Nothing of the training changes here: a signal need not wait, and a resumed run measures again.
-        with self.stop_request.at_once():
-            if self.snapshots is not None:
-                self.snapshots.take(self.epoch + 1, extractor, self.head, self.gradients)
-            if self.held_out is not None:
-                record["held_out_eer"], record["held_out_threshold"] = self.held_out.equal_error_rate(extractor)
+        try:
+            # Nothing of the training changes here: a signal need not wait, and a resumed run measures again.
+            with self.stop_request.at_once():
+                if self.snapshots is not None:
+                    self.snapshots.take(self.epoch + 1, extractor, self.head, self.gradients)
+                if self.held_out is not None:
+                    record["held_out_eer"], record["held_out_threshold"] = self.held_out.equal_error_rate(extractor)
+        except SpkverError:
+            self._save()  # whoever mends the file that cannot be used goes on from here
+            raise
         # The later one of equals: it has seen more.
         if self.held_out is not None and (self.best is None or record["held_out_eer"] <= self.best[0]):
             self.best = (record["held_out_eer"], self.epoch + 1)
