@@ -51,10 +51,10 @@ def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config:
 
     Averaged weights need statistics of their own (Izmailov et al., UAI 2018), and those of the training
     were those of short, masked, augmented crops: embeddings of whole utterances would not be centred.
-    Frozen ones stay, and utterances that give no finite values are left out.
+    Frozen ones stay.
 
     Raises:
-        SpkverError: a file cannot be read, or no utterance gives finite values.
+        SpkverError: a file cannot be read, or the weights are damaged.
     """
     still = freeze(encoder, config.optimizer.freeze)
     norms = [norm for norm in batch_norms(encoder) if norm not in still]
@@ -86,7 +86,7 @@ def _inputs(
     hooks = [norm.register_forward_pre_hook(keep) for norm in norms]
     try:
         extractor = Extractor(encoder, config, AS_RECORDED)
-        extractor.extract_utterances(directory.utterances, directory.durations, "statistics")
+        extractor.embed_utterances(directory.utterances, directory.durations, "statistics")
     finally:
         for hook in hooks:
             hook.remove()
@@ -95,8 +95,7 @@ def _inputs(
 
 @torch.no_grad()
 def _hold_statistics(norm: nn.Module, values: Tensor) -> None:
-    values = values[values.isfinite().all(1)]
-    if len(values) < 2:
-        raise SpkverError("no training utterance has a finite embedding: the weights are damaged")
+    if not values.isfinite().all():
+        raise SpkverError("training utterances have embeddings that are not finite: the weights are damaged")
     norm.running_mean.copy_(values.mean(0))
     norm.running_var.copy_(values.var(0))
