@@ -36,9 +36,11 @@ def _as_recorded_first(views: list) -> list:
     return views
 
 
-Factors = Annotated[list[Positive], Field(min_length=1), AfterValidator(_recorded_first)]
-Views = Annotated[list[list[Positive]], Field(min_length=1), AfterValidator(_as_recorded_first)]
-Range = Annotated[list[float], AfterValidator(_ordered)]
+Factor = Annotated[float, Field(ge=0.1, le=10)]
+Factors = Annotated[list[Factor], Field(min_length=1), AfterValidator(_recorded_first)]
+Views = Annotated[list[list[Factor]], Field(min_length=1), AfterValidator(_as_recorded_first)]
+Decibels = Annotated[list[Annotated[float, Field(ge=-100, le=100)]], AfterValidator(_ordered)]
+Seconds = Annotated[list[Annotated[float, Field(gt=0, le=10)]], AfterValidator(_ordered)]
 CountRange = Annotated[list[Count], AfterValidator(_ordered)]
 
 
@@ -48,7 +50,7 @@ class Section(BaseModel):
 
 class Data(Section):
     sample_rate: Count  # Hz
-    crop_seconds: Positive
+    crop_seconds: Annotated[float, Field(ge=0.05)]
     held_out_speakers: CountOrZero  # training speakers kept aside for the EER after each epoch
     held_out_nontargets: Count  # at most so many of their nontarget trials
     max_unusable_share: Probability  # of utterances that may be empty, silent or unreadable
@@ -64,19 +66,19 @@ class Batch(Section):
 class Noise(Section):
     probability: Probability
     list: str | None  # `utt path`, a noise recording a line
-    snr_db: Range
+    snr_db: Decibels
 
 
 class Babble(Section):
     probability: Probability
     voices: CountRange
-    snr_db: Range
+    snr_db: Decibels
 
 
 class Reverb(Section):
     probability: Probability
     list: str | None  # `utt path`, a room impulse response a line; null: simulated
-    rt60_seconds: Range
+    rt60_seconds: Seconds
 
 
 class SpecAugment(Section):

@@ -71,7 +71,17 @@ def test_both_are_said_before_any_data_is_read(tiny_config, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "override",
-    ["optimizer.betas=[0.9,1.0]", "model.dropout=1.0", "model.layer_drop=1.0", "optimizer.lr=.inf", f"seed={2**70}"],
+    [
+        "optimizer.betas=[0.9,1.0]",
+        "model.dropout=1.0",
+        "model.layer_drop=1.0",
+        "optimizer.lr=.inf",
+        f"seed={2**70}",
+        "data.crop_seconds=1e-9",
+        "augment.babble.snr_db=[-1e6,1e6]",
+        "augment.reverb.rt60_seconds=[0.0,0.1]",
+        "augment.speed_factors=[1.0,1e-6]",
+    ],
 )
 def test_values_that_end_in_nothing_are_refused(tiny_config, override):
     with pytest.raises(SpkverError, match=override.partition("=")[0].replace(".", r"\.")):
