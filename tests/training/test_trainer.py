@@ -244,8 +244,8 @@ def test_precision_by_name():
 
 def test_the_log_leaves_out_a_line_that_a_stop_cut_short(tmp_path):
     path = tmp_path / "log.jsonl"
-    path.write_text(json.dumps({"kind": "step", "loss": 1.0}) + "\n" + '{"kind": "st')
-    assert read_log(path, "step") == [{"loss": 1.0}]
+    path.write_text(json.dumps({"kind": "step", "epoch": 1, "loss": 1.0}) + "\n" + '{"kind": "st')
+    assert read_log(path, "step") == [{"epoch": 1, "loss": 1.0}]
 
 
 @pytest.mark.parametrize("head", ["arc_margin", "intertopk_subcenter"])
