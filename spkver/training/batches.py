@@ -49,7 +49,7 @@ class Batches:
         self._waiting = False
         self._piped = False
         others = multiprocessing.active_children()
-        self._before = signal.getsignal(signal.SIGCHLD)
+        self._before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
         self._iterator = iter(loader)
         self._workers = [child for child in multiprocessing.active_children() if child not in others]
         signal.signal(signal.SIGCHLD, self._child_ended)
