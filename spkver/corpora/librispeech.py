@@ -160,7 +160,11 @@ def _read_speakers(path: Path, subset: str) -> tuple[dict[str, str], set[str]]:
 
 def _transcribed(path: Path) -> list[str]:
     """The utterances that a chapter's transcript names."""
-    return [line.split(None, 1)[0] for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return [
+        line.split(None, 1)[0]
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.strip()
+    ]
 
 
 def _joined(path: Path, parts: Sequence[DataDirectory]) -> DataDirectory:
