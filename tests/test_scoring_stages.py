@@ -1,6 +1,7 @@
 """The verbs from embeddings to figures, as a user runs them on a finished experiment."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -207,6 +208,68 @@ def test_verify_gives_the_log_likelihood_ratio_of_the_score_list_and_decides_by_
         assert "log-likelihood ratio" in capsys.readouterr().out
 
 
+def test_threshold_and_verify_take_the_same_system_by_default(made, tmp_path, capsys):
+    exp, data, train = shutil.copytree(made / "exp", tmp_path / "exp"), made / "test", made / "train"
+    shutil.rmtree(exp / "model/backend", ignore_errors=True)
+    assert run("score", data, exp) == 0
+    for calibrate, system in (([], "cosine"), (["cosine"], "cosine+calibration")):
+        for name in calibrate:
+            assert run("calibrate", data, exp, "--train", train, "--system", name) == 0
+        capsys.readouterr()
+        assert run("threshold", data, exp, "--far", "0.1") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith(f"exp, {system}: accept from this score on")
+        assert all(f" {system}:" in line for line in lines[2:4])
+        assert spkver.load(exp / "model").system == system
+    assert run("threshold", data, exp, "--system", "cosine") == 0
+    assert "exp, cosine: accept" in capsys.readouterr().out
+    assert run("threshold", data, exp, "--system", "cosine+znorm+calibration") == 1
+    asked = f"--trials {data / 'trials'} --system cosine+znorm+calibration`"
+    assert f"is not scored yet; run `spkver score {data} {exp} {asked}" in capsys.readouterr().err
+
+
+def test_the_threshold_that_promises_a_rate_keeps_it_in_verify(made, tmp_path, capsys):
+    exp, data, train = shutil.copytree(made / "exp", tmp_path / "exp"), made / "test", made / "train"
+    shutil.rmtree(exp / "model/backend", ignore_errors=True)
+    assert run("calibrate", data, exp, "--train", train) == 0
+    assert run("threshold", data, exp, "--far", "0.1", "--save") == 0
+    trials, llrs = read_scores(exp / "scores/test/trials-cosine+calibration")
+    voice = spkver.load(exp / "model")
+    # Scores from before the calibration was fitted anew have other thresholds; PLDA has nothing to do with them.
+    calibration = exp / "model/backend/calibration-cosine.json"
+    os.utime(calibration, (1, 1))
+    capsys.readouterr()
+    assert run("threshold", data, exp, "--far", "0.1", "--save") == 1
+    assert (
+        "are scores from before calibration-cosine.json was fitted anew; run `spkver score" in capsys.readouterr().err
+    )
+    assert run("score", data, exp, "--system", "cosine+calibration") == 0
+    assert run("plda", data, exp, "--train", train, "scoring.plda.lda_dim=4") == 0
+    assert run("threshold", data, exp, "--far", "0.1", "--save") == 0
+    false = (llrs[trials.labels == 0] >= voice.threshold).mean()
+    assert 0.08 < false <= 0.1
+    wav = dict(line.split() for line in (data / "wav.scp").read_text().splitlines())
+    nontargets = np.flatnonzero(trials.labels == 0)
+    for index in nontargets[np.argsort(-llrs[nontargets])][[0, 20, -1]]:
+        outcome = voice.verify(*(data / wav[name] for name in trials.pair(index)))
+        assert outcome.same_speaker == (llrs[index] >= voice.threshold)
+
+
+def test_calibration_says_what_lengths_it_was_learnt_from(made, tmp_path, capsys):
+    exp, data, train = shutil.copytree(made / "exp", tmp_path / "exp"), made / "test", made / "train"
+    assert run("calibrate", data, exp, "--train", train) == 0
+    assert "half has recordings of 1 to 6 s joined of them" in capsys.readouterr().out
+    joined = json.loads((exp / "model/backend/calibration-cosine.json").read_text())
+    assert run("calibrate", data, exp, "--train", train, "scoring.calibration.joined_pairs=0") == 0
+    assert "no recordings were joined" in capsys.readouterr().out
+    alone = json.loads((exp / "model/backend/calibration-cosine.json").read_text())
+    assert set(joined["ranges"]) == set(joined["weights"]) - {"score"}
+    # Three held-out speakers with six utterances of about a second: joined they reach further.
+    assert joined["ranges"]["log_duration_max"][1] > alone["ranges"]["log_duration_max"][1] + 1
+    assert run("calibrate", data, exp, "--train", train) == 0
+    assert json.loads((exp / "model/backend/calibration-cosine.json").read_text()) == joined
+
+
 def test_a_prior_without_calibration_is_refused(trained, capsys):
     assert run("verify", "a.wav", "b.wav", "--model", trained / "model", "--prior", "0.5") == 1
     assert "a prior needs calibrated scores; make them by `spkver calibrate`" in capsys.readouterr().err
@@ -217,8 +280,10 @@ def test_systems_are_fused_into_log_likelihood_ratios(made, tmp_path, capsys):
     assert run("plda", data, exp, "--train", train, "scoring.plda.lda_dim=4") == 0
     assert run("fuse", data, f"{exp}:cosine", f"{exp}:plda", "--train", train, "--exp", tmp_path / "fused") == 0
     assert "Cllr" in capsys.readouterr().out
-    weights = json.loads((tmp_path / "fused/fusion.json").read_text())["weights"]
-    assert list(weights)[:3] == ["exp:cosine", "exp:plda", "log_duration_min"]
+    fusion = json.loads((tmp_path / "fused/fusion.json").read_text())
+    assert list(fusion["weights"])[:3] == ["exp:cosine", "exp:plda", "log_duration_min"]
+    assert set(fusion["ranges"]) == set(fusion["weights"]) - {"exp:cosine", "exp:plda"}
+    assert fusion["ranges"]["log_duration_max"][1] > np.log(4)  # utterances of about a second, joined
     assert run("evaluate", data, tmp_path / "fused", "--system", "fusion", "scoring.bootstrap=0") == 0
     assert 0 <= json.loads((tmp_path / "fused/metrics.json").read_text())["test/trials"]["fusion"]["eer"] <= 1
 
@@ -487,7 +552,9 @@ def test_another_toolkits_embeddings_are_scored_normalised_and_calibrated_withou
     assert run("score", made / "test", other) == 0
     assert (other / "scores/test/trials-cosine").read_bytes() == (exp / "scores/test/trials-cosine").read_bytes()
     assert run("norm", made / "test", other, "--train", made / "train", *SMALL) == 0
+    capsys.readouterr()
     assert run("calibrate", made / "test", other, "--train", made / "train", "--system", "cosine+asnorm") == 0
+    assert "no recordings were joined" in capsys.readouterr().out
     system = "cosine+asnorm+calibration"
     assert run("evaluate", made / "test", other, "--system", system, "scoring.bootstrap=0") == 0
     assert "test/trials" in json.loads((other / "metrics.json").read_text())
