@@ -160,13 +160,14 @@ def score_trials(
         score = build_system(system.name, enroll, test, backend)
         if models_file is not None and score_mean:
             score = ScoreMean(score, models)
+        record.unlink(missing_ok=True)  # never the old record beside new scores
         n = score_list(out, trials_file, (enroll_rows, rows), score, _contents(made_of))
     write_record(record, made_of | {"n_trials": n, "scores": file_fingerprint(out)})
     return f"{n} scores -> {out}"
 
 
 def scored_already(out: Path, record: Path, made_of: dict) -> int:
-    """The number of trials of a score file that was made of the very same; 0 of another one, which then has no record.
+    """The number of trials of a score file that was made of the very same; 0 of any other.
 
     Raises:
         SpkverError: the scores are of another list of the same name.
@@ -180,7 +181,6 @@ def scored_already(out: Path, record: Path, made_of: dict) -> int:
         kept = {name: value for name, value in old.items() if name not in ("n_trials", "scores")}
         if old.get("scores") == file_fingerprint(out) and _contents(kept) == _contents(made_of):
             return old.get("n_trials", 0)
-    record.unlink()  # never the old record beside new scores
     return 0
 
 
