@@ -17,10 +17,12 @@ from spkver.export_verbs import add_export_verbs
 from spkver.own_folder_verb import add_own_folder
 from spkver.picture_verbs import add_picture_verbs
 from spkver.scoring_verbs import add_scoring_verbs
+from spkver.standard_streams import open_closed_streams
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb; returns the exit status."""
+    open_closed_streams()
     options = _parse(arguments)
     # Before torch is loaded: its threads wait for one another at full speed for a millisecond and more, on the core
     # that the data worker needs. Training on two cores takes about a tenth less time so.

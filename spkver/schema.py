@@ -41,6 +41,7 @@ Factors = Annotated[list[Factor], Field(min_length=1), AfterValidator(_recorded_
 Views = Annotated[list[list[Factor]], Field(min_length=1), AfterValidator(_as_recorded_first)]
 Decibels = Annotated[list[Annotated[float, Field(ge=-100, le=100)]], AfterValidator(_ordered)]
 Seconds = Annotated[list[Annotated[float, Field(gt=0, le=10)]], AfterValidator(_ordered)]
+PositiveRange = Annotated[list[Positive], AfterValidator(_ordered)]
 CountRange = Annotated[list[Count], AfterValidator(_ordered)]
 
 
@@ -264,7 +265,9 @@ class Calibration(Section):
     p_target: Annotated[float, Field(gt=0, lt=1)]  # prior that the objective is weighted for
     quality: list[Literal["duration", "magnitude", "cohort_mean"]]  # measures beside the score
     regularisation: Positive
-    max_nontargets: Count  # trials of the held-out speakers
+    max_nontargets: Count  # trials of the held-out speakers, of each kind
+    joined_pairs: CountOrZero  # about so many pairs of recordings are joined of their utterances; 0: none
+    joined_seconds: PositiveRange  # lengths that these are cut to
 
 
 class Evaluation(Section):

@@ -26,6 +26,8 @@ YOUNGER_KEYS = {
             "quality": ["duration", "magnitude"],
             "regularisation": 1e-6,
             "max_nontargets": 20000,
+            "joined_pairs": 40,
+            "joined_seconds": [2.0, 60.0],
         },
     },
 }

@@ -52,7 +52,7 @@ class TrainingStep:
         self.fbank = build_fbank(config, config.augment.formant_factors).to(device)
         self.specaugment = SpecAugment(**config.augment.specaugment.model_dump())
         self.rows = self._row_optimizer()
-        self.optimizer = build_optimizer(config.optimizer, encoder, head, self.rows)
+        self.optimizer = build_optimizer(config.optimizer, encoder, head, dtype, self.rows)
         self.statistics = NormStatistics(encoder, head)
         self.clock = Clock(device)
         self.skipped_in_a_row = 0
