@@ -73,6 +73,15 @@ def speechocean762() -> Path:
 
 
 @pytest.fixture(scope="session")
+def speech_commands() -> Path:
+    """A part of the corpus Speech Commands (real words); the test skips where it is not on this machine."""
+    folder = (SHARED / "speech_commands").resolve()
+    if not folder.is_dir():
+        pytest.skip(f"needs real speech: no folder {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def esc10() -> Path:
     """The noise corpus ESC-10; the test skips where it is not on this machine."""
     folder = (SHARED / "esc10").resolve()

@@ -145,6 +145,40 @@ def test_an_unreadable_file_stops_training_with_its_path(make_trainer):
         trainer.run({})
 
 
+def test_an_epoch_that_cannot_be_measured_is_saved_and_measured_when_the_file_is_mended(make_trainer):
+    words = ("training.epochs=1", "snapshots.speakers=0")
+    whole = make_trainer(*words, exp="whole")
+    whole.run({})
+    trainer = make_trainer(*words)
+    path = trainer.held_out.utterances[0].path
+    content = path.read_bytes()
+    try:
+        path.unlink()
+        with pytest.raises(SpkverError, match=rf"^{path}: no such audio file"):
+            trainer.run({})
+    finally:
+        path.write_bytes(content)
+    assert len(losses(trainer)) == trainer.sampler.n_batches
+    resumed = make_trainer(*words, resume=True)
+    assert resumed.begun
+    resumed.run({})
+    assert losses(resumed) == losses(whole)
+    eers = [read_log(each.experiment.log_file, "epoch")[0]["held_out_eer"] for each in (whole, resumed)]
+    assert eers[0] == eers[1]
+
+
+def test_what_a_killed_run_left_behind_is_removed(make_trainer):
+    trainer = make_trainer("training.epochs=1")
+    folders = [trainer.experiment.folder / name for name in ("", "checkpoints", "snapshots", "untrained")]
+    left = [folder / ".last.pt.abcdefgh.unfinished" for folder in folders]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    trainer.run({})
+    assert not any(path.exists() for path in left)
+    assert not list(trainer.experiment.folder.rglob(".*"))
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(make_trainer):
     make_trainer("training.epochs=1").run({})
     with pytest.raises(SpkverError, match="already holds a run; go on with --resume"):
@@ -236,8 +270,8 @@ def test_a_gpu_that_is_not_there_is_refused_and_auto_is_the_cpu():
 
 def test_the_log_leaves_out_a_line_that_a_stop_cut_short(tmp_path):
     path = tmp_path / "log.jsonl"
-    path.write_text(json.dumps({"kind": "step", "loss": 1.0}) + "\n" + '{"kind": "st')
-    assert read_log(path, "step") == [{"loss": 1.0}]
+    path.write_text(json.dumps({"kind": "step", "epoch": 1, "loss": 1.0}) + "\n" + '{"kind": "st')
+    assert read_log(path, "step") == [{"epoch": 1, "loss": 1.0}]
 
 
 @pytest.mark.parametrize("head", ["arc_margin", "intertopk_subcenter"])
