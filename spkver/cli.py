@@ -17,11 +17,12 @@ from spkver.export_verbs import add_export_verbs
 from spkver.own_folder_verb import add_own_folder
 from spkver.picture_verbs import add_picture_verbs
 from spkver.scoring_verbs import add_scoring_verbs
+from spkver.verb_parser import VerbParser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb; returns the exit status."""
-    options = _parse(arguments)
+    options = _parser().parse_args(arguments)
     # Before torch is loaded: its threads wait for one another at full speed for a millisecond and more, on the core
     # that the data worker needs. Training on two cores takes about a tenth less time so.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -129,20 +130,8 @@ def _read(path: Path, check_files: bool = True):
     return read_data_directory(path, check_files=check_files)
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Options and overrides in any order, which argparse alone does not allow."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    strange = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
-    if strange:
-        parser.error(f"unrecognized arguments: {' '.join(strange)}")
-    if rest:
-        options.overrides += rest
-    return options
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="spkver", description="Speaker verification: train an encoder, score trials, say how good it is."
     )
     parser.add_argument("--version", action="version", version=f"spkver {__version__}")
@@ -173,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, function in (("config", config), ("train", train)):
         added = verb(name, function)
         added.add_argument("config", type=Path, help="a YAML file, see conf/")
-        added.add_argument("overrides", nargs="*", metavar="key.sub=value", help="values that differ")
+        added.add_overrides("key.sub=value", "values of the configuration that differ, as optimizer.lr=0.1")
     added.add_argument("--data", type=Path, help="data directory with the training speakers")
     added.add_argument("--exp", type=Path, help="folder of the experiment (exp/ and the name of CONFIG)")
     added.add_argument("--init", type=Path, metavar="MODEL", help="model folder to fine-tune")
@@ -185,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     added = verb("average", average)
     added.add_argument("exp", type=Path, help="folder of the experiment")
     added.add_argument("--data", type=Path, help="its data directory (where training found it)")
-    added.add_argument("overrides", nargs="*", metavar="scoring.key=value", help="for this model from then on")
+    added.add_overrides("scoring.key=value", "values of the scoring section, for this model from then on")
 
     add_scoring_verbs(verb)
     add_export_verbs(verb)

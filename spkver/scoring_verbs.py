@@ -4,6 +4,7 @@ Heavy imports stand inside the verbs, so that ``spkver --help`` is instant.
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def add_scoring_verbs(verb: Callable) -> None:
 
     def scoring_options(added: argparse.ArgumentParser) -> None:
         added.add_argument("--trials", type=Path, help="trial list (DATA/trials)")
-        added.add_argument("overrides", nargs="*", metavar="scoring.key=value", help="scoring values that differ")
+        added.add_overrides("scoring.key=value", "values of the scoring section that differ, as scoring.bootstrap=0")
 
     added = scoring_verb("embed", embed)
     added.add_argument("--untrained", action="store_true", help=_UNTRAINED)
@@ -61,7 +62,7 @@ def add_scoring_verbs(verb: Callable) -> None:
     added.add_argument("--train", type=Path, required=True, help="data directory of the training speakers")
     added.add_argument("--exp", type=Path, required=True, help="folder for the scores and metrics of the fusion")
     added.add_argument("--trials", type=Path, help="trial list (DATA/trials)")
-    added.set_defaults(overrides=[])  # `scoring.key=value` words stand among the systems
+    added.add_overrides("scoring.key=value", "values of the scoring section that differ, as scoring.bootstrap=0")
 
     added = verb("evaluate", evaluate)
     added.add_argument("data", type=Path, nargs="?", help="data directory")
@@ -157,8 +158,8 @@ def fuse(options) -> None:
     from spkver.config import scoring_overrides
     from spkver.fusion import fuse_systems
 
-    overrides = scoring_overrides([text for text in options.systems if "=" in text] + options.overrides)
-    systems = [_named_system(text) for text in options.systems if "=" not in text]
+    overrides = scoring_overrides(options.overrides)
+    systems = [_named_system(text) for text in options.systems]
     train = _directory(options.train, check_files=False)
     print(fuse_systems(train, options.data, options.trials, systems, options.exp, overrides))
 
@@ -167,13 +168,6 @@ def evaluate(options) -> None:
     """EER, minDCF, Cllr and their intervals, of an experiment's system or of any toolkit's score file."""
     from spkver.evaluation import evaluate_foreign, evaluate_scores
 
-    # Overrides may stand where DATA and EXP would, or behind the conditions.
-    options.overrides += [word for word in options.by if "=" in word]
-    options.by = [word for word in options.by if "=" not in word]
-    for place in ("data", "exp"):
-        if "=" in str(getattr(options, place) or ""):
-            options.overrides.insert(0, str(getattr(options, place)))
-            setattr(options, place, None)
     if options.scores is not None:
         if options.data is not None or options.trials is None:
             raise SpkverError("evaluate: --scores FILE goes with --trials FILE, and without DATA and EXP")
@@ -181,7 +175,8 @@ def evaluate(options) -> None:
         print(evaluate_foreign(options.scores, options.trials, options.utt2spk, settings, options.by))
         return
     if options.exp is None:
-        raise SpkverError("evaluate: name DATA and EXP, or --scores FILE and --trials FILE")
+        taken = f" (no path {options.overrides[0]} is here)" if options.overrides else ""
+        raise SpkverError(f"evaluate: name DATA and EXP, or --scores FILE and --trials FILE{taken}")
     directory, system = _directory(options.data, check_files=False), _system(options)
     # A fusion has no model, and so no configuration of its own.
     settings = _scoring(options)[0] if system.model.is_dir() else _evaluation_settings(options.overrides)
@@ -215,11 +210,18 @@ def _system(options):
 
 
 def _named_system(text: str):
-    """``EXP`` or ``EXP:SYSTEM``."""
+    """``EXP`` or ``EXP:SYSTEM``; the name of a folder may hold colons too."""
     from spkver.systems import System
 
-    exp, _, name = text.partition(":")
-    return System(Path(exp), name or "cosine")
+    exp, colon, name = text.rpartition(":")
+    if not colon or os.path.lexists(text):
+        return System(Path(text))
+    try:
+        return System(Path(exp), name)
+    except SpkverError:
+        if os.path.lexists(exp):
+            raise
+        return System(Path(text))
 
 
 def _scoring(options):
