@@ -5,6 +5,8 @@ line on standard error and exit status 1; being stopped by a signal has the shel
 """
 
 import argparse
+import codecs
+import json
 import os
 import sys
 from pathlib import Path
@@ -22,6 +24,7 @@ from spkver.verb_parser import VerbParser
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb; returns the exit status."""
+    _print_any_name()
     options = _parser().parse_args(arguments)
     # Before torch is loaded: its threads wait for one another at full speed for a millisecond and more, on the core
     # that the data worker needs. Training on two cores takes about a tenth less time so.
@@ -37,6 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def _print_any_name() -> None:
+    """Let standard output take every name: what its encoding lacks is written as JSON writes it, ``\\u674e``."""
+    codecs.register_error("as_json", lambda error: (json.dumps(error.object[error.start : error.end])[1:-1], error.end))
+    if hasattr(sys.stdout, "reconfigure"):  # not where a caller has put something else in its place
+        sys.stdout.reconfigure(errors="as_json")
 
 
 def config(options) -> None:

@@ -20,7 +20,8 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    # A file name that is no UTF-8 becomes ``\\udce9``, which JSON reads as that name again.
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
     handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, mode, **text) as file:

@@ -166,7 +166,7 @@ def speed_ratio(factor: float) -> tuple[int, int]:
 def open_audio(path: str | os.PathLike, kind: type[soundfile.SoundFile] = soundfile.SoundFile) -> soundfile.SoundFile:
     """Open a file as ``kind``; raises AudioError as `audio_info`."""
     try:
-        return kind(os.fspath(path))
+        return kind(os.fsencode(path))  # bytes: the name may be in another encoding than UTF-8
     except (soundfile.LibsndfileError, TypeError) as error:
         # TypeError: headerless audio (.raw), whose rate and channels nobody has told.
         if not os.path.isfile(path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv
 
 from spkver.errors import SpkverError
@@ -67,7 +68,7 @@ def read_trial_table(path: str | os.PathLike) -> TrialTable:
     if not table.num_rows:
         raise SpkverError(f"{path}: the list is empty")
     table = table.unify_dictionaries().combine_chunks()
-    columns = {name: column.chunk(0) for name, column in zip(names, table.columns)}
+    columns = {name: _composed(column.chunk(0)) for name, column in zip(names, table.columns)}
     for name in ("enroll", "test"):
         if name not in columns:
             found = ", ".join(names)
@@ -81,6 +82,14 @@ def read_trial_table(path: str | os.PathLike) -> TrialTable:
         _scores(path, columns.pop("score", None)),
         {name: column.to_numpy(zero_copy_only=False) for name, column in columns.items()},
     )
+
+
+def _composed(column: pa.Array) -> pa.Array:
+    """Text in Unicode's composed form, see `spkver.names`; numbers as they are."""
+    if isinstance(column, pa.DictionaryArray):
+        names = pc.utf8_normalize(column.dictionary, form="NFC").dictionary_encode()
+        return pa.DictionaryArray.from_arrays(names.indices.take(column.indices), names.dictionary)
+    return pc.utf8_normalize(column, form="NFC") if pa.types.is_string(column.type) else column
 
 
 def _labels(path: str | os.PathLike, column: pa.DictionaryArray | None) -> np.ndarray | None:
