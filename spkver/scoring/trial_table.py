@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from spkver.errors import SpkverError
+from spkver.scoring.label_words import LABEL_OF_DIGIT, LABEL_OF_WORD
 
+_LABELS = LABEL_OF_WORD | LABEL_OF_DIGIT
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _TEXT = pa.dictionary(pa.int32(), pa.string())
-_LABELS = {"target": 1, "nontarget": 0, "1": 1, "0": 0}
 
 
 @dataclass(frozen=True, eq=False)
