@@ -14,6 +14,7 @@ import numpy as np
 from spkver.data.directory import DataDirectory, read_data_directory
 from spkver.errors import SpkverError
 from spkver.model_folder import read_speakers
+from spkver.names import composed
 from spkver.schema import Scoring
 from spkver.scoring.backend import IMPORTED, Cohort
 from spkver.scoring.calibration import fit_calibration
@@ -21,7 +22,7 @@ from spkver.scoring.cllr import cllr, min_cllr
 from spkver.scoring.embeddings import write_embeddings
 from spkver.scoring.enrolment import read_models
 from spkver.scoring.interchange import export_kaldi, export_npz, import_embeddings
-from spkver.scoring.lookup import Rows, look_up
+from spkver.scoring.lookup import Rows, check_no_duplicates, look_up
 from spkver.scoring.metrics import actual_dcf
 from spkver.scoring.pairs import unit_rows
 from spkver.scoring.plda_fit import fit_plda
@@ -45,6 +46,8 @@ def import_directory(source: Path, data: DataDirectory, exp: Path, utts: Path | 
     if (system.model / "model.safetensors").exists():
         raise SpkverError(f"{system.model}: has a model of its own; import embeddings into another experiment")
     embeddings, names = import_embeddings(source, utts=utts, basenames=basenames)
+    names = [composed(name) for name in names]
+    check_no_duplicates(source, names)
     row_of = {name: row for row, name in enumerate(names)}
     wanted = [utterance.id for utterance in data.utterances]
     missing = [utt for utt in wanted if utt not in row_of]

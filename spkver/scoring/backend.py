@@ -110,7 +110,8 @@ class Backend:
 
     def fingerprint(self) -> dict[str, list[int]]:
         """What tells that nothing in the folder has changed."""
-        status = {path.name: path.stat() for path in sorted(self.folder.glob("*"))}
+        # What begins with a dot is not finished.
+        status = {path.name: path.stat() for path in sorted(self.folder.glob("[!.]*"))}
         return {name: [found.st_size, found.st_mtime_ns] for name, found in status.items()}
 
     def calibrated(self, systems: tuple[str, ...]) -> str | None:
