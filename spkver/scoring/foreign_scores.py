@@ -168,6 +168,7 @@ def _roles(path: str | os.PathLike, block: Block, trials: Trials) -> _Roles:
     if len(named) > 2:
         named = _columns_of_pairs(block, named, trials)
     starred = [c for c in columns if c not in named and pc.all(pc.match_substring(words[c], "*")).as_py()]
+    named = [] if starred else named  # a label of 0 or 1 may be an id as well
     labels = [c for c in columns if c not in named and set(words[c][:3].to_pylist()) <= set(_LABELS)]
     rest = [c for c in columns if c not in {*named, *starred} and _numeric(words[c][0].as_py())]
     # A file whose scores are all 0 or 1 has no other number.
