@@ -61,7 +61,8 @@ def test_labels_that_are_not_those_of_the_list_are_refused(trials, tmp_path):
     assert str(caught.value) == (
         f"{path}:5: '3' and '1' are target here, but nontarget on {trials.path}:5; 1 of 780 labels differ"
     )
-    path.write_text(path.read_text().replace("0\n", "0\n", 1).rstrip("\n")[:-1] + "maybe\n")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0][:-1] + "imp", *lines[1:-1], lines[-1][:-1] + "maybe"]) + "\n")
     with pytest.raises(SpkverError, match="scores:780: unknown label 'maybe'; expected target or nontarget"):
         match_scores(path, trials)
 
