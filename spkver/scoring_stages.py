@@ -20,7 +20,7 @@ from spkver.scoring.backend import IMPORTED, Cohort
 from spkver.scoring.calibration import fit_calibration
 from spkver.scoring.cllr import cllr, min_cllr
 from spkver.scoring.embeddings import write_embeddings
-from spkver.scoring.enrolment import read_models
+from spkver.scoring.enrolment import keep_models, read_models
 from spkver.scoring.interchange import export_kaldi, export_npz, import_embeddings
 from spkver.scoring.lookup import Rows, check_no_duplicates, look_up
 from spkver.scoring.metrics import actual_dcf
@@ -116,6 +116,7 @@ def score_trials(
             "backend": backend.fingerprint(),
             "models": None if models_file is None else [file_fingerprint(models_file), score_mean],
         }
+        keep_models(out, models_file)
         n = score_list(out, trials_file, (enroll_rows, rows), score, fingerprint)
     return f"{n} scores -> {out}"
 
