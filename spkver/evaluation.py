@@ -140,9 +140,7 @@ def _table(rows: list[tuple[str, dict]]) -> str:
     ]
     for name, found in rows:
         if (found.get("eer") or 0) > 0.5:
-            lines.append(
-                f"{name}: an EER above 50 %; is lower more alike, as of distances? Then change the sign of all"
-            )
+            lines.append(f"{name}: an EER above 50 %; is lower more alike, as of distances? Then change all signs")
     with_intervals = [found["speakers"] for _, found in rows if "eer_interval" in found and "speakers" in found]
     return "\n".join([*lines, *_few_speakers(min(with_intervals, default=FEW_SPEAKERS))])
 
@@ -151,9 +149,7 @@ def _few_speakers(n: int) -> list[str]:
     """A line about intervals over few speakers, or none."""
     if n >= FEW_SPEAKERS:
         return []
-    return [
-        f"the intervals are over {n} speakers only: rough, and rather too narrow; {FEW_SPEAKERS} or more are wanted"
-    ]
+    return [f"the intervals are over {n} speakers only, so they are rough; {FEW_SPEAKERS} or more are wanted"]
 
 
 def _summary(

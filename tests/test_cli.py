@@ -168,7 +168,6 @@ def test_a_name_that_the_output_cannot_write_is_escaped_as_json_writes_it(monkey
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     monkeypatch.setenv("PYTHONUTF8", "0")
     folder = tmp_path / os.fsdecode("é李\U0001f600".encode() + b"\xe9")
-    store = {"fingerprint": "", "model": "", "embeddings": "a.npy", "speakers": {}}
     folder.mkdir()
     (folder / "metrics.json").write_text(json.dumps({os.fsdecode(b"\xe9/trials"): {"cosine": {"eer": 0.5}}}))
     done = subprocess.run([sys.executable, "-m", "spkver.cli", "results", folder, tmp_path], capture_output=True)
