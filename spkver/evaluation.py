@@ -122,6 +122,8 @@ def results_table(exps: list[Path]) -> str:
             ]
     parts = []
     for trials, rows in tables.items():
+        if not rows:
+            continue
         rows.sort(key=lambda row: not row[0].endswith("untrained"))
         parts.append(f"{trials}: {_table(rows)}")
     return "\n\n".join(parts)

@@ -69,10 +69,13 @@ def read_trial_table(path: str | os.PathLike) -> TrialTable:
     if not table.num_rows:
         raise SpkverError(f"{path}: the list is empty")
     table = table.unify_dictionaries().combine_chunks()
-    columns = {name: _composed(column.chunk(0)) for name, column in zip(names, table.columns)}
+    columns = {
+        name: _composed(column.chunk(0), f"{path}: column '{name}'") for name, column in zip(names, table.columns)
+    }
     for name in ("enroll", "test"):
         if name not in columns:
             found = ", ".join(names)
+            found = found if len(found) <= 100 else found[:97] + "..."
             raise SpkverError(f"{path}:1: no column '{name}'; the header must name enroll and test, found {found}")
     if len(columns) < len(names):
         raise SpkverError(f"{path}:1: a column's name stands twice in the header")
@@ -85,12 +88,17 @@ def read_trial_table(path: str | os.PathLike) -> TrialTable:
     )
 
 
-def _composed(column: pa.Array) -> pa.Array:
-    """Text in Unicode's composed form, see `spkver.names`; numbers as they are."""
+def _composed(column: pa.Array, where: str) -> pa.Array:
+    """Text in Unicode's composed form, see `spkver.names`; numbers as they are; dates and the like as text."""
     if isinstance(column, pa.DictionaryArray):
         names = pc.utf8_normalize(column.dictionary, form="NFC").dictionary_encode()
         return pa.DictionaryArray.from_arrays(names.indices.take(column.indices), names.dictionary)
-    return pc.utf8_normalize(column, form="NFC") if pa.types.is_string(column.type) else column
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return column
+    if pa.types.is_binary(kind):
+        raise SpkverError(f"{where} is not UTF-8; save the table as UTF-8")
+    return pc.utf8_normalize(column.cast(pa.string()), form="NFC")
 
 
 def _labels(path: str | os.PathLike, column: pa.DictionaryArray | None) -> np.ndarray | None:
