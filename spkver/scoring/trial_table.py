@@ -55,8 +55,12 @@ def read_trial_table(path: str | os.PathLike) -> TrialTable:
     """
     separator = SEPARATORS[Path(path).suffix.lower()]
     try:
+        content = Path(path).read_bytes()
+        if b"\0" in content:
+            line = content.count(b"\n", 0, content.index(b"\0")) + 1
+            raise SpkverError(f"{path}:{line}: holds a NUL byte, the table is damaged; write it again")
         table = csv.read_csv(
-            Path(path),
+            pa.BufferReader(content),
             csv.ReadOptions(block_size=1 << 30),
             csv.ParseOptions(delimiter=separator),
             csv.ConvertOptions(column_types={name: _TEXT for name in ("enroll", "test", "label")}, null_values=[]),
