@@ -266,7 +266,7 @@ def _table_column(title: str, trials_file: Path) -> Column:
     try:
         return column(np.asarray(known[title], str if known[title].dtype == object else None))
     except ValueError as error:
-        raise SpkverError(f"--by {title}: {error}") from None
+        raise SpkverError(f"{trials_file}: column '{title}': {error}") from None
 
 
 def _breakdown(
