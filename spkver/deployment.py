@@ -22,7 +22,7 @@ def thresholds_table(data: Path, trials_file: Path | None, system: System, rates
         SpkverError: the list is not scored yet or has no labels, or a rate is not in [0, 1).
     """
     trials_file = trials_file or data / "trials"
-    path = system.scores(data.resolve().name, trials_file)
+    path = system.found_scores(data, trials_file)
     trials, scores = read_scores(path)
     if trials.labels is None:
         raise SpkverError(f"{path}: has no labels, as its trial list had none; without them no error can be counted")

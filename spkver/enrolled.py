@@ -38,7 +38,7 @@ class Enrolled:
     """All that a store holds.
 
     Attributes:
-        fingerprint: SHA-256 of the weights that made the embeddings.
+        fingerprint: of the model that made the embeddings, `spkver.model_fingerprint`.
         model: the folder of that model when the store was last written.
         speakers: name -> recordings.
         embeddings: (n_recordings, embed_dim) float32, those of the first speaker first.

@@ -5,11 +5,12 @@ from pathlib import Path
 from spkver.data.directory import DataDirectory
 from spkver.errors import SpkverError
 from spkver.model_folder import read_scoring
+from spkver.provenance import data_record, file_record, write_record
 from spkver.scoring.calibration import fit_calibration
 from spkver.scoring.scores import write_scores
 from spkver.scoring.systems import Qualified, build_system
 from spkver.scoring.trials import read_trials
-from spkver.scoring_stages import calibration_loss, held_out_trials, known_by_name, trials_and_voices
+from spkver.scoring_stages import calibration_loss, held_out_trials, known_by_name, scored_already, trials_and_voices
 from spkver.systems import FUSION, System
 
 
@@ -64,8 +65,12 @@ def fuse_systems(
         )
         llrs = fusion.llrs(test_columns | test_qualities)
     fusion.write(exp / "fusion.json")
-    out = System(exp, FUSION).scores(data.resolve().name, trials_file)
+    fused = System(exp, FUSION)
+    out, record = fused.scores(data, trials_file), fused.scores_record(data, trials_file)
+    made_of = {"data": data_record(data), "trials": file_record(trials_file), "model": None}
+    scored_already(out, record, made_of)
     write_scores(out, asked, llrs)
+    write_record(record, made_of)
     lines = [f"{name:<40} {calibration_loss(train_columns[name], trials.labels, settings)}" for name in names]
     lines.append(f"{FUSION:<40} {calibration_loss(fusion.llrs(train_columns), trials.labels, settings)}")
     return "\n".join([*lines, f"{len(asked)} scores -> {out}"])

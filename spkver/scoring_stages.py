@@ -4,6 +4,7 @@ Each reads the files of the stage before and writes its own into the experiment'
 them can be run again alone. What is fitted lies in the model's folder, and scores any list from then on.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +14,15 @@ import numpy as np
 
 from spkver.data.directory import DataDirectory, read_data_directory
 from spkver.errors import SpkverError
+from spkver.model_fingerprint import IMPORTED, embedding_fingerprint
 from spkver.model_folder import read_speakers
 from spkver.names import composed
+from spkver.provenance import data_record, file_record, read_record, refuse_to_replace, write_record
 from spkver.schema import Scoring
-from spkver.scoring.backend import IMPORTED, Cohort
+from spkver.scoring.backend import Cohort
 from spkver.scoring.calibration import fit_calibration
 from spkver.scoring.cllr import cllr, min_cllr
-from spkver.scoring.embeddings import write_embeddings
+from spkver.scoring.embeddings import read_embeddings, write_embeddings
 from spkver.scoring.enrolment import keep_models, read_models
 from spkver.scoring.interchange import export_kaldi, export_npz, import_embeddings
 from spkver.scoring.lookup import Rows, check_no_duplicates, look_up
@@ -31,7 +34,7 @@ from spkver.scoring.scores import file_fingerprint, score_list
 from spkver.scoring.systems import Qualified, ScoreMean, Voices, build_system, enrolled_voices, parse_system
 from spkver.scoring.trial_making import make_trials
 from spkver.scoring.trials import Trials
-from spkver.systems import Embedded, System
+from spkver.systems import MADE_OF, Embedded, System, refuse_other_data
 from spkver.whole_file import whole_file
 
 
@@ -58,12 +61,36 @@ def import_directory(source: Path, data: DataDirectory, exp: Path, utts: Path | 
     measures = {"magnitude": magnitudes}
     if data.durations and all(utt in data.durations for utt in wanted):
         measures["duration"] = np.array([data.durations[utt] for utt in wanted])
-    if not (system.model / IMPORTED).exists():
+    folder = system.embeddings(data.path)
+    made_of = {"data": data_record(data.path), "model": None}
+    refuse_other_data(folder, made_of)
+    if not _of_the_imported_network(system, folder, rows, wanted):
+        digest = hashlib.sha256(rows.tobytes()).hexdigest()
         with whole_file(system.model / IMPORTED) as file:
-            json.dump({"source": str(source.absolute()), "dimensions": rows.shape[1]}, file)
-    folder = system.embeddings(data.path.name)
+            json.dump({"source": str(source.absolute()), "dimensions": rows.shape[1], "embeddings": digest}, file)
+    (folder / MADE_OF).unlink(missing_ok=True)
     write_embeddings(folder, rows, wanted, measures)
+    write_record(folder / MADE_OF, made_of | {"model": system.backend.digest})
     return f"{len(wanted)} embeddings of {len(names)} in {source} -> {folder}"
+
+
+def _of_the_imported_network(system: System, folder: Path, rows: np.ndarray, utts: list[str]) -> bool:
+    """Whether embeddings can be of the network whose embeddings were imported into the experiment last.
+
+    They cannot where an utterance has another embedding than it has of that network, or another number of dimensions.
+    What was imported before, and what was fitted to it, then belongs to another network, and is refused.
+    """
+    imported = read_record(system.model / IMPORTED)
+    if imported is None or imported.get("dimensions") != rows.shape[1]:
+        return False
+    record = read_record(folder / MADE_OF, "data", "model")
+    if record is None or record["model"] != embedding_fingerprint(system.model):
+        return True
+    old_rows, old_utts = read_embeddings(folder)
+    row_of = {utt: row for row, utt in enumerate(old_utts)}
+    both = [(row, row_of[utt]) for row, utt in enumerate(utts) if utt in row_of]
+    new, old = np.array(both, np.int64).reshape(-1, 2).T
+    return np.array_equal(rows[new].astype(np.float32), old_rows[old])
 
 
 def export_directory(exp: Path, data: Path, target: Path) -> str:
@@ -93,6 +120,19 @@ def score_trials(
     trials_file = trials_file or data / "trials"
     embedded = Embedded.of(system, data)
     backend = system.backend
+    out, record = system.scores(data, trials_file), system.scores_record(data, trials_file)
+    made_of = {
+        "system": system.name,
+        "data": data_record(data),
+        "trials": file_record(trials_file),
+        "enrolment": None if models_file is None else file_record(models_file) | {"score_mean": score_mean},
+        "model": backend.digest,
+        "embeddings": file_fingerprint(embedded.folder / "embeddings.npy"),
+        "backend": backend.fingerprint(),
+    }
+    n = scored_already(out, record, made_of)
+    if n:
+        return f"{n} scores, from the same embeddings as before -> {out}"
     quality = []
     if system.name == system.calibrated.name:
         quality = backend.calibration(system.uncalibrated.name).belongs_to["quality"]
@@ -109,16 +149,37 @@ def score_trials(
         score = build_system(system.name, enroll, test, backend)
         if models_file is not None and score_mean:
             score = ScoreMean(score, models)
-        out = system.scores(data.resolve().name, trials_file)
-        fingerprint = {
-            "system": system.name,
-            "embeddings": file_fingerprint(embedded.folder / "embeddings.npy"),
-            "backend": backend.fingerprint(),
-            "models": None if models_file is None else [file_fingerprint(models_file), score_mean],
-        }
         keep_models(out, models_file)
-        n = score_list(out, trials_file, (enroll_rows, rows), score, fingerprint)
+        n = score_list(out, trials_file, (enroll_rows, rows), score, _contents(made_of))
+    write_record(record, made_of | {"n_trials": n, "scores": file_fingerprint(out)})
     return f"{n} scores -> {out}"
+
+
+def scored_already(out: Path, record: Path, made_of: dict) -> int:
+    """The number of trials of a score file that was made of the very same; 0 of another one, which then has no record.
+
+    Raises:
+        SpkverError: the scores are of another list of the same name.
+    """
+    old = read_record(record, "data", "trials", "model")
+    if old is None:
+        return 0
+    is_same = old["trials"]["digest"] == made_of["trials"]["digest"]
+    if out.is_file():
+        refuse_to_replace(out, old["trials"], made_of["trials"], is_same, "scores")
+        kept = {name: value for name, value in old.items() if name not in ("n_trials", "scores")}
+        if old.get("scores") == file_fingerprint(out) and _contents(kept) == _contents(made_of):
+            return old.get("n_trials", 0)
+    record.unlink()  # never the old record beside new scores
+    return 0
+
+
+def _contents(made_of: dict) -> dict:
+    """The same without the paths of the list and of the data directory, which may have been moved."""
+    return {
+        name: {key: value for key, value in part.items() if key != "path"} if isinstance(part, dict) else part
+        for name, part in made_of.items()
+    }
 
 
 def fit_cohort(train: DataDirectory, system: System, settings: Scoring) -> str:

@@ -231,14 +231,8 @@ class SpeakerStore:
         # An empty store holds nothing that could be compared with another model's.
         if self.speakers and voice.fingerprint != self._enrolled.fingerprint:
             raise SpkverError(
-                f"{self.folder}: its embeddings were made by other weights than those of {voice.folder}, from "
-                f"{self._enrolled.model}; use those, or enrol everybody again into another folder"
-            )
-        if self.speakers and voice.embed_dim != self._enrolled.embeddings.shape[1]:
-            raise SpkverError(
-                f"{self.folder}: its embeddings have {self._enrolled.embeddings.shape[1]} numbers, those of "
-                f"{voice.folder} have {voice.embed_dim}: it was enrolled with other views (scoring.views); "
-                "set those, or enrol everybody again into another folder"
+                f"{self.folder}: its embeddings were made by other weights or settings than those of {voice.folder}, "
+                f"from {self._enrolled.model}; use those, or enrol everybody again into another folder"
             )
 
     def _refuse_known(self, name: str, known: str) -> None:

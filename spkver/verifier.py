@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spkver.data.audio import check_samples, read_audio, resample
+from spkver.data.audio import check_samples, resample
 from spkver.data.audio_blocks import audio_blocks
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor
@@ -38,7 +38,7 @@ class Heard(NamedTuple):
     """What the encoder made of recordings, or of windows of one: all that comparing them needs."""
 
     embeddings: np.ndarray  # (n, embed_dim) float32, of unit length
-    durations: np.ndarray  # (n,) seconds
+    durations: np.ndarray  # (n,) seconds that were embedded
     magnitudes: np.ndarray  # (n,) of the embeddings before they were normalised
 
     @classmethod
@@ -83,7 +83,8 @@ class Verifier:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights: embeddings of models that differ in it cannot be compared."""
+        """SHA-256 of the weights and of what else an embedding depends on (`spkver.model_fingerprint`): embeddings of
+        models that differ in it cannot be compared."""
         return self._backend.digest
 
     def embed(self, audio: Audio, sample_rate: int | None = None) -> np.ndarray:
@@ -95,21 +96,18 @@ class Verifier:
             sample_rate: of samples, in Hz; None: the model's. A file knows its own.
 
         Raises:
-            SpkverError: the audio is missing, unreadable, empty, silent or not finite.
+            SpkverError: the audio is missing, unreadable, empty, silent, without speech, or not finite.
         """
         return self.listen(audio, sample_rate).embeddings[0]
 
     def listen(self, audio: Audio, sample_rate: int | None = None) -> Heard:
         """The same, with what else a score depends on."""
         if _is_path(audio):
-            samples = read_audio(audio, self._extractor.sample_rate)
+            chosen = self._extractor.read(audio)
         else:
-            samples = self._samples(audio, sample_rate)
-        problem = check_samples(samples)
-        if problem:
-            raise SpkverError(f"{_name(audio)}: {problem}; nothing to hear a voice in")
-        extracted = self._extractor.extract([samples])
-        return Heard(extracted.embeddings, np.array([len(samples) / self._extractor.sample_rate]), extracted.magnitudes)
+            chosen = self._extractor.choose(self._samples(audio, sample_rate), _name(audio))
+        extracted = self._extractor.extract([chosen.samples])
+        return Heard(extracted.embeddings, extracted.seconds, extracted.magnitudes)
 
     def embed_windows(
         self, audio: Audio, window_seconds: float = 3.0, hop_seconds: float = 1.5, sample_rate: int | None = None
@@ -144,15 +142,14 @@ class Verifier:
             ``(times, heard)``: (n, 4) start and end of each window and of the speech in it, in seconds; durations
             are those of the speech.
         """
-        rate, limit = self._extractor.sample_rate, self.config.scoring.batch_seconds
+        limit = self.config.scoring.batch_seconds
         blocks = self._blocks(audio, sample_rate)
         times, heard, waiting = [], [Heard(np.zeros((0, self._extractor.embed_dim), np.float32), *np.zeros((2, 0)))], []
 
         def embed_waiting() -> None:
             if waiting:
                 extracted = self._extractor.extract([window.speech for window in waiting])
-                seconds = np.array([len(window.speech) / rate for window in waiting])
-                heard.append(Heard(extracted.embeddings, seconds, extracted.magnitudes))
+                heard.append(Heard(extracted.embeddings, extracted.seconds, extracted.magnitudes))
                 waiting.clear()
 
         window: SpeechWindow

@@ -1,10 +1,15 @@
 """Output files that appear whole or not at all."""
 
+import io
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from spkver.errors import SpkverError
+from spkver.files import temporary_beside
+
+_BUFFER_BYTES = 1 << 20
 
 
 @contextmanager
@@ -13,26 +18,72 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator:
 
     Whoever reads ``path`` sees the old file or the new one, never half of one; when the block
     raises, or the machine stops, ``path`` is as it was. Text is UTF-8 with LF line ends.
+    What ``kill -9`` leaves is removed by `spkver.files.remove_leftovers`.
 
     Args:
         path: the final name; missing parent folders are made.
         mode: ``"w"`` or ``"wb"``.
+
+    Raises:
+        SpkverError: the file cannot be written: no permission, a full disk, a file where a folder is wanted.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A file name that is no UTF-8 becomes ``\\udce9``, which JSON reads as that name again.
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, mode, **text) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o666 & ~_umask())
-        os.replace(aside, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = temporary_beside(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    raw = _Recording(handle, "wb")
+    file = io.BufferedWriter(raw, _BUFFER_BYTES)
+    if "b" not in mode:
+        # A file name that is no UTF-8 becomes ``\\udce9``, which JSON reads as that name again.
+        file = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="\n")
+    try:
+        yield file
+        _finish(file, aside, path)
+    except Exception as error:
+        Path(aside).unlink(missing_ok=True)
+        fault = raw.fault or error
+        # An error that names a file is about that one; that of writing has only a descriptor.
+        if isinstance(fault, OSError) and (fault.filename is None or fault.filename == aside):
+            raise _cannot_write(path, fault) from None
+        raise
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise
+    finally:
+        raw.close()  # not `file`: what is in its buffer after a failure is not wanted any more
+
+
+class _Recording(io.FileIO):
+    """A file that remembers why it could not be written, since libraries make errors of their own of it.
+
+    On a full disk torch says ``inline_container.cc: unexpected pos``.
+    """
+
+    fault: OSError | None = None
+
+    def write(self, data) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.fault = error
+            raise
+
+
+def _finish(file, aside: str, path: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    os.chmod(aside, 0o666 & ~_umask())
+    os.replace(aside, path)  # while it is open: a temporary file that nobody has open is taken for a leftover
+
+
+def _cannot_write(path: Path, error: OSError) -> SpkverError:
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        return SpkverError(f"{path}: cannot be written, since {parent} is a file and no folder")
+    reason = error.strerror or f"{error}; is the disk full?"
+    return SpkverError(f"{path}: cannot be written ({reason}); nothing was changed there")
 
 
 def _umask() -> int:

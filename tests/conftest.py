@@ -1,5 +1,8 @@
 """What every test may use: the folder of real speech, and one torch thread a process."""
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from spkver.data.directory import Utterance, write_data_directory
 # Parallel test processes with several torch threads each slow one another down many times over.
 torch.set_num_threads(1)
 
+ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(__file__).resolve().parent.parent / ".." / "shared" / "data"
 
 
@@ -46,6 +50,60 @@ def esc10() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real noise: no folder {folder}")
     return folder
+
+
+class Noted:
+    """A copy of the recipes in which ``spkver`` and ``python3`` only note their words and where they were called.
+
+    Args:
+        root: the copy; has no .venv, so that what is on the path is used.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        shutil.copytree(ROOT / "recipes", root / "recipes", ignore=shutil.ignore_patterns("__pycache__", "*.png"))
+        self.bin = root / "bin"
+        self.bin.mkdir()
+        self._file = root / "noted"
+        for name in ("spkver", "python3"):
+            program = self.bin / name
+            # python3 is asked for packages, and this process has what it needs: "yes" without a word.
+            noting = "" if name == "spkver" else "case $1 in -c) exit 0 ;; esac\n"
+            program.write_text(
+                f"#!/bin/sh\n{noting}printf '%s\\037' \"$PWD\" {name} \"$@\" >>'{self._file}'\n"
+                f"printf '\\n' >>'{self._file}'\n"
+            )
+            program.chmod(0o755)
+
+    def start(self, *words, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+        """Start a program in a folder (the copy itself by default)."""
+        path = f"{self.bin}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            list(map(str, words)),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=cwd or self.root,
+            env={**os.environ, "PATH": path, **environment},
+        )
+
+    def recipe(self, name: str, *words, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+        return self.start("bash", self.root / "recipes" / name / "run.sh", *words, cwd=cwd, **environment)
+
+    def calls(self) -> list[list[str]]:
+        """What was called since the last time, each with its program first; all of it in the copy."""
+        text = self._file.read_text() if self._file.exists() else ""
+        self._file.unlink(missing_ok=True)
+        calls = [line.split("\037")[:-1] for line in text.split("\n")[:-1]]
+        assert all(Path(folder) == self.root for folder, *_ in calls)
+        return [words for _, *words in calls]
+
+
+@pytest.fixture
+def noted(tmp_path) -> Noted:
+    """The recipes, with a ``spkver`` that only notes what it is to do."""
+    (tmp_path / "checkout").mkdir()
+    return Noted(tmp_path / "checkout")
 
 
 @pytest.fixture(scope="session")

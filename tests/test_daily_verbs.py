@@ -172,7 +172,7 @@ def test_embeddings_of_another_model_are_refused(run, store, model, wav, tmp_pat
     for words in (["identify", wav(0, 4)], ["enroll", "new", wav(7, 0)], ["enroll", "s1", wav(1, 0), "--replace"]):
         status, _, err = run(*words, "--store", store, "--model", other)
         assert status == 1
-        assert f"{store}: its embeddings were made by other weights than those of {other}" in err
+        assert f"{store}: its embeddings were made by other weights or settings than those of {other}" in err
         assert err.count("\n") == 1
     same = shutil.copytree(model, tmp_path / "same")
     assert run("identify", wav(0, 0), "--store", store, "--model", same, "--threshold", "-1")[0] == 0

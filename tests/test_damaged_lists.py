@@ -10,6 +10,7 @@ from spkver.data.directory import read_data_directory
 from spkver.data.survey import read_survey, write_survey
 from spkver.errors import SpkverError
 from spkver.evaluation import evaluate_foreign, evaluate_scores, results_table
+from spkver.provenance import data_record, file_record, write_record
 from spkver.schema import Evaluation
 from spkver.scoring.embeddings import read_embeddings, write_embeddings
 from spkver.scoring.enrolment import keep_models, kept_models, read_models
@@ -65,6 +66,8 @@ def folder(tmp_path_factory):
     path = exp / "scores" / "data" / "kaldi-cosine"
     path.parent.mkdir(parents=True)
     path.write_text((made / "scores").read_text())
+    made_of = {"data": data_record(data), "trials": file_record(made / "kaldi"), "model": None}
+    write_record(system.scores_record(data, made / "kaldi"), made_of)
     write_embeddings(made / "embeddings", rng.normal(size=(len(UTTS), 3)), [utt for utt, _ in UTTS])
     evaluate_scores(read_data_directory(data), made / "kaldi", system, SETTINGS, [])
     return made

@@ -51,6 +51,14 @@ def test_of_a_long_file_the_middle_is_used(trained):
     assert np.allclose(extractor.embed([noise])[0], extractor.embed([noise[16000:32000]])[0], atol=1e-6)
 
 
+def test_seconds_are_those_that_were_embedded(trained):
+    model = load_model(trained / "model")
+    extractor = Extractor(model.encoder, load_config(trained / "config.yaml", ["scoring.max_seconds=1.0"]))
+    waveforms = [np.sin(np.arange(n) * np.arange(n) / 3e3).astype(np.float32) for n in (800, 12000, 48000)]
+    # Repetition makes nothing longer, and of the last one a second is taken.
+    assert extractor.extract(waveforms).seconds.tolist() == [0.05, 0.75, 1.0]
+
+
 def test_a_file_of_a_few_samples_is_repeated(extractor):
     assert np.isfinite(extractor.embed([np.full(5, 0.1, np.float32) * [1, -1, 1, -1, 1]])).all()
 

@@ -1,13 +1,12 @@
 """What scoring needs beside embeddings: a cohort, PLDA models, calibrations. They lie in the model's folder.
 
 ``model/backend/`` holds ``cohort.safetensors``, ``plda.safetensors``, ``calibration-SYSTEM.json`` and ``weights``,
-the digest of the weights that all of it was made with.
+the fingerprint of the model whose embeddings all of it was fitted to.
 
-Notable: a model that was trained again makes other embeddings. What was fitted to the old ones is refused when
-read, and thrown away when something new is written.
+Notable: a model that was trained again, or with other settings, makes other embeddings. What was fitted to the old
+ones is refused when read, and thrown away when something new is written.
 """
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,10 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from spkver.errors import SpkverError
+from spkver.model_fingerprint import embedding_fingerprint
 from spkver.scoring.calibration import Calibration, read_calibration
 from spkver.scoring.plda import Plda
 from spkver.whole_file import whole_file
-
-# Stands in place of weights where embeddings came from elsewhere.
-IMPORTED = "imported.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +54,7 @@ class Backend:
 
     def __init__(self, model: str | os.PathLike) -> None:
         self.folder = Path(model) / "backend"
-        imported = Path(model) / IMPORTED
-        weights = imported if imported.is_file() else Path(model) / "model.safetensors"
-        try:
-            self.digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        except OSError as error:
-            advice = "`spkver average EXP` makes EXP/model"
-            raise SpkverError(f"{model}: is no model folder ({error.strerror}); {advice}") from None
+        self.digest = embedding_fingerprint(model)
 
     def write_cohort(self, cohort: Cohort) -> None:
         """Keep a cohort."""
@@ -133,7 +124,9 @@ class Backend:
         if not path.is_file():
             raise SpkverError(f"{path}: is not there; `{command}` makes it")
         if self._weights() != self.digest:
-            raise SpkverError(f"{path}: belongs to other weights, the model was trained again; run `{command}` again")
+            raise SpkverError(
+                f"{path}: belongs to other weights or settings than the model has now; run `{command}` again"
+            )
         return path
 
     def _weights(self) -> str | None:

@@ -247,11 +247,8 @@ class Plda:
         tensors |= {"centre": self.preprocessing.centre, "length_norm": np.array(self.preprocessing.length_norm)}
         if self.preprocessing.lda is not None:
             tensors["lda"] = self.preprocessing.lda
-        try:
-            with whole_file(path, "wb") as file:
-                file.write(save({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}))
-        except OSError as error:
-            raise SpkverError(f"{path}: cannot be written ({error.strerror})") from None
+        with whole_file(path, "wb") as file:
+            file.write(save({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Plda":

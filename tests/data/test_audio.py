@@ -1,6 +1,5 @@
 """Reading audio: crops equal the full decode, resampling, broken files."""
 
-import math
 import struct
 
 import numpy as np
@@ -8,21 +7,17 @@ import pytest
 import soundfile
 import torch
 import torchaudio
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.signal import resample_poly
 
 from spkver.data.audio import (
     AudioError,
     audio_info,
     check_samples,
-    low_pass,
     read_audio,
-    resample,
-    resample_up_down,
-    speed,
     wrap_to,
 )
+from spkver.data.resampling import resample
 
 FORMATS = {
     "wav": ("WAV", "PCM_16"),
@@ -81,7 +76,8 @@ def test_a_crop_reads_little_more_than_itself(tmp_path, monkeypatch, kind, rate)
 
     monkeypatch.setattr(soundfile.SoundFile, "read", counting)
     assert len(read_audio(path, 16000, 12.3, 2.0)) == 32000
-    assert sum(frames_read) < 2.1 * rate
+    # Resampling begins on the grid of its matrix products.
+    assert sum(frames_read) < (2.1 if rate == 16000 else 2.4) * rate
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 44100, 48000])
@@ -109,17 +105,6 @@ def test_resampling_agrees_with_torchaudio_in_the_pass_band(tmp_path, rate):
     middle = slice(2000, 30000)
     error = np.mean((ours[middle] - other[middle]) ** 2) / np.mean(other[middle] ** 2)
     assert 10 * np.log10(error) < -50
-
-
-@settings(deadline=None)
-@given(up=st.integers(1, 160), down=st.integers(1, 160), n_samples=st.integers(1, 20_000))
-def test_any_ratio_and_length_is_resampled_as_scipy_does_with_the_same_taps(up, down, n_samples):
-    assume(math.gcd(up, down) == 1 and up != down)
-    samples = np.random.default_rng(n_samples).standard_normal(n_samples)
-    ours = resample_up_down(samples, up, down)
-    assert ours.dtype == np.float32
-    expected = resample_poly(samples, up, down, window=low_pass(up, down).astype(np.float64))
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
 
 
 def test_samples_in_memory_are_resampled_as_a_file_is(tmp_path):
@@ -231,20 +216,3 @@ def test_wrapping_repeats_from_the_beginning(size, n):
 def test_nothing_cannot_be_repeated():
     with pytest.raises(ValueError, match="empty"):
         wrap_to(np.zeros(0), 10)
-
-
-@pytest.mark.parametrize("factor", [0.9, 0.97, 1.1, 1.5])
-def test_speed_shortens_and_raises_the_pitch(factor):
-    tone = np.sin(2 * np.pi * 400 * np.arange(32000) / 16000).astype(np.float32)
-    faster = speed(tone, factor)
-    assert faster.dtype == np.float32
-    assert len(faster) == pytest.approx(32000 / factor, abs=1)
-    expected = np.sin(2 * np.pi * 400 * factor * np.arange(len(faster)) / 16000)
-    np.testing.assert_allclose(faster[100:-100], expected[100:-100], atol=2e-3)
-
-
-def test_speed_one_changes_nothing_and_backwards_is_refused():
-    samples = speech_like(1000, 16000)
-    np.testing.assert_array_equal(speed(samples, 1.0), samples)
-    with pytest.raises(ValueError, match="factor"):
-        speed(samples, -1.0)

@@ -2,7 +2,6 @@
 
 import errno
 import os
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -137,15 +136,13 @@ def test_durations_of_another_tool_are_no_survey(directory, decoded):
 
 
 def test_a_folder_that_cannot_be_written_works_without_storing(directory, monkeypatch, capsys):
-    @contextmanager
-    def read_only(path, mode="w"):
+    def read_only(path):
         raise OSError(errno.EROFS, "Read-only file system", str(path))
-        yield
 
-    monkeypatch.setattr(survey_module, "whole_file", read_only)
+    monkeypatch.setattr("spkver.whole_file.temporary_beside", read_only)
     assert len(keep_usable(directory, 16000, max_unusable_share=0.5).utterances) == 10
     assert not (directory.path / "utt2dur").exists()
-    assert "not kept (Read-only file system)" in capsys.readouterr().err
+    assert "unusable: cannot be written (Read-only file system)" in capsys.readouterr().err
 
 
 def test_real_speech_is_all_usable(speechocean762, tmp_path):

@@ -1,0 +1,178 @@
+"""Folders that several processes write to: locks, and the temporary files of runs that were killed.
+
+Both rest on ``flock``: the kernel frees such a lock when its process ends, also by ``kill -9`` or a crash, so nobody has
+to guess from a process id whether a lock is still meant. On NFS the server keeps the locks (Linux sends ``flock`` there
+as a lock of the whole file), so they hold between machines. A file system that keeps no locks at all is written
+without them.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from spkver.errors import SpkverError
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_TRY_AGAIN_SECONDS = 0.05
+# What tempfile makes of the prefix and the suffix below: eight characters between them.
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.unfinished", re.DOTALL)
+_LONGEST_NAME = 200  # of 255 bytes that a file name may have
+
+_held: set[int] = set()  # descriptors of locks of this process
+
+
+@contextmanager
+def locked(lock_path: str | os.PathLike, what: str, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Do something that only one process may do at a time.
+
+    The lock file holds the process id, the host and the time since when. It is removed at the end; one that a killed
+    process left behind is taken over. Child processes do not inherit the lock. It excludes threads as it does
+    processes, and a second ``locked`` of the same path within the block is refused, too.
+
+    Args:
+        lock_path: the lock file, in the folder that it protects, as ``exp/mini/.training.lock``; missing parent
+            folders are made.
+        what: what is done there, for the message: ``"training"``.
+        wait_seconds: how long to wait for another process before giving up.
+
+    Raises:
+        SpkverError: another process has the lock (named with its id, host and start), or the folder cannot be written.
+    """
+    lock_path = Path(lock_path)
+    try:
+        lock_path.parent.mkdir(parents=True, exist_ok=True)
+        handle = _acquired(lock_path, time.monotonic() + wait_seconds)
+    except OSError as error:
+        raise SpkverError(
+            f"{lock_path.parent}: {what} must write here and cannot ({error.strerror}); "
+            "give a folder that can be written, or make this one so"
+        ) from None
+    if handle is None:
+        raise SpkverError(
+            f"{lock_path.parent}: {what} is under way in another process ({_holder(lock_path)}); "
+            "wait until it has ended, or stop it"
+        )
+    _held.add(handle)
+    try:
+        yield
+    finally:
+        lock_path.unlink(missing_ok=True)
+        _held.discard(handle)
+        os.close(handle)
+
+
+def temporary_beside(path: Path) -> tuple[int, str]:
+    """A new file ``.NAME.xxxxxxxx.unfinished`` in the folder of ``path``, as `tempfile.mkstemp` makes it.
+
+    It counts as being written as long as its descriptor is open, see `remove_leftovers`.
+
+    Returns:
+        ``(descriptor, path)``
+    """
+    name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
+    while True:
+        handle, aside = tempfile.mkstemp(prefix=f".{name}.", suffix=".unfinished", dir=path.parent)
+        _locks(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, aside
+        os.close(handle)  # `remove_leftovers` of another process came between
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Remove the temporary files of `spkver.whole_file` that killed processes left in a folder.
+
+    Those that any process is writing stay. A folder that does not exist, or from which nothing can be removed, is
+    left as it is: whoever writes there meets the reason.
+    """
+    try:
+        names = [name for name in os.listdir(folder) if _TEMPORARY.fullmatch(name)]
+    except OSError:
+        return
+    for name in names:
+        _remove_unless_written(os.path.join(folder, name))
+
+
+def _remove_unless_written(path: str) -> None:
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if _locks(handle, fcntl.LOCK_EX | fcntl.LOCK_NB) is True:
+            os.unlink(path)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def _acquired(path: Path, until: float) -> int | None:
+    """The descriptor of a lock file that this process now holds, or None when another one had it until then."""
+    while True:
+        # Never through a link: what it points to would be overwritten.
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        if _locks(handle, fcntl.LOCK_EX | fcntl.LOCK_NB) is not False and _is_still(handle, path):
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, since {_now()}\n".encode())
+            return handle
+        os.close(handle)
+        if time.monotonic() >= until and _exists(path):
+            return None
+        time.sleep(_TRY_AGAIN_SECONDS)
+
+
+def _locks(handle: int, how: int) -> bool | None:
+    """Take a lock: True, False when another process has it, None on a file system that keeps no locks."""
+    try:
+        fcntl.flock(handle, how)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+    return True
+
+
+def _is_still(handle: int, path: Path) -> bool:
+    """Whether a path still leads to an open file: the one who had the lock may have removed it meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _exists(path: Path) -> bool:
+    """False when a lock was given back just now: worth another try even if nobody wants to wait."""
+    return os.path.lexists(path)
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")[:200].strip() or "it has just begun"
+    except OSError:
+        return "it has just ended"
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _forget_in_child() -> None:
+    """Close a child's copies of the lock descriptors, so that the lock ends with the process that took it.
+
+    Data workers would otherwise hold the lock of a training that was killed until they notice.
+    """
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
