@@ -118,3 +118,14 @@ def test_the_system_behind_a_colon_is_told_from_a_folder_with_a_colon(here):
     ):
         found = _named_system(text)
         assert (str(found.exp), found.name) == (exp, system)
+
+
+OF_OTHER_FILES = ("export", "verify", "enroll", "identify", "speakers", "threshold", "prepare folder")
+
+
+@pytest.mark.parametrize("verb, parser", [one for one in VERBS if one.id not in OF_OTHER_FILES])
+def test_a_help_text_can_be_read_without_its_neighbours(verb, parser):
+    for action in parser._actions:
+        words = action.help.split("(")[0].split()  # without the default
+        assert len(words) >= 3, action.help
+        assert words[0] not in ("of", "in", "to", "as", "such", "gets"), action.help
