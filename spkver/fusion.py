@@ -38,8 +38,8 @@ def fuse_systems(
         raise SpkverError(f"fuse: name two different systems or more, got {', '.join(names)}")
     settings, seed = read_scoring(systems[0].model, overrides)
     found = [held_out_trials(train, system, settings, seed) for system in systems]
-    trials = found[0][0]
-    for name, (others, _) in zip(names, found):
+    trials = found[0]
+    for name, others in zip(names, found):
         if others.names != trials.names:
             raise SpkverError(
                 f"{train.path}: {name} and {names[0]} did not hold out the same speakers; fusion needs that"
@@ -47,8 +47,8 @@ def fuse_systems(
     trials_file = trials_file or data / "trials"
     asked = read_trials(trials_file)
     train_columns, test_columns = dict.fromkeys(names), dict.fromkeys(names)  # the scores stand first
-    for name, system, (_, voices) in zip(names, systems, found):
-        backend = system.backend
+    for name, system, held_out in zip(names, systems, found):
+        backend, voices = system.backend, held_out.voices
         with known_by_name(name):
             score = Qualified(build_system(system.name, voices, voices, backend), voices, voices)
             columns = score.columns(trials.enroll_index, trials.test_index)
@@ -60,8 +60,9 @@ def fuse_systems(
     chosen = settings.calibration
     train_columns |= qualities
     with known_by_name(str(train.path)):
+        made_for = chosen.p_target, chosen.regularisation
         fusion = fit_calibration(
-            train_columns, trials.labels, chosen.p_target, chosen.regularisation, {"systems": names}
+            train_columns, trials.labels, *made_for, {"systems": names}, qualities.keys(), trials.weights
         )
         llrs = fusion.llrs(test_columns | test_qualities)
     fusion.write(exp / "fusion.json")

@@ -8,17 +8,21 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from spkver.data.directory import DataDirectory, read_data_directory
 from spkver.errors import SpkverError
+from spkver.extraction import Extractor
+from spkver.joined_speech import JoinedSpeech, embed_joined, joined_trials
 from spkver.model_fingerprint import IMPORTED, embedding_fingerprint
-from spkver.model_folder import read_speakers
+from spkver.model_folder import load_model, read_speakers
 from spkver.names import composed
 from spkver.provenance import data_record, file_record, read_record, refuse_to_replace, write_record
-from spkver.schema import Scoring
+from spkver.schema import Calibration, Scoring
 from spkver.scoring.backend import Cohort
 from spkver.scoring.calibration import fit_calibration
 from spkver.scoring.cllr import cllr, min_cllr
@@ -31,7 +35,17 @@ from spkver.scoring.pairs import unit_rows
 from spkver.scoring.plda_fit import fit_plda
 from spkver.scoring.score_norm import speaker_means
 from spkver.scoring.scores import file_fingerprint, score_list
-from spkver.scoring.systems import Qualified, ScoreMean, Voices, build_system, enrolled_voices, parse_system
+from spkver.scoring.sorted_scores import SortedScores
+from spkver.scoring.systems import (
+    EQUAL_ERROR_THRESHOLD,
+    Qualified,
+    ScoreMean,
+    Voices,
+    build_system,
+    enrolled_voices,
+    parse_system,
+    qualified_voices,
+)
 from spkver.scoring.trial_making import make_trials
 from spkver.scoring.trials import Trials
 from spkver.systems import MADE_OF, Embedded, System, refuse_other_data
@@ -120,6 +134,11 @@ def score_trials(
     trials_file = trials_file or data / "trials"
     embedded = Embedded.of(system, data)
     backend = system.backend
+    quality = []
+    if system.name == system.calibrated.name:
+        quality = backend.calibration(system.uncalibrated.name).quality
+    if parse_system(system.name)[1]:
+        _refuse_cohort_of(backend.cohort(), read_data_directory(data, check_files=False))
     out, record = system.scores(data, trials_file), system.scores_record(data, trials_file)
     made_of = {
         "system": system.name,
@@ -133,11 +152,6 @@ def score_trials(
     n = scored_already(out, record, made_of)
     if n:
         return f"{n} scores, from the same embeddings as before -> {out}"
-    quality = []
-    if system.name == system.calibrated.name:
-        quality = backend.calibration(system.uncalibrated.name).belongs_to["quality"]
-    if parse_system(system.name)[1]:
-        _refuse_cohort_of(backend.cohort(), read_data_directory(data, check_files=False))
     rows = embedded.rows()
     with known_by_name(system.name):
         test = embedded.voices(backend, quality)
@@ -221,27 +235,59 @@ def fit_plda_model(train: DataDirectory, system: System, settings: Scoring, adap
 def fit_calibration_of(train: DataDirectory, system: System, settings: Scoring, seed: int) -> str:
     """Calibrate a system on trials among the training speakers that were held out; returns what it did to them."""
     backend, chosen = system.backend, settings.calibration
-    trials, voices = held_out_trials(train, system, settings, seed)
+    trials = held_out_trials(train, system, settings, seed)
+    labels, n_targets = trials.labels, int(trials.labels.sum())
     with known_by_name(str(train.path)):
-        score = build_system(system.name, voices, voices, backend)
-        columns = Qualified(score, voices, voices).columns(trials.enroll_index, trials.test_index)
-        n_targets = int(trials.labels.sum())
+        score = build_system(system.name, trials.voices, trials.voices, backend)
+        columns = Qualified(score, trials.voices, trials.voices).columns(trials.enroll_index, trials.test_index)
         belongs_to = {
             "system": system.name,
             "quality": chosen.quality,
             "targets": n_targets,
-            "nontargets": len(trials) - n_targets,
+            "nontargets": len(labels) - n_targets,
         }
-        calibration = fit_calibration(columns, trials.labels, chosen.p_target, chosen.regularisation, belongs_to)
-    backend.write_calibration(system.name, calibration)
-    made_of = f"{n_targets} target and {len(trials) - n_targets} nontarget trials of held-out training speakers"
-    before = calibration_loss(columns["score"], trials.labels, settings)
-    after = calibration_loss(calibration.llrs(columns), trials.labels, settings)
-    return f"calibration by {made_of} -> {backend.folder}\nbefore  {before}\nafter   {after}"
+        held = columns.keys() - {"score"}
+        made_for = chosen.p_target, chosen.regularisation
+        calibration = fit_calibration(columns, labels, *made_for, belongs_to, held, trials.weights)
+        llrs = calibration.llrs(columns)
+        belongs_to |= {EQUAL_ERROR_THRESHOLD: _equal_error_threshold(SortedScores(llrs, labels))}
+    backend.write_calibration(system.name, replace(calibration, belongs_to=belongs_to))
+    made_of = f"{n_targets} target and {len(labels) - n_targets} nontarget trials of held-out training speakers"
+    before = calibration_loss(columns["score"], labels, settings)
+    after = calibration_loss(llrs, labels, settings)
+    return f"calibration by {made_of} -> {backend.folder}\n{trials.lengths()}\nbefore  {before}\nafter   {after}"
 
 
-def held_out_trials(train: DataDirectory, system: System, settings: Scoring, seed: int) -> tuple[Trials, Voices]:
-    """Trials among the training speakers that the model was not trained on, and their voices, one for each name.
+def _equal_error_threshold(llrs: SortedScores) -> float:
+    """The threshold of the equal error rate; midway where no trial is on the wrong side."""
+    highest, lowest = float(llrs.nontargets[-1]), float(llrs.targets[0])
+    return (highest + lowest) / 2 if highest < lowest else float(llrs.equal_error_rate()[1])
+
+
+class HeldOutTrials(NamedTuple):
+    """Trials among the training speakers that the model was not trained on.
+
+    Of two kinds, where utterances can be joined: the utterances as they are, and recordings joined of them.
+    """
+
+    names: list[str]  # utterances, then the speakers of joined recordings
+    voices: Voices  # of the same
+    enroll_index: np.ndarray  # (n_trials,) by position among them
+    test_index: np.ndarray
+    labels: np.ndarray  # 1 = target
+    weights: np.ndarray  # (n_trials,) each kind counts half, among the targets and among the nontargets
+    seconds: np.ndarray  # of the joined recordings; none where none were joined
+
+    def lengths(self) -> str:
+        """A line about the lengths that the trials are of."""
+        if not len(self.seconds):
+            return "no recordings were joined: of other lengths than these utterances' it knows nothing"
+        low, high = self.seconds.min(), self.seconds.max()
+        return f"half of their weight has utterances, half has recordings of {low:.0f} to {high:.0f} s joined of them"
+
+
+def held_out_trials(train: DataDirectory, system: System, settings: Scoring, seed: int) -> HeldOutTrials:
+    """Trials among the training speakers that the model was not trained on.
 
     Raises:
         SpkverError: there are fewer than two such speakers.
@@ -255,13 +301,70 @@ def held_out_trials(train: DataDirectory, system: System, settings: Scoring, see
             f"{train.path}: {system.model} was trained on all of its speakers; calibration needs some held out, "
             "train with data.held_out_speakers"
         )
+    chosen = settings.calibration
     with known_by_name(str(embedded.folder)):
-        voices = embedded.voices(system.backend, settings.calibration.quality)
+        voices = embedded.voices(system.backend, chosen.quality)
     measures = {name: values[held_out] for name, values in voices.measures.items()}
     utts = [embedded.utts[row] for row in held_out]
-    most = settings.calibration.max_nontargets
-    trials = make_trials(utts, speakers[held_out].tolist(), seed, max_nontargets=most, genders=train.genders)
-    return trials, Voices(embedded.embeddings[held_out], measures)
+    made = make_trials(
+        utts, speakers[held_out].tolist(), seed, max_nontargets=chosen.max_nontargets, genders=train.genders
+    )
+    singles = HeldOutTrials(
+        utts,
+        Voices(embedded.embeddings[held_out], measures),
+        made.enroll_index,
+        made.test_index,
+        made.labels,
+        np.ones(len(made)),
+        np.zeros(0),
+    )
+    joined = _joined(train, system, set(utts), chosen, seed)
+    return singles if joined is None else _with_joined(singles, joined, train, system, chosen, seed)
+
+
+def _joined(
+    train: DataDirectory, system: System, utts: set[str], chosen: Calibration, seed: int
+) -> JoinedSpeech | None:
+    """Recordings joined of utterances; None where the embeddings are not those of the model's encoder."""
+    if system.of_onnx or (system.model / IMPORTED).is_file():
+        return None
+    model = load_model(system.model)
+    shortest, longest = chosen.joined_seconds
+    # What is longer is cut before it is embedded, which would only repeat the longest.
+    lengths = [shortest, max(shortest, min(longest, model.config.scoring.max_seconds))]
+    chosen = chosen.model_copy(update={"joined_seconds": lengths})
+    utterances = [utterance for utterance in train.utterances if utterance.id in utts]
+    return embed_joined(Extractor(model.encoder, model.config), utterances, chosen, seed)
+
+
+def _with_joined(
+    singles: HeldOutTrials, joined: JoinedSpeech, train: DataDirectory, system: System, chosen: Calibration, seed: int
+) -> HeldOutTrials:
+    """Trials of utterances, and as many again by weight of joined recordings."""
+    first, second, labels = joined_trials(joined, train.genders, chosen.max_nontargets, seed)
+    if not len(labels):
+        return singles
+    embeddings, magnitudes, seconds = joined.extracted
+    more = qualified_voices(embeddings, {"duration": seconds, "magnitude": magnitudes}, chosen.quality, system.backend)
+    voices = Voices(
+        np.concatenate([singles.voices.embeddings, more.embeddings]),
+        {name: np.concatenate([values, more.measures[name]]) for name, values in singles.voices.measures.items()},
+    )
+    n = len(singles.names)
+    return HeldOutTrials(
+        singles.names + joined.speakers.tolist(),
+        voices,
+        np.concatenate([singles.enroll_index, first + n]),
+        np.concatenate([singles.test_index, second + n]),
+        np.concatenate([singles.labels, labels]),
+        np.concatenate([_equal_weights(singles.labels), _equal_weights(labels)]),
+        seconds,
+    )
+
+
+def _equal_weights(labels: np.ndarray) -> np.ndarray:
+    """Weights of trials that sum to 1 among the targets, and among the nontargets."""
+    return np.where(labels == 1, 1 / np.count_nonzero(labels == 1), 1 / np.count_nonzero(labels == 0))
 
 
 def trials_and_voices(

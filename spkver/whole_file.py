@@ -13,7 +13,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator:
+def whole_file(path: str | os.PathLike, mode: str = "w", private: bool = False) -> Iterator:
     """Open a file beside ``path`` for writing, and rename it to ``path`` when the block ends well.
 
     Whoever reads ``path`` sees the old file or the new one, never half of one; when the block
@@ -23,6 +23,7 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator:
     Args:
         path: the final name; missing parent folders are made.
         mode: ``"w"`` or ``"wb"``.
+        private: readable by its owner alone.
 
     Raises:
         SpkverError: the file cannot be written: no permission, a full disk, a file where a folder is wanted.
@@ -40,7 +41,7 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator:
         file = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="\n")
     try:
         yield file
-        _finish(file, aside, path)
+        _finish(file, aside, path, private)
     except Exception as error:
         Path(aside).unlink(missing_ok=True)
         fault = raw.fault or error
@@ -71,10 +72,10 @@ class _Recording(io.FileIO):
             raise
 
 
-def _finish(file, aside: str, path: Path) -> None:
+def _finish(file, aside: str, path: Path, private: bool) -> None:
     file.flush()
     os.fsync(file.fileno())
-    os.chmod(aside, 0o666 & ~_umask())
+    os.chmod(aside, 0o600 if private else 0o666 & ~_umask())
     os.replace(aside, path)  # while it is open: a temporary file that nobody has open is taken for a leftover
 
 

@@ -65,4 +65,5 @@ if in_stage 8 "results"; then
     echo
     say page "$(spkver report "$exp" "${exp}_lmf" --audio)"
     say_next "spkver verify A.wav B.wav --model ${exp}_lmf/model --threshold T      with one of the thresholds above"
+    say "" "spkver threshold $data/test ${exp}_lmf --far RATE --save      or keep one in the model"
 fi

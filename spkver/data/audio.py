@@ -196,7 +196,7 @@ def open_audio(path: str | os.PathLike) -> AudioFile:
             file.n_frames = skip_frames(path, other, _UNKNOWN_FRAMES)
     if file.n_frames <= 0:
         file.close()
-        raise AudioError(f"{path}: the file holds no samples", "empty")
+        raise AudioError(f"{path}: holds no samples that can be decoded", "empty")
     return file
 
 

@@ -5,18 +5,20 @@ recorded, then all of the second variant, ...), so a head's first ``n_speakers``
 voices and fine-tuning without variants just cuts the rest off.
 """
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from spkver.data.audio import AudioError, is_16_bit_audio, read_audio, wrap_to
+from spkver.data.audio import AudioError, check_samples, is_16_bit_audio, read_audio, wrap_to
 from spkver.data.augment import Augmenter
 from spkver.data.directory import DataDirectory
 from spkver.data.resampling import speed
 from spkver.data.sampler import Draw
+from spkver.data.shared_memory import Piped, ready_to_send, shared_zeros
 from spkver.errors import SpkverError
 from spkver.views import voices_of
 
@@ -33,13 +35,16 @@ class WaveformCache:
     Args:
         n_samples: of each utterance.
         is_16_bit: of each, whether its samples are whole steps of 16 bits, which need half of the memory.
+
+    Raises:
+        OSError: there is not so much memory.
     """
 
     def __init__(self, n_samples: Sequence[int], is_16_bit: Sequence[bool]):
         self._n_samples, self._is_16_bit = n_samples, is_16_bit
         self._starts = np.concatenate([[0], np.cumsum([*map(_room, n_samples, is_16_bit)])])
-        self._bytes = torch.zeros(int(self._starts[-1]), dtype=torch.uint8).share_memory_()
-        self._is_there = torch.zeros(len(n_samples), dtype=torch.bool).share_memory_()
+        self._bytes = shared_zeros(int(self._starts[-1]), torch.uint8)
+        self._is_there = shared_zeros(len(n_samples), torch.bool)
 
     def get(self, index: int, start: int, end: int) -> np.ndarray | None:
         """Samples ``start`` to ``end`` of an utterance, float32, or None when it was not put here yet."""
@@ -110,6 +115,11 @@ class SpeakerCrops(Dataset):
         # Where a crop starts follows from these, with the cache and without it.
         self._n_samples = [round(directory.durations[utterance.id] * sample_rate) for utterance in self.utterances]
         self._cache = self._build_cache(cache_gigabytes * 1e9)
+        if augment.babble.probability > 0 and len(self.speakers) < 2:
+            raise SpkverError(
+                f"{directory.path}: babble is speech of other training speakers, and there is only one, "
+                f"'{self.speakers[0]}'; set augment.babble.probability=0, or add speakers"
+            )
         self._augmenter = Augmenter(augment, sample_rate, self._draw_voice)
 
     @property
@@ -130,19 +140,32 @@ class SpeakerCrops(Dataset):
         """The crop ``(n_samples,)`` float32, its label, and the place of its formant factor.
 
         A file that fails is returned as the error: one raised in a worker process would reach the
-        user as a traceback.
+        user as a traceback. A crop that is not finite counts as such: no step could use its batch.
         """
         rng = np.random.default_rng([self.seed, draw.epoch, draw.step, draw.slot])
         turn, index = divmod(draw.item, len(self.utterances))
-        speaker = self.utterances[index].speaker
+        utterance = self.utterances[index]
+        speaker = utterance.speaker
         try:
             factor, formant = self.variants[turn]
-            samples = self._crop(index, factor, rng)
-            samples = self._augmenter(samples, rng, speaker)
+            with np.errstate(over="ignore", invalid="ignore"):  # looked for below
+                samples = self._crop(index, factor, rng)
+                samples = self._augmenter(samples, rng, speaker).astype(np.float32, copy=False)
         except SpkverError as error:
             return error
+        except OSError as error:
+            return SpkverError(f"{error.filename or utterance.path}: cannot be read ({error.strerror or error})")
+        except MemoryError:
+            return SpkverError(
+                f"{utterance.path}: no memory is left to read it; lower data.workers or data.cache_gigabytes"
+            )
+        if check_samples(samples) == "non-finite":
+            return SpkverError(
+                f"{utterance.path}: augmented samples of utterance '{utterance.id}' are not finite: it, or the "
+                "noise or room, is far beyond full scale; leave it out"
+            )
         label = self._speaker_index[speaker] + turn * len(self.speakers)
-        return samples.astype(np.float32, copy=False), label, formant
+        return samples, label, formant
 
     def _crop(self, index: int, factor: float, rng: np.random.Generator) -> np.ndarray:
         """A random crop at a speed, exactly ``crop_samples`` long."""
@@ -153,12 +176,22 @@ class SpeakerCrops(Dataset):
         return wrap_to(samples, self.crop_samples)
 
     def _build_cache(self, max_bytes: float) -> WaveformCache | None:
-        """The cache, if all audio fits in it."""
+        """The cache, if all audio fits in it and in the memory."""
         if 2 * sum(self._n_samples) > max_bytes:
             return None  # so much it takes at least; the files need not be asked
         is_16_bit = [is_16_bit_audio(utterance.path, self.sample_rate) for utterance in self.utterances]
-        fits = sum(map(_room, self._n_samples, is_16_bit)) <= max_bytes
-        return WaveformCache(self._n_samples, is_16_bit) if fits else None
+        n_bytes = sum(map(_room, self._n_samples, is_16_bit))
+        if n_bytes > max_bytes:
+            return None
+        try:
+            return WaveformCache(self._n_samples, is_16_bit)
+        except OSError as error:
+            print(
+                f"{n_bytes / 1e9:.1f} GB of memory for decoded audio are not there ({error}): every crop is read from "
+                "its file, which is slower",
+                file=sys.stderr,
+            )
+            return None
 
     def _read(self, index: int, n_samples: int, position: float) -> np.ndarray:
         """At most ``n_samples`` of an utterance; ``position`` in [0, 1) says where."""
@@ -183,10 +216,14 @@ class SpeakerCrops(Dataset):
                 return wrap_to(self._read(index, n_samples, rng.random()), n_samples)
 
 
-def collate(items: list) -> tuple[Tensor, Tensor, Tensor] | SpkverError:
-    """Waveforms ``(batch, n_samples)``, labels and formants ``(batch,)``, or the first error among the items."""
+def collate(items: list) -> tuple[Tensor, Tensor, Tensor] | Piped | SpkverError:
+    """Waveforms ``(batch, n_samples)``, labels and formants ``(batch,)``, or the first error among the items.
+
+    A data worker's are ready to be sent to the training process.
+    """
     for item in items:
         if isinstance(item, SpkverError):
             return item
     waveforms, labels, formants = zip(*items)
-    return torch.from_numpy(np.stack(waveforms)), torch.tensor(labels), torch.tensor(formants)
+    batch = torch.from_numpy(np.stack(waveforms)), torch.tensor(labels), torch.tensor(formants)
+    return batch if get_worker_info() is None else ready_to_send(batch)

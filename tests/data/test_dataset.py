@@ -1,10 +1,13 @@
 """Crops: what they depend on, the labels of speeds, and the cache."""
 
+import re
+
 import numpy as np
 import pytest
 import soundfile
 
 from spkver.config import load_config
+from spkver.data import shared_memory
 from spkver.data.dataset import SpeakerCrops, WaveformCache, collate
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
 from spkver.data.sampler import Draw
@@ -167,6 +170,52 @@ def test_babble_comes_from_other_speakers(make, directory):
         dataset._draw_voice(np.random.default_rng(seed), 1000, "v3")
     assert len(drawn) == 50
     assert not any(directory.utterances[index].speaker == "v3" for index in drawn)
+
+
+def test_babble_without_another_speaker_is_refused_at_the_start(directory, tiny_config):
+    augment = load_config(tiny_config).augment
+    with pytest.raises(SpkverError, match=r"only one, 'v3'; set augment\.babble\.probability=0, or add speakers"):
+        SpeakerCrops(directory.subset(["v3"]), 16000, 0.5, augment, 1, 1.0)
+    alone = load_config(tiny_config, list(PLAIN)).augment
+    assert SpeakerCrops(directory.subset(["v3"]), 16000, 0.5, alone, 1, 1.0).n_classes == 2
+
+
+def test_without_memory_for_the_cache_crops_are_read_from_files_and_it_is_said(make, monkeypatch, capsys):
+    def refuse(*arguments):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(shared_memory.mmap, "mmap", refuse)
+    dataset = make(*PLAIN)
+    assert dataset._cache is None
+    assert len(dataset[Draw(0, 0, 0, 0)][0]) == 8000
+    assert "are not there ([Errno 12] Cannot allocate memory): every crop is read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(5, "Input/output error"), r"\.wav: cannot be read \(Input/output error\)"),
+        (MemoryError(), r"\.wav: no memory is left to read it; lower data\.workers"),
+    ],
+)
+def test_what_the_machine_refuses_while_reading_is_an_item_in_one_line(make, monkeypatch, error, said):
+    dataset = make(*PLAIN)
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(dataset, "_read", fail)
+    item = dataset[Draw(0, 0, 0, 0)]
+    assert isinstance(item, SpkverError)
+    assert re.search(said, str(item))
+
+
+def test_a_crop_that_is_not_finite_is_an_item_in_one_line(make, directory, monkeypatch):
+    dataset = make(*PLAIN)
+    monkeypatch.setattr(dataset, "_read", lambda index, n, position: np.full(n, 1e39))
+    item = dataset[Draw(0, 0, 0, 0)]
+    assert isinstance(item, SpkverError)
+    assert re.search(rf"^{directory.utterances[0].path}: augmented samples .* are not finite", str(item))
 
 
 def test_the_cache_gives_back_what_was_put():
