@@ -99,7 +99,7 @@ def test_what_is_missing_or_too_much_is_said_in_one_line(here, capsys):
 
 def test_numbers_below_zero_and_words_behind_two_dashes_are_values(here):
     parse = PARSER.parse_args
-    assert parse(["verify", "--threshold", "-2.5", "a", "--model", "m", "b"]).threshold == -2.5
+    assert float(parse(["verify", "--threshold", "-2.5", "a", "--model", "m", "b"]).threshold) == -2.5
     assert parse(["verify", "--model", "m", "--", "-a", "--b"]).b == "--b"
     assert parse(["threshold", "--far", "0.1", "0.01", "data", "exp"]).far == [0.1, 0.01]
     assert parse(["train", "--profile", "own.yaml"]).profile == 30
