@@ -37,7 +37,8 @@ def whole_file(path: str | os.PathLike, mode: str = "w", private: bool = False) 
     raw = _Recording(handle, "wb")
     file = io.BufferedWriter(raw, _BUFFER_BYTES)
     if "b" not in mode:
-        file = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
+        # A file name that is no UTF-8 becomes ``\\udce9``, which JSON reads as that name again.
+        file = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="\n")
     try:
         yield file
         _finish(file, aside, path, private)
