@@ -97,6 +97,7 @@ def many_forms(tmp_path_factory):
         seconds = 0.4 if name == "16k.mp3" else 3.1
         samples = 0.4 * rng.standard_normal((round(seconds * rate), channels)).cumsum(0)
         samples = (samples % 2 - 1) * (3.0 if coding == "FLOAT" else 0.7)
+        samples[np.sin(30 * np.arange(len(samples)) / rate) < 0] *= 0.01  # a steady sound is no speech
         soundfile.write(folder / name, samples, rate, format=container, subtype=coding)
     write_data_directory(folder, [Utterance(name, folder / name, name[:2]) for name in FORMS])
     return keep_usable(read_data_directory(folder), 16000)
@@ -131,7 +132,8 @@ def test_the_cache_takes_two_bytes_a_sample_where_that_is_exact_and_four_elsewhe
 
 def test_a_file_that_became_shorter_is_named(tiny_config, tmp_path):
     path = tmp_path / "a.wav"
-    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(48000), 16000)
+    bursts = np.exp(2 * np.sin(np.arange(48000) / 800)) / 8
+    soundfile.write(path, bursts * 0.1 * np.random.default_rng(0).standard_normal(48000), 16000)
     write_data_directory(tmp_path, [Utterance("a", path, "s")])
     directory = keep_usable(read_data_directory(tmp_path), 16000)
     soundfile.write(path, 0.1 * np.ones(1600), 16000)

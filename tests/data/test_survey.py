@@ -24,7 +24,9 @@ def directory(tmp_path):
         soundfile.write(audio / name, samples, 16000, **options)
 
     for i in range(10):
-        save(f"good{i}.wav", 0.1 * rng.standard_normal(1600 * (i + 1)))
+        n = 1600 * (i + 1)
+        bursts = np.exp(2 * np.sin(np.arange(n) / 800)) / 8  # a steady sound is no speech
+        save(f"good{i}.wav", bursts * 0.1 * rng.standard_normal(n))
     save("empty.wav", np.zeros(0))
     save("silent.flac", np.zeros(16000))
     save("nan.wav", np.full(100, np.nan, np.float32), subtype="FLOAT")
