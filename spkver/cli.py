@@ -5,6 +5,7 @@ line on standard error and exit status 1; being stopped by a signal has the shel
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from spkver import __version__
 from spkver.corpus_verbs import add_corpus_verbs
 from spkver.daily_verbs import add_daily_verbs
-from spkver.errors import SpkverError
+from spkver.errors import SpkverError, one_line_for
 from spkver.export_verbs import add_export_verbs
 from spkver.own_folder_verb import add_own_folder
 from spkver.picture_verbs import add_picture_verbs
@@ -26,16 +27,34 @@ def main(arguments: list[str] | None = None) -> int:
     # that the data worker needs. Training on two cores takes about a tenth less time so.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
-        return options.verb(options) or 0
+        status = options.verb(options) or 0
+        sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
+        return status
     except SpkverError as error:
         print(error, file=sys.stderr)
         return 1
     except BrokenPipeError:  # `spkver config ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 141
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except Exception as error:
+        line = one_line_for(error)
+        if line is None:
+            raise
+        print(line, file=sys.stderr)
+        _forget_output()
+        return 1
+
+
+def _forget_output() -> None:
+    """Send what is still to be printed nowhere, so that Python does not stumble over it again when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def config(options) -> None:

@@ -1,8 +1,8 @@
 """Folders that several processes write to: locks, and the temporary files of runs that were killed.
 
-Both rest on ``flock``: the kernel frees such a lock when its process ends, also by ``kill -9`` or a crash, so nobody has
-to guess from a process id whether a lock is still meant. On NFS the server keeps the locks (Linux sends ``flock`` there
-as a lock of the whole file), so they hold between machines. A file system that keeps no locks at all is written
+Both rest on ``flock``: the kernel frees such a lock when its process ends, also by ``kill -9`` or a crash, so nobody
+has to guess from a process id whether a lock is still meant. On NFS the server keeps the locks (Linux sends ``flock``
+there as a lock of the whole file), so they hold between machines. A file system that keeps no locks at all is written
 without them.
 """
 
@@ -14,7 +14,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spkver.errors import SpkverError
@@ -119,13 +119,19 @@ def _acquired(path: Path, until: float) -> int | None:
         # Never through a link: what it points to would be overwritten.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         if _locks(handle, fcntl.LOCK_EX | fcntl.LOCK_NB) is not False and _is_still(handle, path):
-            os.ftruncate(handle, 0)
-            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, since {_now()}\n".encode())
+            _sign(handle)
             return handle
         os.close(handle)
         if time.monotonic() >= until and _exists(path):
             return None
         time.sleep(_TRY_AGAIN_SECONDS)
+
+
+def _sign(handle: int) -> None:
+    """Say who has the lock, for whom it keeps waiting; it holds without that, as on a full disk."""
+    with suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, since {_now()}\n".encode())
 
 
 def _locks(handle: int, how: int) -> bool | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from spkver.config import Config, complete, dump_config, load_config
 from spkver.errors import SpkverError
+from spkver.files import remove_leftovers
 from spkver.models import build_encoder
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
 from spkver.schema import Scoring
@@ -47,7 +48,11 @@ class Model:
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors as safetensors, whole or not at all; ``metadata`` is what the file says beside them."""
     with whole_file(path, "wb") as file:
-        file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata))
+        file.write(_serialised(tensors, metadata))
+
+
+def _serialised(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -74,15 +79,22 @@ def save_model(
 ) -> None:
     """Write a model folder; ``config.yaml`` comes last, so a folder that has it is complete."""
     folder = Path(folder)
-    (folder / "config.yaml").unlink(missing_ok=True)
+    remove_leftovers(folder)
     # In the file, so that the same weights with other views count as another model: so do their embeddings.
     views = config.scoring.views
-    save_tensors(folder / "model.safetensors", encoder, {"views": str(views)} if len(views) > 1 else None)
-    save_tensors(folder / "head.safetensors", head)
-    with whole_file(folder / "speakers") as file:
-        file.writelines(f"{speaker}\n" for speaker in speakers)
-    with whole_file(folder / "config.yaml") as file:
-        file.write(dump_config(config, run))
+    with (
+        whole_file(folder / "config.yaml") as settings,  # the first that is opened gets its name last
+        whole_file(folder / "speakers") as listed,
+        whole_file(folder / "head.safetensors", "wb") as classes,
+        whole_file(folder / "model.safetensors", "wb") as weights,
+    ):
+        weights.write(_serialised(encoder, {"views": str(views)} if len(views) > 1 else None))
+        classes.write(_serialised(head))
+        listed.writelines(f"{speaker}\n" for speaker in speakers)
+        settings.write(dump_config(config, run))
+        for file in (weights, classes, listed, settings):
+            file.flush()  # a full disk shows here, while the old model is whole
+        (folder / "config.yaml").unlink(missing_ok=True)
 
 
 def load_model(folder: str | Path) -> Model:

@@ -55,11 +55,11 @@ def import_directory(source: Path, data: DataDirectory, exp: Path, utts: Path | 
     measures = {"magnitude": magnitudes}
     if data.durations and all(utt in data.durations for utt in wanted):
         measures["duration"] = np.array([data.durations[utt] for utt in wanted])
+    folder = system.embeddings(data.path.name)
+    write_embeddings(folder, rows, wanted, measures)
     if not (system.model / IMPORTED).exists():
         with whole_file(system.model / IMPORTED) as file:
             json.dump({"source": str(source.absolute()), "dimensions": rows.shape[1]}, file)
-    folder = system.embeddings(data.path.name)
-    write_embeddings(folder, rows, wanted, measures)
     return f"{len(wanted)} embeddings of {len(names)} in {source} -> {folder}"
 
 

@@ -39,12 +39,13 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator:
         file = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
     try:
         yield file
-        _finish(file, aside, path)
+        file.flush()
+        _finish(handle, aside, path)
     except Exception as error:
         Path(aside).unlink(missing_ok=True)
-        fault = raw.fault or error
-        # An error that names a file is about that one; that of writing has only a descriptor.
-        if isinstance(fault, OSError) and (fault.filename is None or fault.filename == aside):
+        # numpy writes past `raw`, and its error has no number; any other is about another file.
+        fault = error if isinstance(error, OSError) and error.errno is None else raw.fault
+        if fault is not None:
             raise _cannot_write(path, fault) from None
         raise
     except BaseException:
@@ -52,6 +53,21 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator:
         raise
     finally:
         raw.close()  # not `file`: what is in its buffer after a failure is not wanted any more
+
+
+@contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """For a file that is written as it grows: says in one line why that failed.
+
+    Raises:
+        SpkverError: instead of an OSError that names no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and os.fspath(error.filename) != os.fspath(path):
+            raise
+        raise _cannot_write(Path(path), error) from None
 
 
 class _Recording(io.FileIO):
@@ -70,11 +86,13 @@ class _Recording(io.FileIO):
             raise
 
 
-def _finish(file, aside: str, path: Path) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    os.chmod(aside, 0o666 & ~_umask())
-    os.replace(aside, path)  # while it is open: a temporary file that nobody has open is taken for a leftover
+def _finish(handle: int, aside: str, path: Path) -> None:
+    try:
+        os.fsync(handle)
+        os.chmod(aside, 0o666 & ~_umask())
+        os.replace(aside, path)  # while it is open: a temporary file that nobody has open is taken for a leftover
+    except OSError as error:
+        raise _cannot_write(path, error) from None
 
 
 def _cannot_write(path: Path, error: OSError) -> SpkverError:

@@ -142,9 +142,9 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, faul
         raise OSError(fault, os.strerror(fault))
 
     monkeypatch.setattr(files, "_acquired", refuse)
-    with pytest.raises(SpkverError, match=f"^{tmp_path}: training must write here and cannot.*{reason}"):
-        with locked(tmp_path / "lock", "training"):
-            pass
+    expected = f"^{tmp_path}: training must write here and cannot.*{reason}"
+    with pytest.raises(SpkverError, match=expected), locked(tmp_path / "lock", "training"):
+        pass
 
 
 def test_a_file_in_place_of_the_folder_is_one_line(tmp_path):

@@ -20,7 +20,7 @@ from spkver.errors import SpkverError
 from spkver.scoring.lookup import Rows, check_names, look_up
 from spkver.scoring.text_tables import BLOCK_BYTES, Block, Irregular, joined_lines, read_blocks, table_rows
 from spkver.scoring.trials import LABEL_OF_WORD, Trials, joined, labels_of, read_trial_blocks
-from spkver.whole_file import whole_file
+from spkver.whole_file import whole_file, writing
 
 _WRITTEN_AT_ONCE = 1 << 18
 
@@ -77,6 +77,7 @@ def score_list(
     unfinished = _Unfinished(path, {"trials": file_fingerprint(trial_list), **fingerprint})
     start, n_done = unfinished.begin()
     with (
+        writing(path),
         unfinished.text.open("r+b") as out,
         tqdm(
             total=Path(trial_list).stat().st_size,
@@ -153,7 +154,8 @@ class _Unfinished:
             known = False
         if not known:
             self.state.unlink(missing_ok=True)
-            self.text.write_bytes(b"")
+            with writing(self.text):
+                self.text.write_bytes(b"")
             return 0, 0
         os.truncate(self.text, state["written"])
         return state["read"], state["n_trials"]
