@@ -26,6 +26,7 @@ _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.unfinished", re.DOTALL)
 _LONGEST_NAME = 200  # of 255 bytes that a file name may have
 
 _held: set[int] = set()  # descriptors of locks of this process
+_tidied: set[Path] = set()  # folders without leftovers since this process began
 
 
 @contextmanager
@@ -71,11 +72,15 @@ def locked(lock_path: str | os.PathLike, what: str, wait_seconds: float = 0.0) -
 def temporary_beside(path: Path) -> tuple[int, str]:
     """A new file ``.NAME.xxxxxxxx.unfinished`` in the folder of ``path``, as `tempfile.mkstemp` makes it.
 
-    It counts as being written as long as its descriptor is open, see `remove_leftovers`.
+    It counts as being written as long as its descriptor is open, see `remove_leftovers`, which this process calls when
+    it first writes to a folder: so a run removes what killed ones left.
 
     Returns:
         ``(descriptor, path)``
     """
+    if path.parent not in _tidied:
+        _tidied.add(path.parent)
+        remove_leftovers(path.parent)
     name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
     while True:
         handle, aside = tempfile.mkstemp(prefix=f".{name}.", suffix=".unfinished", dir=path.parent)
@@ -174,11 +179,13 @@ def _now() -> str:
 def _forget_in_child() -> None:
     """Close a child's copies of the lock descriptors, so that the lock ends with the process that took it.
 
-    Data workers would otherwise hold the lock of a training that was killed until they notice.
+    Data workers would otherwise hold the lock of a training that was killed until they notice. And what was left when
+    this process began may not be all that is left when a child begins.
     """
     for handle in _held:
         os.close(handle)
     _held.clear()
+    _tidied.clear()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

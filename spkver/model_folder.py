@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from spkver.config import Config, complete, dump_config, load_config
+from spkver.config import Config, complete, dump_config, load_config, load_run
 from spkver.errors import SpkverError
-from spkver.files import remove_leftovers
+from spkver.files import locked
 from spkver.models import build_encoder
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
 from spkver.schema import Scoring
@@ -79,10 +78,10 @@ def save_model(
 ) -> None:
     """Write a model folder; ``config.yaml`` comes last, so a folder that has it is complete."""
     folder = Path(folder)
-    remove_leftovers(folder)
     # In the file, so that the same weights with other views count as another model: so do their embeddings.
     views = config.scoring.views
     with (
+        locked(folder / ".lock", "writing a model", wait_seconds=60.0),
         whole_file(folder / "config.yaml") as settings,  # the first that is opened gets its name last
         whole_file(folder / "speakers") as listed,
         whole_file(folder / "head.safetensors", "wb") as classes,
@@ -104,10 +103,9 @@ def load_model(folder: str | Path) -> Model:
         SpkverError: a file is missing or damaged, or weights do not fit the configuration.
     """
     folder = Path(folder)
-    config = read_config(folder)
+    config, run = load_run(_config_file(folder))
     encoder = build_encoder(config.model, config.features.n_mels)
     fit(encoder, load_tensors(folder / "model.safetensors"), folder / "model.safetensors")
-    run = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")).get("run") or {}
     return Model(folder, encoder.eval(), config, run)
 
 
@@ -117,10 +115,14 @@ def read_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         SpkverError: there is no model in the folder, or an override does not fit.
     """
-    path = Path(folder) / "config.yaml"
+    return load_config(_config_file(Path(folder)), overrides)
+
+
+def _config_file(folder: Path) -> Path:
+    path = folder / "config.yaml"
     if not path.is_file():
         raise SpkverError(f"{folder}: is no model folder (no config.yaml); `spkver average EXP` makes EXP/model")
-    return load_config(path, overrides)
+    return path
 
 
 def read_scoring(folder: str | Path, overrides: Sequence[str] = ()) -> tuple[Scoring, int]:

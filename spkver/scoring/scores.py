@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from spkver.errors import SpkverError
+from spkver.files import locked
 from spkver.scoring.lookup import Rows, check_names, look_up
 from spkver.scoring.text_tables import BLOCK_BYTES, Block, Irregular, joined_lines, read_blocks, table_rows
 from spkver.scoring.trials import LABEL_OF_WORD, Trials, joined, labels_of, read_trial_blocks
@@ -70,10 +71,15 @@ def score_list(
         The number of trials.
 
     Raises:
-        SpkverError: as `read_trials` and `look_up`, or a score is NaN or infinite; each names the trial's line.
+        SpkverError: as `read_trials` and `look_up`, or a score is NaN or infinite; each names the trial's line. Or
+            another process is scoring to this file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(f".{path.name}.lock"), f"scoring to {path.name}"):
+        return _score_list(path, trial_list, rows, score, fingerprint, block_bytes)
+
+
+def _score_list(path: Path, trial_list, rows, score, fingerprint: dict, block_bytes: int) -> int:
     unfinished = _Unfinished(path, {"trials": file_fingerprint(trial_list), **fingerprint})
     start, n_done = unfinished.begin()
     with (

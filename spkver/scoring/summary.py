@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from spkver.errors import SpkverError
+from spkver.files import locked
 from spkver.scoring.bootstrap import cllr_interval, intervals, min_dcf_key
 from spkver.scoring.cllr import cllr, hull_cllr
 from spkver.scoring.metrics import actual_dcf
@@ -16,6 +17,7 @@ from spkver.scoring.sorted_scores import SortedScores
 from spkver.whole_file import whole_file
 
 P_TARGETS = (0.01, 0.05)
+_LONGEST_WAIT_SECONDS = 60.0  # for other processes to write their records, each of which takes milliseconds
 
 
 def summary(
@@ -98,16 +100,19 @@ def _cell(record: dict, key: str, form: str) -> str:
 def update_metrics_json(path: str | os.PathLike, trial_list: str, system: str, record: dict) -> None:
     """Put a record into ``metrics.json`` as ``{trial_list: {system: record}}``; the other records stay.
 
-    An earlier record of the same system on the same list is replaced as a whole.
+    An earlier record of the same system on the same list is replaced as a whole. Processes that do this at the same
+    time wait for one another, so that no record is lost.
 
     Raises:
         SpkverError: the file is there but is no such JSON; it is left as it is.
     """
-    metrics = _read_metrics(Path(path))
-    metrics.setdefault(trial_list, {})[system] = record
-    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
-    with whole_file(path) as file:
-        file.write(text + "\n")
+    path = Path(path)
+    with locked(path.with_name(f".{path.name}.lock"), f"writing {path.name}", wait_seconds=_LONGEST_WAIT_SECONDS):
+        metrics = _read_metrics(path)
+        metrics.setdefault(trial_list, {})[system] = record
+        text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
+        with whole_file(path) as file:
+            file.write(text + "\n")
 
 
 def _read_metrics(path: Path) -> dict[str, dict]:

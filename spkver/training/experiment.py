@@ -9,10 +9,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
-import yaml
 
 import spkver
-from spkver.config import Config, dump_config, load_config
+from spkver.config import Config, dump_config, load_run
 from spkver.errors import SpkverError
 from spkver.whole_file import whole_file
 
@@ -49,8 +48,7 @@ class Experiment:
         """
         if not self.config_file.is_file():
             raise SpkverError(f"{self.folder}: holds no run (no config.yaml); start it with `spkver train`")
-        run = yaml.safe_load(self.config_file.read_text(encoding="utf-8")).get("run") or {}
-        return load_config(self.config_file, overrides), run
+        return load_run(self.config_file, overrides)
 
     def check_same(self, config: Config) -> None:
         """Refuse to resume with other values than the run began with.
