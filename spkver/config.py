@@ -167,7 +167,7 @@ def _parse_yaml(text: str, source: str) -> Any:
         raise SpkverError(f"{source}{line}: {problem}") from None
     except RecursionError:
         raise SpkverError(f"{source}: is nested too deeply for a configuration") from None
-    except (ValueError, TypeError, OverflowError) as error:  # the 99th of a month, `!!int x`
+    except (ValueError, TypeError, OverflowError, AttributeError) as error:  # the 99th of a month, `!!timestamp x`
         raise SpkverError(f"{source}: holds a value that is none ({error})") from None
 
 

@@ -6,7 +6,7 @@ import shutil
 _LONGEST = 480  # characters of a message: what a terminal shows at once, whatever a damaged file puts into it
 _KEPT_END = 160
 
-_ADVICE = {
+ADVICE = {
     errno.ENOSPC: "make room and run again",
     errno.EDQUOT: "make room and run again",
     errno.EFBIG: "make room, or raise the limit by `ulimit -f`",
@@ -58,7 +58,7 @@ def _os_error(error: OSError) -> str:
     reason = error.strerror or str(error)
     where = "" if error.filename is None else f"{_path(error.filename)}: "
     target = "" if error.filename2 is None else f" ({_path(error.filename2)})"
-    advice = _ADVICE.get(error.errno)
+    advice = ADVICE.get(error.errno)
     return f"{where}{reason}{target}" + (f"; {advice}" if advice else "")
 
 

@@ -64,8 +64,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load(Path(path).read_bytes())
     except OSError as error:
         raise SpkverError(f"{path}: cannot be read ({error.strerror})") from None
-    except SafetensorError as error:
-        raise SpkverError(f"{path}: is not a whole safetensors file ({error})") from None
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise SpkverError(f"{path}: is not a whole safetensors file ({reason})") from None
 
 
 def save_model(
@@ -151,6 +152,8 @@ def read_speakers(folder: str | Path) -> list[str] | None:
         return path.read_text(encoding="utf-8").split()
     except OSError as error:
         raise SpkverError(f"{path}: cannot be read ({error.strerror}); `spkver average EXP` writes it") from None
+    except UnicodeDecodeError:
+        raise SpkverError(f"{path}: is not UTF-8 text; `spkver average EXP` writes it again") from None
 
 
 def fit(module, tensors: dict[str, Tensor], source: Path) -> None:

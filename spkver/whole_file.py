@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from spkver.errors import SpkverError
+from spkver.errors import ADVICE, SpkverError
 from spkver.files import temporary_beside
 
 _BUFFER_BYTES = 1 << 20
@@ -99,8 +99,8 @@ def _cannot_write(path: Path, error: OSError) -> SpkverError:
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir():
         return SpkverError(f"{path}: cannot be written, since {parent} is a file and no folder")
-    reason = error.strerror or f"{error}; is the disk full?"
-    return SpkverError(f"{path}: cannot be written ({reason}); nothing was changed there")
+    advice = ADVICE.get(error.errno, "is the disk full?")
+    return SpkverError(f"{path}: cannot be written ({error.strerror or error}); {advice}")
 
 
 def _umask() -> int:

@@ -229,7 +229,7 @@ def _known(part: Path, url: str) -> _Source | None:
     """The version that ``part`` is a part of; None where that cannot be told."""
     try:
         source = _Source(**json.loads(_about(part).read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     same = source.url == url and source.total is not None
     return source if same else None

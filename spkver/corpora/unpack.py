@@ -3,6 +3,7 @@
 import gzip
 import lzma
 import shutil
+import struct
 import tarfile
 import zlib
 from pathlib import Path
@@ -12,6 +13,8 @@ from tqdm import tqdm
 from spkver.errors import SpkverError
 
 _BLOCK = 1 << 20
+# What tarfile lets through of headers that make no sense.
+_OF_DAMAGE = ValueError, OverflowError, UnicodeError, KeyError, struct.error
 _Parts = tuple[str, ...]
 
 
@@ -46,7 +49,7 @@ def unpack(tar_path: str | Path, folder: str | Path, top: str | None = None) -> 
         if folder.exists():
             folder.rmdir()
         root.rename(folder)
-    except (tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, *_OF_DAMAGE) as error:
         what = str(error).partition("\n")[0].rstrip(":")  # tarfile lists every format on a line of its own
         raise SpkverError(f"{tar_path}: cut or damaged archive ({what}); remove it and get it again") from None
     except OSError as error:

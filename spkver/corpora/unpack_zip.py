@@ -1,7 +1,9 @@
 """A zip archive unpacked safely: whole or not at all, and never outside of its folder."""
 
+import lzma
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from spkver.errors import SpkverError
+
+_ENCRYPTED = 1  # in a member's flags
 
 
 def unpack_zip(zip_path: str | Path, folder: str | Path, top: str | None = None) -> Path:
@@ -32,6 +36,8 @@ def unpack_zip(zip_path: str | Path, folder: str | Path, top: str | None = None)
         with zipfile.ZipFile(zip_path) as archive:
             members = archive.infolist()
             for member in members:
+                if member.flag_bits & _ENCRYPTED:
+                    raise SpkverError(f"{zip_path}: is encrypted; unpack it by hand, with its password")
                 if _leads_astray(member):
                     raise SpkverError(f"{zip_path}: member {member.filename!r} is dangerous; nothing was unpacked")
             needed, free = sum(member.file_size for member in members), shutil.disk_usage(aside).free
@@ -45,10 +51,14 @@ def unpack_zip(zip_path: str | Path, folder: str | Path, top: str | None = None)
         if folder.exists():
             folder.rmdir()
         root.rename(folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise SpkverError(f"{zip_path}: cut or damaged archive ({error}); remove it and get it again") from None
     except OSError as error:
         raise SpkverError(f"{zip_path}: cannot be unpacked to {folder}: {error.strerror or error}") from None
+    except NotImplementedError as error:
+        raise SpkverError(
+            f"{zip_path}: cannot be unpacked here ({error}); do it by hand, and give the folder"
+        ) from None
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, OverflowError, struct.error) as error:
+        raise SpkverError(f"{zip_path}: cut or damaged archive ({error}); remove it and get it again") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder

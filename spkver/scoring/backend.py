@@ -137,4 +137,4 @@ class Backend:
 
     def _weights(self) -> str | None:
         path = self.folder / "weights"
-        return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+        return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None

@@ -155,8 +155,10 @@ class _Unfinished:
         """The offset in the trial list to go on from, and the number of trials before it."""
         try:
             state = json.loads(self.state.read_text(encoding="utf-8"))
-            known = state["fingerprint"] == self.fingerprint and self.text.stat().st_size >= state["written"]
-        except (OSError, ValueError, KeyError):
+            places = [state[name] for name in ("read", "written", "n_trials")]
+            known = state["fingerprint"] == self.fingerprint and all(type(n) is int and n >= 0 for n in places)
+            known = known and self.text.stat().st_size >= state["written"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             known = False
         if not known:
             self.state.unlink(missing_ok=True)

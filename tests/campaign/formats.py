@@ -30,14 +30,25 @@ class Format:
     share: float = 1.0
     copied: bool = False
 
+    def make_whole(self, material: Path, folder: Path, file: Path | None = None) -> None:
+        """Put the files into an empty folder as they are; ``file`` as a copy of its own, as a damaged one would be."""
+        source = material / self.source
+        file = file or self.files(material)[0]
+        _fill(source, folder, file.relative_to(source).parts, self.copied)
+        shutil.copyfile(file, folder / file.relative_to(source))
+
+    def files(self, material: Path) -> list[Path]:
+        """Those that are damaged."""
+        source = material / self.source
+        files = sorted({path for pattern in self.patterns for path in source.glob(pattern) if path.is_file()})
+        assert files, f"{source}: nothing like {self.patterns}"
+        return files
+
     def make(self, material: Path, rng: Random, folder: Path) -> None:
         """Put the files into an empty folder, one of them damaged."""
-        source = material / self.source
-        files = sorted({path for pattern in self.patterns for path in source.glob(pattern)})
-        assert files, f"{source}: nothing like {self.patterns}"
-        file = rng.choice(files)
-        _fill(source, folder, file.relative_to(source).parts, self.copied)
-        target = folder / file.relative_to(source)
+        file = rng.choice(self.files(material))
+        self.make_whole(material, folder, file)
+        target = folder / file.relative_to(material / self.source)
         target.write_bytes(damaged(file.read_bytes(), file.suffix, rng))
 
 
@@ -174,9 +185,9 @@ def _resume(folder: Path, material: Path):
     from spkver.training.experiment import Experiment
     from spkver.training.trainer import Trainer
 
-    config = load_config(folder / "config.yaml", ["data.cache_gigabytes=0"])
+    config = load_config(folder / "config.yaml")
     directory = read_data_directory(material / "data" / "train", check_files=False)
-    return Trainer(config, directory, Experiment(folder), None, True)
+    Trainer(config, directory, Experiment(folder), None, True).run({})
 
 
 def _weights_of_epochs(folder: Path, material: Path):
@@ -316,8 +327,8 @@ FORMATS = {
     "enrolment lists": Format("lists", ("enrolment",), _enrolment),
     "audio files": Format("audio", ("*",), _audio, 3),
     "audio files in verify": Format("audio", ("*",), _verify, 0.3),
-    "tar archives": Format("archives", ("*.tar", "*.tar.*"), _tar, copied=True),
-    "zip archives": Format("archives", ("*.zip",), _zip, copied=True),
+    "tar archives": Format("archives", ("*.tar", "*.tar.*"), _tar),
+    "zip archives": Format("archives", ("*.zip",), _zip),
     "training states": Format("exp", ("checkpoints/last.pt",), _state),
     "training states in train --resume": Format("exp", ("checkpoints/last.pt", "log.jsonl"), _resume, 0.3, copied=True),
     "weights of epochs": Format("exp/checkpoints", ("epoch-*.safetensors",), _weights_of_epochs),

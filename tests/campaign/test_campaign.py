@@ -47,6 +47,15 @@ def test_damaged_input_is_a_clean_error_or_is_read(name, material, table, pytest
     assert tally.faults == 0, f"{dict(tally.kinds.most_common(20))}; see {kept}"
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_damaged_is_read_while_it_is_whole(name, material, tmp_path):
+    for number, file in enumerate(FORMATS[name].files(material)[:40]):
+        folder = tmp_path / f"whole-{number}" / "input"
+        folder.mkdir(parents=True)
+        FORMATS[name].make_whole(material, folder, file)
+        FORMATS[name].read(folder, material)
+
+
 def test_the_campaign_counts_what_must_not_be(tmp_path):
     """A reader with every fault is found out."""
     import os

@@ -111,7 +111,7 @@ def _count(tally: Tally, name: str, number: int, answer: dict, kept: Path, place
     if answer["outcome"] not in BAD:
         return
     tally.kinds[answer["kind"]] += 1
-    if answer["outcome"] in ("hangs", "crashes"):
+    if answer["outcome"] in ("hangs", "crashes") and not (kept / f"{name}-{number}").exists():
         _keep(place / "input", kept / f"{name}-{number}", answer["kind"])
 
 
@@ -140,7 +140,7 @@ def _work(name, make, read, numbers: range, work: Path, kept: Path, sending: int
             if answer["outcome"] in BAD:
                 seen[answer["kind"]] += 1
                 if seen[answer["kind"]] <= _KEPT_OF_A_KIND:
-                    _keep(folder, kept / f"{name}-{number}", answer.pop("text"))
+                    _keep(folder, kept / f"{name}-{number}", f"{answer['kind']}\n{answer.pop('text')}")
             os.write(sending, json.dumps(answer).encode() + b"\n")
         status = 0
     except BaseException:
@@ -196,7 +196,7 @@ def _where(error: Exception) -> str:
     places = [place for place in traceback.extract_tb(error.__traceback__) if "/spkver/" in place.filename]
     last = places[-1] if places else traceback.extract_tb(error.__traceback__)[-1]
     file = last.filename.rpartition("/spkver/")[2]
-    return f"{type(error).__name__} in {file}:{last.lineno} {last.name}: {str(error)[:100]}"
+    return f"{type(error).__name__} in {file}:{last.lineno} {last.name}"
 
 
 def _peak_kilobytes() -> int:

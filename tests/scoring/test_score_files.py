@@ -242,9 +242,7 @@ def test_a_second_process_that_scores_to_the_same_file_is_refused(tmp_path):
     first = subprocess.Popen([sys.executable, "-c", SCORE_SLOWLY, out, trials], stdout=subprocess.PIPE, text=True)
     try:
         first.stdout.readline()
-        with pytest.raises(
-            SpkverError, match=f"scoring to trials-cosine is under way .*process {first.pid} "
-        ):
+        with pytest.raises(SpkverError, match=f"scoring to trials-cosine is under way .*process {first.pid} "):
             score_list(out, trials, (rows, rows), lambda enroll, test: np.ones(len(enroll), np.float32), {})
     finally:
         first.kill()
