@@ -117,6 +117,17 @@ class _Loader(yaml.SafeLoader):
     (`a: [*b, *b], b: [*c, *c], ..` doubles with each line).
     """
 
+    _level = 0  # of what is read now
+
+    def compose_node(self, parent, index):
+        if self._level > _MOST_LEVELS:
+            raise yaml.composer.ComposerError(None, None, "is nested too deeply", self.peek_event().start_mark)
+        self._level += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._level -= 1
+
     def construct_document(self, node):
         self._check_size(node, {}, [])
         return super().construct_document(node)
@@ -165,8 +176,6 @@ def _parse_yaml(text: str, source: str) -> Any:
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
         raise SpkverError(f"{source}{line}: {problem}") from None
-    except RecursionError:
-        raise SpkverError(f"{source}: is nested too deeply for a configuration") from None
     except (ValueError, TypeError, OverflowError, AttributeError) as error:  # the 99th of a month, `!!timestamp x`
         raise SpkverError(f"{source}: holds a value that is none ({error})") from None
 

@@ -286,7 +286,7 @@ def damaged_tar(content: bytes, rng: Random) -> bytes:
         members = old.getmembers()
         bad = rng.randrange(len(members))
         for number, member in enumerate(members):
-            data = old.extractfile(member)
+            data = old.extractfile(member) if member.isfile() else None
             if number == bad:
                 field, value = rng.choice((
                     ("name", "/etc/x"), ("name", "../x"), ("name", "a/../../x"), ("name", "x" * 5000), ("name",

@@ -118,7 +118,7 @@ def test_an_array_file_that_is_no_float32_matrix_is_refused(tmp_path, embeddings
         read_embeddings(tmp_path)
     with path.open("wb") as file:
         np.savez(file, embeddings)
-    with pytest.raises(SpkverError, match="found an archive"):
+    with pytest.raises(SpkverError, match="cannot be read as arrays"):
         read_embeddings(tmp_path)
 
 

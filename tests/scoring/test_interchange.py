@@ -420,7 +420,7 @@ def test_a_zip_that_no_numpy_wrote_is_refused(tmp_path, monkeypatch):
     Path("x.npz").write_bytes(content)
     assert "x.npz: cannot be read as arrays (zip file version 24.7)" in fault("x.npz")
     Path("x.npz").write_bytes(b"PK no zip")
-    assert "x.npz cannot be read as arrays (File is not a zip file)" in fault("x.npz")
+    assert "x.npz: cannot be read as arrays (File is not a zip file)" in fault("x.npz")
 
 
 def test_a_folder_of_files_gives_paths_as_ids(tmp_path, monkeypatch):
