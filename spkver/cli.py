@@ -160,6 +160,19 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
+def _alone(prepare):
+    """A verb ``prepare``, for one process at a time in a folder: another would remove what the first has half made."""
+
+    def prepare_alone(options):
+        from spkver.files import locked
+
+        folder = options.folder.absolute()
+        with locked(folder.with_name(f".{folder.name}.preparing.lock"), f"preparing {folder.name}"):
+            return prepare(options)
+
+    return prepare_alone
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="spkver", description="Speaker verification: train an encoder, score trials, say how good it is."
@@ -169,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, function, parent=verbs) -> argparse.ArgumentParser:
         added = parent.add_parser(name, help=function.__doc__.rstrip("."), description=function.__doc__)
-        added.set_defaults(verb=function)
+        added.set_defaults(verb=_alone(function) if parent is corpora else function)
         return added
 
     prepare = verbs.add_parser("prepare", help="turn a corpus into data directories")

@@ -13,7 +13,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator:
+def whole_file(path: str | os.PathLike, mode: str = "w", private: bool = False) -> Iterator:
     """Open a file beside ``path`` for writing, and rename it to ``path`` when the block ends well.
 
     Whoever reads ``path`` sees the old file or the new one, never half of one; when the block
@@ -23,6 +23,7 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator:
     Args:
         path: the final name; missing parent folders are made.
         mode: ``"w"`` or ``"wb"``.
+        private: readable by its owner alone.
 
     Raises:
         SpkverError: the file cannot be written: no permission, a full disk, a file where a folder is wanted.
@@ -36,11 +37,12 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator:
     raw = _Recording(handle, "wb")
     file = io.BufferedWriter(raw, _BUFFER_BYTES)
     if "b" not in mode:
-        file = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
+        # A file name that is no UTF-8 becomes ``\\udce9``, which JSON reads as that name again.
+        file = io.TextIOWrapper(file, encoding="utf-8", newline="\n", errors="backslashreplace")
     try:
         yield file
         file.flush()
-        _finish(handle, aside, path)
+        _finish(handle, aside, path, private)
     except Exception as error:
         Path(aside).unlink(missing_ok=True)
         # numpy writes past `raw`, and its error has no number; any other is about another file.
@@ -86,10 +88,10 @@ class _Recording(io.FileIO):
             raise
 
 
-def _finish(handle: int, aside: str, path: Path) -> None:
+def _finish(handle: int, aside: str, path: Path, private: bool) -> None:
     try:
         os.fsync(handle)
-        os.chmod(aside, 0o666 & ~_umask())
+        os.chmod(aside, 0o600 if private else 0o666 & ~_umask())
         os.replace(aside, path)  # while it is open: a temporary file that nobody has open is taken for a leftover
     except OSError as error:
         raise _cannot_write(path, error) from None
