@@ -8,5 +8,7 @@
 
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+. recipes/common.sh
+set_up test pytest hypothesis espeakng-loader onnx onnxscript onnxruntime
 OMP_NUM_THREADS=1 python -m pytest -q -m slow -p no:cacheprovider --show-capture=no tests/campaign \
     --inputs 20000 --kills 5 --kept campaign_faults "$@"

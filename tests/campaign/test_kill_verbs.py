@@ -33,7 +33,7 @@ VERBS = {
     "average": ("exp/model", "average {exp}"),
     "enroll": ("store", "enroll anna {train}/wav/v1/0.wav --store {here}/store --model {exp}/model --replace"),
     "prepare mini": ("mini", "prepare mini {here}/mini --train-voices 2 --test-voices 4 --sentences 2"),
-    "prepare folder": ("own", "prepare folder {here}/own --audio {train}"),
+    "prepare folder": ("own", "prepare folder {here}/own --audio {train}/wav --min-seconds 0.5 --test-speakers 3"),
     "export": ("onnx", "export {exp}/model --huggingface {here}/onnx"),
     "plot": ("pictures", "plot run {exp} --only records --out {here}/pictures"),
     "animate": ("pictures", "animate {exp} --frames 3 --pixels 100 --out {here}/pictures/motion.gif"),
