@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from spkver.errors import SpkverError
+from spkver.files import is_file
 from spkver.whole_file import whole_file
 
 _ADVICE = "enrol again into another folder"
@@ -63,7 +64,7 @@ def read_enrolled(folder: Path) -> Enrolled | None:
         SpkverError: it is damaged; the message names the file.
     """
     path = folder / "store.json"
-    if not path.exists():
+    if not is_file(path):
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -69,6 +69,18 @@ def locked(lock_path: str | os.PathLike, what: str, wait_seconds: float = 0.0) -
         os.close(handle)
 
 
+def is_file(path: str | os.PathLike) -> bool:
+    """Whether a file is there.
+
+    Raises:
+        SpkverError: that cannot be found out, as where a folder above may not be looked into.
+    """
+    try:
+        return Path(path).is_file()
+    except OSError as error:
+        raise SpkverError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 def temporary_beside(path: Path) -> tuple[int, str]:
     """A new file ``.NAME.xxxxxxxx.unfinished`` in the folder of ``path``, as `tempfile.mkstemp` makes it.
 

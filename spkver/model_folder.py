@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spkver.config import Config, complete, dump_config, load_config, load_run
 from spkver.errors import SpkverError
-from spkver.files import locked
+from spkver.files import is_file, locked
 from spkver.models import build_encoder
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
 from spkver.schema import Scoring
@@ -121,7 +121,7 @@ def read_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def _config_file(folder: Path) -> Path:
     path = folder / "config.yaml"
-    if not path.is_file():
+    if not is_file(path):
         raise SpkverError(f"{folder}: is no model folder (no config.yaml); `spkver average EXP` makes EXP/model")
     return path
 
@@ -132,7 +132,7 @@ def read_scoring(folder: str | Path, overrides: Sequence[str] = ()) -> tuple[Sco
     Raises:
         SpkverError: as `read_config`.
     """
-    if (Path(folder) / IMPORTED).is_file():
+    if is_file(Path(folder) / IMPORTED):
         values = [override.removeprefix("scoring.") for override in overrides]
         return complete(_SCORING_OF_IMPORTED, values, Scoring, str(folder)), 1
     config = read_config(folder, overrides)
@@ -145,7 +145,7 @@ def read_speakers(folder: str | Path) -> list[str] | None:
     Raises:
         SpkverError: the folder does not say.
     """
-    if (Path(folder) / IMPORTED).is_file():
+    if is_file(Path(folder) / IMPORTED):
         return None
     path = Path(folder) / "speakers"
     try:

@@ -6,11 +6,23 @@ from contextlib import contextmanager
 
 import pytest
 
+import spkver
+from spkver import SpeakerStore
 from spkver.cli import main
+from spkver.config import load_config
+from spkver.data.audio import read_audio
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
 from spkver.errors import SpkverError, one_line_for
+from spkver.model_folder import read_speakers
+from spkver.pictures import Run
+from spkver.scoring.backend import Backend
+from spkver.scoring.calibration import read_calibration
+from spkver.scoring.embeddings import read_embeddings
+from spkver.scoring.interchange import import_embeddings
+from spkver.scoring.plda import Plda
+from spkver.scoring.scores import read_scores
 from spkver.scoring.trial_making import make_trials
-from spkver.scoring.trials import write_trials
+from spkver.scoring.trials import read_trials, write_trials
 
 # The verbs that write, with `{out}` where they write to; the rest is there and whole.
 WRITING = {
@@ -76,6 +88,9 @@ READING = {
     "animate": "animate {lacks}",
     "report": "report {lacks}",
 }
+
+
+KINDS = ("nothing", "a file", "an empty folder", "a name too long", "a link to itself")
 
 
 @pytest.fixture(scope="module")
@@ -157,18 +172,54 @@ def test_a_place_where_nothing_can_be_made_is_one_line(run, verb):
     assert "/proc/new" in run(WRITING[verb], out="/proc/new")
 
 
-@pytest.mark.parametrize("kind", ["nothing", "a file", "an empty folder", "a name too long", "a link to itself"])
-@pytest.mark.parametrize("verb", READING)
-def test_an_input_that_is_not_there_or_of_another_kind_is_one_line(run, tmp_path, verb, kind):
-    lacks = tmp_path / ("n" * 300 if kind == "a name too long" else "lacks")
+def lacking(folder, kind):
+    """A path at which nothing of use is."""
+    lacks = folder / ("n" * 300 if kind == "a name too long" else "lacks")
     if kind == "a file":
         lacks.write_bytes(b"\0\xff what is this")
     if kind == "an empty folder":
         lacks.mkdir()
     if kind == "a link to itself":
         lacks.symlink_to(lacks)
-    run(READING[verb], lacks=lacks)
+    return lacks
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("verb", READING)
+def test_an_input_that_is_not_there_or_of_another_kind_is_one_line(run, tmp_path, verb, kind):
+    run(READING[verb], lacks=lacking(tmp_path, kind))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_not_taken_for_pictures_without_data(run, tmp_path):
+    with full_disk():
+        run("plot run {exp} --only records drift --out {out}", out=tmp_path / "out")
+
+
+READERS = {
+    "load": spkver.load,
+    "SpeakerStore": lambda path: SpeakerStore(path).voice,
+    "Run": Run,
+    "read_data_directory": read_data_directory,
+    "read_trials": read_trials,
+    "read_scores": read_scores,
+    "read_embeddings": read_embeddings,
+    "import_embeddings": import_embeddings,
+    "read_calibration": read_calibration,
+    "Plda.load": Plda.load,
+    "load_config": load_config,
+    "read_audio": lambda path: read_audio(path, 16000),
+    "Backend": Backend,
+    "read_speakers": read_speakers,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reader", READERS)
+def test_what_cannot_be_read_is_the_one_exception_of_the_python_interface(tmp_path, reader, kind):
+    with pytest.raises(SpkverError) as fault:
+        READERS[reader](lacking(tmp_path, kind))
+    assert "lacks" in str(fault.value) or "nnnn" in str(fault.value)
 
 
 def test_a_long_message_keeps_both_ends_and_stays_one_line():

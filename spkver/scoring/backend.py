@@ -18,6 +18,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from spkver.errors import SpkverError
+from spkver.files import is_file
 from spkver.scoring.calibration import Calibration, read_calibration
 from spkver.scoring.plda import Plda
 from spkver.whole_file import whole_file
@@ -58,7 +59,7 @@ class Backend:
     def __init__(self, model: str | os.PathLike) -> None:
         self.folder = Path(model) / "backend"
         imported = Path(model) / IMPORTED
-        weights = imported if imported.is_file() else Path(model) / "model.safetensors"
+        weights = imported if is_file(imported) else Path(model) / "model.safetensors"
         try:
             self.digest = hashlib.sha256(weights.read_bytes()).hexdigest()
         except OSError as error:

@@ -16,6 +16,7 @@ import numpy as np
 
 from spkver.arrays import map_npy, read_npz
 from spkver.errors import SpkverError
+from spkver.files import is_file
 from spkver.scoring.lookup import check_names, check_no_duplicates
 from spkver.scoring.text_tables import table_rows
 from spkver.whole_file import whole_file
@@ -115,7 +116,7 @@ def read_embeddings(folder: str | os.PathLike) -> tuple[np.memmap, list[str]]:
     """
     folder = Path(folder)
     for name in ("embeddings.npy", "utts"):
-        if not (folder / name).is_file():
+        if not is_file(folder / name):
             raise SpkverError(f"{folder}: has no file '{name}'; make the embeddings (again)")
     embeddings = map_npy(folder / "embeddings.npy", _AGAIN)
     if embeddings.ndim != 2 or embeddings.dtype != np.float32:

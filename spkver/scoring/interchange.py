@@ -13,6 +13,7 @@ import numpy as np
 
 from spkver.arrays import map_npy, read_member, read_npy, readable
 from spkver.errors import SpkverError
+from spkver.files import is_file
 from spkver.scoring.embedding_rows import Where, as_vector, check_ids, check_values, stacked
 from spkver.scoring.embeddings import read_embeddings
 from spkver.scoring.kaldi_archive import read_ark, read_scp, starts_entry, write_ark
@@ -56,7 +57,7 @@ def import_embeddings(
             NaN, infinite, zero, empty, or an id that is there twice (with both places).
     """
     source = Path(source)
-    if not source.exists():
+    if not is_file(source) and not source.is_dir():
         raise SpkverError(f"{source}: no such file or folder; give a path, without specifier or command")
     form = form or _recognised(source)
     if form not in FORMS:

@@ -13,6 +13,7 @@ import torch
 import spkver
 from spkver.config import Config, dump_config, load_run
 from spkver.errors import SpkverError
+from spkver.files import is_file
 from spkver.whole_file import whole_file
 
 
@@ -46,7 +47,7 @@ class Experiment:
         Raises:
             SpkverError: there is no run in the folder.
         """
-        if not self.config_file.is_file():
+        if not is_file(self.config_file):
             raise SpkverError(f"{self.folder}: holds no run (no config.yaml); start it with `spkver train`")
         return load_run(self.config_file, overrides)
 
