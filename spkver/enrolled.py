@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from spkver.errors import SpkverError
-from spkver.files import is_file
 from spkver.whole_file import whole_file
 
 _ADVICE = "enrol again into another folder"
@@ -39,7 +38,7 @@ class Enrolled:
     """All that a store holds.
 
     Attributes:
-        fingerprint: SHA-256 of the weights that made the embeddings.
+        fingerprint: of the model that made the embeddings, `spkver.model_fingerprint`.
         model: the folder of that model when the store was last written.
         speakers: name -> recordings.
         embeddings: (n_recordings, embed_dim) float32, those of the first speaker first.
@@ -64,7 +63,7 @@ def read_enrolled(folder: Path) -> Enrolled | None:
         SpkverError: it is damaged; the message names the file.
     """
     path = folder / "store.json"
-    if not is_file(path):
+    if not path.exists():
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
