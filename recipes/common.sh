@@ -1,56 +1,159 @@
-# What every recipe's run.sh shares: its options, the set-up, and a line that says which stage runs.
-# A recipe sets its defaults, sources this file, and calls `read_options "$@"` and `set_up`.
+# What every recipe's run.sh shares: where it stands, its options, the set-up, and a line that says which stage runs.
+# A recipe sources this file, sets its defaults, and calls `read_options "$@"` and `set_up`. From here on it stands in the
+# repository, wherever it was started, so its own paths are relative to that.
+
+unset CDPATH # with it, `cd` prints where it went, and may go elsewhere
+RECIPE=$(readlink -f "$0")
+ROOT=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
+CALLER=$PWD
+cd "$ROOT"
+if [ "$CALLER" -ef . ]; then CALLER=; fi # the same place: paths stay as short as they were given
+
+# What is a path among the options, and among the keys of key.sub=value. A relative one is the caller's.
+PATH_OPTIONS="audio config converted corpus data downloads exp genders init lmf_config mnist musan musan_lists \
+    other_config other_lmf_config rirs rirs_lists"
+PATH_KEYS="augment.noise.list augment.reverb.list"
+
+lists=trials # of $data/test that are scored
 
 say() { printf '%-11s %s\n' "$1" "$2"; }
 
-# Options become variables of the same name; key.sub=value words go to `spkver train`.
-read_options() {
-    overrides=()
-    while [ $# -gt 0 ]; do
-        case $1 in
-            -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
-            --*)
-                local name=${1#--}
-                name=${name//-/_}
-                [ -n "${!name+known}" ] || { echo "$0: unknown option $1 (see --help)" >&2; exit 2; }
-                [ $# -ge 2 ] || { echo "$0: option $1 needs a value" >&2; exit 2; }
-                printf -v "$name" %s "$2"
-                shift
-                ;;
-            *=*) overrides+=("$1") ;;
-            *) echo "$0: '$1' is neither an option nor key.sub=value (see --help)" >&2; exit 2 ;;
-        esac
-        shift
+# say_next COMMAND ...: what to do next, in commands that are right where the caller stands.
+say_next() {
+    local word=next command
+    [ -z "$CALLER" ] || set -- "cd '$ROOT'" "$@"
+    for command in "$@"; do
+        say "$word" "$command"
+        word=
     done
 }
 
-# set_up EXTRA PACKAGE ...: makes sure that `spkver` with an extra of pyproject.toml ("" for none) can be
-# run. An environment that has spkver and the packages is used as it is; otherwise .venv is made, or
-# mended when pyproject.toml or a kernel changed.
+fail() { echo "$0: $1" >&2; exit 2; }
+
+# The comment at the head of the recipe. An option is what it names.
+usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "$RECIPE"; }
+
+# Options become variables of the same name. key.sub=value words go to `spkver train`, those of --lmf to the large-margin
+# fine-tune's.
+read_options() {
+    local help option name value
+    help=$(usage)
+    overrides=() lmf_overrides=()
+    while [ $# -gt 0 ]; do
+        case $1 in
+            -h | --help) echo "$help"; exit 0 ;;
+            --*)
+                option=${1%%=*}
+                [[ $option =~ ^--[a-z-]+$ && $help =~ (^|[^a-z-])$option([^a-z-]|$) ]] ||
+                    fail "unknown option $option (see --help)"
+                if [ "$option" = "$1" ]; then
+                    [ $# -ge 2 ] || fail "option $1 needs a value"
+                    value=$2
+                    shift
+                else
+                    value=${1#*=}
+                fi
+                name=${option#--}
+                read_option "${name//-/_}" "$value"
+                ;;
+            *=*) overrides+=("$(override_from_caller "$1")") ;;
+            *) fail "'$1' is neither an option nor key.sub=value (see --help)" ;;
+        esac
+        shift
+    done
+    [ "$stage" -le "$stop_stage" ] || fail "--stage $stage comes after the last one, $stop_stage"
+}
+
+read_option() {
+    case $1 in
+        stage | stop_stage)
+            [[ $2 =~ ^[0-9]{1,3}$ ]] || fail "option --${1/_/-} needs the number of a stage, not '$2' (see --help)"
+            ;;
+        partial) [ "$2" = yes ] || fail "option --partial takes yes alone, not '$2' (see --help)" ;;
+        lmf)
+            [[ $2 == *=* ]] || fail "option --lmf needs key.sub=value, not '$2' (see --help)"
+            lmf_overrides+=("$(override_from_caller "$2")")
+            return
+            ;;
+    esac
+    if in_words "$1" "$PATH_OPTIONS"; then
+        printf -v "$1" %s "$(from_caller "$2")"
+    else
+        printf -v "$1" %s "$2"
+    fi
+}
+
+# from_caller PATH: the path as it is right from the repository.
+from_caller() {
+    local path=$1
+    case $path in
+        "" | / | /*) ;;
+        *) path=${CALLER:+$CALLER/}$path ;;
+    esac
+    # Names are made of it, such as ${exp}_lmf: it must end in one.
+    case $path in . | .. | */. | */..) [ ! -d "$path" ] || path=$(cd "$path" && pwd) ;; esac
+    while [ "${#path}" -gt 1 ] && [ "${path%/}" != "$path" ]; do path=${path%/}; done
+    printf %s "$path"
+}
+
+# override_from_caller KEY=VALUE: the same with a path as it is right from the repository.
+override_from_caller() {
+    local key=${1%%=*} value=${1#*=}
+    if in_words "$key" "$PATH_KEYS" && [ "$value" != null ]; then value=$(from_caller "$value"); fi
+    printf %s "$key=$value"
+}
+
+# in_words WORD "WORD ..."
+in_words() { [[ " $2 " == *" $1 "* ]]; }
+
+# set_up EXTRA PACKAGE ...: makes sure that `spkver` with an extra of pyproject.toml ("" for none) can be run, and that it
+# is the one of this checkout. An environment that has spkver and the packages is used as it is; otherwise .venv is made,
+# or mended when pyproject.toml or a kernel changed, or the checkout moved.
 set_up() {
     local extra=$1 start=$SECONDS
     shift
-    local stamp=.venv/spkver-${extra:-core}
-    if [ ! -d .venv ] && has_packages spkver "$@"; then return; fi
-    PATH=$PWD/.venv/bin:$PATH
-    hash -r
-    # What an installation is made of: its packages and what is compiled.
-    local made_of=(pyproject.toml spkver/native/*.[ch])
-    if [ -f "$stamp" ] && cat "${made_of[@]}" | cmp -s - "$stamp"; then return; fi
+    if [ -d .venv ] || ! has_packages spkver "$@"; then
+        PATH=$PWD/.venv/bin:$PATH
+        hash -r
+        make_environment "$extra"
+    fi
+    run_this_checkout
+}
+
+make_environment() {
+    local extra=$1 stamp=.venv/spkver-${1:-core}
+    # A command names the place of its Python: it tells an environment that was copied or moved with the checkout.
+    if grep -qsF "$PWD/.venv/bin/" .venv/bin/spkver && made_of | cmp -s - "$stamp"; then return; fi
     "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
         { echo "spkver needs Python 3.10 or newer; name one, as in PYTHON=python3.11 $0" >&2; exit 1; }
     say set-up "making .venv and installing spkver${extra:+[$extra]} with torch into it (about a minute, then never again)"
     [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
     .venv/bin/python -m pip install -qq --disable-pip-version-check -e ".${extra:+[$extra]}"
-    cat "${made_of[@]}" >"$stamp"
+    made_of >"$stamp"
     say set-up ".venv holds $(.venv/bin/spkver --version) ($((SECONDS - start)) s; the next start takes a second)"
 }
+
+# What an installation is made of: its packages and what is compiled.
+made_of() { cat pyproject.toml spkver/native/*.[ch]; }
 
 # Looked up from elsewhere, since the folder of this repository looks like an installed package.
 has_packages() {
     command -v spkver >/dev/null &&
         (cd / && python3 -c 'import sys; from importlib.metadata import version; [version(n) for n in sys.argv[1:]]' "$@") \
             2>/dev/null
+}
+
+# The environment's spkver may be a release, or of another clone or worktree: the code of this checkout comes first.
+run_this_checkout() {
+    local installed
+    installed=$(cd / && python3 -c 'from importlib.util import find_spec; print(find_spec("spkver").origin)' 2>/dev/null) ||
+        installed=
+    installed=${installed%/__init__.py}
+    export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+    [ -n "$installed" ] && ! [ "$installed" -ef spkver ] || return 0
+    say set-up "the code of $PWD runs, not what is installed here ($installed)"
+    [ -n "$(ls spkver/native/_kernels*.so 2>/dev/null)" ] ||
+        say "" "its kernels are not compiled, so it is slower: 'python3 -m pip install -e $PWD' compiles them"
 }
 
 # in_stage N TITLE: whether stage N is to be run; says so.
@@ -62,16 +165,51 @@ in_stage() {
 # A run that was interrupted goes on; one that is finished stays.
 train_or_resume() {
     local resume=()
+    if [ ${#lmf_overrides[@]} -gt 0 ]; then # a mistake in them is told now, not after hours
+        choose_fine_tune_overrides
+        spkver config "$lmf_config" "${fine_tune_overrides[@]}" >/dev/null
+    fi
     [ ! -f "$exp/config.yaml" ] || resume=(--resume)
     spkver train "$config" --data "$data/train" --exp "$exp" ${init:+--init "$init"} \
         ${resume[@]+"${resume[@]}"} ${overrides[@]+"${overrides[@]}"}
 }
 
-# score_lists SYSTEM: scores and metrics for each trial list of $data/test that $lists names (trials by default). Where
-# LIST.enrolment lies beside a list, what the list enrols are the models of that file, of several utterances each.
+# fine_tune LAST_STAGE [OPTION VALUE ...]: stages 1 to LAST_STAGE with $lmf_config, from the model of $exp, for ${exp}_lmf.
+# By $BASH, since the recipe's file need not be executable.
+fine_tune() {
+    choose_fine_tune_overrides
+    "$BASH" "$RECIPE" --stage 1 --stop-stage "$1" --config "$lmf_config" --exp "${exp}_lmf" --data "$data" \
+        --init "$exp/model" "${@:2}" ${fine_tune_overrides[@]+"${fine_tune_overrides[@]}"}
+}
+
+# What was given for the training and holds for the fine-tune as well, which is data, encoder, machine and scoring; then
+# what --lmf gives.
+choose_fine_tune_overrides() {
+    local override
+    fine_tune_overrides=()
+    for override in ${overrides[@]+"${overrides[@]}"}; do
+        how_it_trains "${override%%=*}" || fine_tune_overrides+=("$override")
+    done
+    fine_tune_overrides+=(${lmf_overrides[@]+"${lmf_overrides[@]}"})
+}
+
+# how_it_trains KEY: whether a key says how one training goes. The files conf/*_lmf.yaml have values of their own for these.
+how_it_trains() {
+    case $1 in
+        data | data.crop_seconds | batch | batch.* | augment | augment.speed_factors | augment.formant_factors) ;;
+        model.*drop* | head | head.margin | head.mp | head.k_top | head.do_lm | init | init.*) ;;
+        optimizer | optimizer.* | lr_schedule | lr_schedule.* | margin_schedule | margin_schedule.*) ;;
+        training | training.epochs | training.clip_norm | training.sampled_share) ;;
+        training.keep_last | training.average_last) ;;
+        *) return 1 ;;
+    esac
+}
+
+# score_lists SYSTEM: scores and metrics for each trial list of $data/test that $lists names. Where LIST.enrolment lies
+# beside a list, what the list enrols are the models of that file, of several utterances each.
 score_lists() {
     local list models
-    for list in ${lists:-trials}; do
+    for list in $lists; do
         models=$data/test/$list.enrolment
         [ -f "$models" ] || models=
         spkver score "$data/test" "$exp" --trials "$data/test/$list" --system "$1" ${models:+--enrolment "$models"}
@@ -90,8 +228,7 @@ augmentation_lists() {
 
 # back_end_stages NORM CALIBRATION [PLDA]: the stages of these numbers, for $exp on the speakers of $data.
 back_end_stages() {
-    local first=${lists:-trials}
-    first=$data/test/${first%% *}
+    local first=$data/test/${lists%% *}
     if in_stage "$1" "score normalisation"; then
         spkver norm "$data/test" "$exp" --train "$data/train" --trials "$first"
         score_lists cosine+asnorm

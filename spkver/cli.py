@@ -18,10 +18,12 @@ from spkver.export_verbs import add_export_verbs
 from spkver.own_folder_verb import add_own_folder
 from spkver.picture_verbs import add_picture_verbs
 from spkver.scoring_verbs import add_scoring_verbs
+from spkver.standard_streams import open_closed_streams
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb; returns the exit status."""
+    open_closed_streams()
     options = _parse(arguments)
     # Before torch is loaded: its threads wait for one another at full speed for a millisecond and more, on the core
     # that the data worker needs. Training on two cores takes about a tenth less time so.
@@ -85,6 +87,7 @@ def train(options) -> int:
     from spkver.data.survey import keep_usable
     from spkver.memory import keep_freed_memory
     from spkver.training.experiment import Experiment, describe_run
+    from spkver.training.run_checks import check_start, remarks
     from spkver.training.stopping import Stopped
     from spkver.training.trainer import Trainer
 
@@ -93,14 +96,17 @@ def train(options) -> int:
     experiment = Experiment(options.exp or Path("exp") / Path(options.config).stem)
     if options.data is None:
         raise SpkverError("train: name the data directory with the training speakers by --data DIR")
+    init = options.init
+    if options.resume and init is None:
+        init = experiment.read()[1].get("init")
+    check_start(configuration, init)
+    for remark in remarks(configuration):
+        print(f"note: {remark}", file=sys.stderr)
     directory = keep_usable(
         _read(options.data),
         configuration.data.sample_rate,
         max_unusable_share=configuration.data.max_unusable_share,
     )
-    init = options.init
-    if options.resume and init is None:
-        init = experiment.read()[1].get("init")
     trainer = Trainer(configuration, directory, experiment, init, options.resume)
     print(trainer.description(), flush=True)
     if options.profile:
@@ -112,7 +118,7 @@ def train(options) -> int:
         trainer.run(describe_run(options.data, init))
     except Stopped as stopped:
         print(f"{experiment.folder}: {stopped}", file=sys.stderr)
-        return 128 + stopped.signal_number
+        return stopped.status
     return 0
 
 

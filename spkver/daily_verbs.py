@@ -13,14 +13,28 @@ from spkver.errors import SpkverError
 
 YES, NO = 0, 3
 _MODEL = "model folder, such as exp/mini/model"
+_SYSTEM = (
+    "whose scores decide: cosine, cosine+asnorm, plda, any of them +calibration (the first that the model is "
+    "calibrated for of cosine+asnorm, cosine, plda; else cosine)"
+)
+_THRESHOLD = (
+    "score from which on it is the same speaker: SYSTEM:NUMBER as `spkver threshold` prints it, or a number, "
+    "which is taken for the system that decides (the one that `spkver threshold --save` has kept in the model; else "
+    "that of the calibration's prior; else equal error among held-out training speakers)"
+)
+_PRIOR = (
+    "probability of the same speaker before the recordings are compared, for a calibrated system: sets the threshold"
+)
 
 
 def add_daily_verbs(verb: Callable) -> None:
     """Give the parser its verbs of daily use; ``verb(name, function)`` adds one."""
 
     def deciding(added: argparse.ArgumentParser) -> None:
-        added.add_argument("--threshold", type=float, help="score from which on it is the same speaker")
-        added.add_argument("--prior", type=float, help="probability of that beforehand, of a calibrated model")
+        added.add_argument("--system", help=_SYSTEM)
+        how = added.add_mutually_exclusive_group()
+        how.add_argument("--threshold", metavar="SCORE", help=_THRESHOLD)
+        how.add_argument("--prior", type=float, help=_PRIOR)
 
     def store_verb(name: str, function) -> argparse.ArgumentParser:
         added = verb(name, function)
@@ -39,6 +53,7 @@ def add_daily_verbs(verb: Callable) -> None:
     added.add_argument("name", help="of the speaker")
     added.add_argument("files", nargs="+", metavar="file", help="recordings of the speaker")
     added.add_argument("--model", type=Path, help=f"{_MODEL} (the store's)")
+    added.add_argument("--system", help=_SYSTEM.replace("decide", "judge whether the recordings are alike", 1))
     known = added.add_mutually_exclusive_group()
     known.add_argument("--add", dest="known", action="store_const", const="add", help="to a speaker's recordings")
     known.add_argument("--replace", dest="known", action="store_const", const="replace", help="a speaker's recordings")
@@ -59,7 +74,7 @@ def verify(options) -> int:
     """Say whether two recordings are of one speaker; exit status 0 for yes, 3 for no."""
     from spkver.verifier import load
 
-    voice = load(options.model)
+    voice = load(options.model, options.system)
     _decide(voice, options)
     outcome = voice.verify(options.a, options.b)
     said = "same speaker" if outcome.same_speaker else "different speakers"
@@ -72,14 +87,14 @@ def enroll(options) -> None:
     """Enrol a speaker by recordings, into a folder of speakers; the first enrolment makes it and names the model."""
     from spkver.speaker_store import SpeakerStore
 
-    store = SpeakerStore(options.store, options.model)
+    store = SpeakerStore(options.store, options.model, options.system)
     outcome = store.enroll(options.name, options.files, known=options.known)
     lines = [f"{outcome.name}: {_counted(outcome.recordings)} -> {options.store} ({len(store.speakers)} enrolled)"]
-    threshold = store.voice.threshold
     for file, score in outcome.doubtful:
-        lines.append(f"{file}: sounds unlike the other recordings of {outcome.name} ({score:.3f} < {threshold:.3f})")
-    doubtful = [{"file": file, "score": score} for file, score in outcome.doubtful]
-    record = {"speaker": outcome.name, "recordings": outcome.recordings, "doubtful": doubtful}
+        below = f"{_kind(store.voice.calibrated)} {score:.3f}, {_threshold(outcome)}"
+        lines.append(f"{file}: sounds unlike the other recordings of {outcome.name} ({below})")
+    record = outcome._asdict() | {"doubtful": [{"file": file, "score": score} for file, score in outcome.doubtful]}
+    record = {"speaker": record.pop("name"), **record, "system": store.voice.system}
     _say(options, "\n".join(lines), record | {"store": str(options.store), "enrolled": len(store.speakers)})
 
 
@@ -87,7 +102,7 @@ def identify(options) -> int:
     """Say who of the enrolled speakers is speaking; exit status 0 when all are known, 3 when one is not."""
     from spkver.speaker_store import SpeakerStore
 
-    store = SpeakerStore(options.store, options.model)
+    store = SpeakerStore(options.store, options.model, options.system)
     _decide(store.voice, options)
     ask = _who_speaks_when if options.windows else _who
     known = [ask(store, file, options) for file in options.files]
@@ -128,7 +143,11 @@ def _who_speaks_when(store, file: str, options) -> bool:
         f"{stretch.speaker or 'unknown'}   {_kind(store.voice.calibrated)} {stretch.score:.3f}"
         for stretch in stretches
     ]
-    record = {"file": file, "threshold": store.voice.threshold, "calibrated": store.voice.calibrated}
+    if lines:
+        lines.insert(0, f"{file}: {_threshold(store.voice)}")
+    voice = store.voice
+    record = {"file": file, "threshold": voice.threshold, "calibrated": voice.calibrated}
+    record |= {"system": voice.system, "threshold_source": voice.threshold_source}
     text = "\n".join(lines) or f"{file}: no speech"
     _say(options, text, record | {"stretches": [stretch._asdict() for stretch in stretches]})
     return any(stretch.speaker is not None for stretch in stretches)
@@ -136,14 +155,21 @@ def _who_speaks_when(store, file: str, options) -> bool:
 
 def _decide(voice, options) -> None:
     """The threshold that the command line asks for."""
+    from spkver.scoring.thresholds import parse_threshold
+
     if options.prior is not None:
         voice.set_prior(options.prior)
     if options.threshold is not None:
-        voice.threshold = options.threshold
+        voice.set_threshold(parse_threshold(options.threshold, voice.system), "as it was given")
 
 
 def _scored(outcome) -> str:
-    return f"{_kind(outcome.calibrated)} {outcome.score:.3f}   threshold {outcome.threshold:.3f}"
+    return f"{_kind(outcome.calibrated)} {outcome.score:.3f}   {_threshold(outcome)}"
+
+
+def _threshold(known) -> str:
+    """The threshold of an answer or a model, and where it comes from."""
+    return f"threshold {known.threshold:.3f}: {known.threshold_source}"
 
 
 def _kind(calibrated: bool) -> str:

@@ -27,7 +27,8 @@ class Part(NamedTuple):
 
     embeddings: np.ndarray  # (n, embed_dim) float32
     magnitudes: np.ndarray  # (n,) float32
-    durations: np.ndarray  # (n,) float64, seconds
+    seconds: np.ndarray  # (n,) float64, of audio that the embedding was made of
+    durations: np.ndarray  # (n,) float64, seconds of the file
     reasons: np.ndarray  # (n,) text, why a file is of no use; empty if it is
     stamps: np.ndarray  # (n, 2) int64, size and modification time of the file
 

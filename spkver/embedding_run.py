@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from spkver.data.audio import AudioError, check_samples, read_audio
+from spkver.data.audio import AudioError
 from spkver.data.directory import Utterance
 from spkver.embedding_parts import EmbeddingParts, Part, stamp
 from spkver.extraction import Extractor
@@ -70,7 +70,7 @@ def embed_group(extractor: Extractor, utterances: Sequence[Utterance], stop: thr
     """Read and embed some utterances; a file that is of no use has its reason in the result."""
     n = len(utterances)
     embeddings = np.zeros((n, extractor.embed_dim), np.float32)
-    magnitudes, durations, reasons = np.zeros(n, np.float32), np.zeros(n), [""] * n
+    magnitudes, seconds, durations, reasons = np.zeros(n, np.float32), np.zeros(n), np.zeros(n), [""] * n
     stamps = np.zeros((n, 2), np.int64)
     held: list[tuple[int, np.ndarray]] = []
 
@@ -79,31 +79,23 @@ def embed_group(extractor: Extractor, utterances: Sequence[Utterance], stop: thr
         for indices, waveforms in extractor.batches(held):
             if stop.is_set():
                 raise _StopError
-            embeddings[indices], magnitudes[indices] = extractor.extract(waveforms)
+            embeddings[indices], magnitudes[indices], seconds[indices] = extractor.extract(waveforms)
         held.clear()
 
     for index, utterance in enumerate(utterances):
         if stop.is_set():
             raise _StopError
         stamps[index] = stamp(utterance.path)
-        samples, reasons[index] = _read(utterance, extractor.sample_rate)
-        if reasons[index]:
+        try:
+            samples, durations[index] = extractor.read(utterance.path)
+        except AudioError as error:
+            reasons[index] = error.reason
             continue
-        durations[index] = len(samples) / extractor.sample_rate
-        held.append((index, extractor.middle(samples)))
+        held.append((index, samples))
         if sum(len(waveform) for _, waveform in held) > _HELD_SECONDS * extractor.sample_rate:
             embed_held()
     embed_held()
-    return Part(embeddings, magnitudes, durations, np.array(reasons, dtype=np.str_), stamps)
-
-
-def _read(utterance: Utterance, sample_rate: int) -> tuple[np.ndarray, str]:
-    """Samples of a file, and why they are of no use (empty if they are)."""
-    try:
-        samples = read_audio(utterance.path, sample_rate)
-    except AudioError as error:
-        return np.zeros(0, np.float32), error.reason
-    return samples, check_samples(samples) or ""
+    return Part(embeddings, magnitudes, seconds, durations, np.array(reasons, dtype=np.str_), stamps)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ whatever kind, goes on with what is missing.
 """
 
 import hashlib
-import json
 import sys
 import time
 from dataclasses import replace
@@ -22,8 +21,9 @@ from spkver.embedding_run import embed_parts
 from spkver.extraction import Extractor
 from spkver.files import locked
 from spkver.model_folder import load_model, read_config
+from spkver.provenance import data_name, data_record, write_record
 from spkver.scoring.embeddings import write_embeddings
-from spkver.systems import System
+from spkver.systems import MADE_OF, System, refuse_other_data
 
 # A plain line at most this often, in seconds, where there is no terminal.
 _PLAIN_LINE_EVERY = 30.0
@@ -45,7 +45,7 @@ def embed_directory(
             Or another process embeds the directory by this system.
     """
     read_config(system.model)  # before anything is made, since there may be no model
-    name = f"{directory.path.resolve().name}-{'onnx' if onnx else system.name}"
+    name = f"{data_name(directory.path)}-{'onnx' if onnx else system.name}"
     with locked(system.exp / f".embedding-{name}.lock", f"embedding {directory.path}"):
         return _embed_directory(directory, system, workers, onnx)
 
@@ -53,19 +53,24 @@ def embed_directory(
 def _embed_directory(directory: DataDirectory, system: System, workers: int | None, onnx: Path | None) -> str:
     extractor, weights = _extractor(system, onnx)
     system = system if onnx is None else replace(system, name=extractor.system)
-    folder = system.embeddings(directory.path.name)
+    folder = system.embeddings(directory.path)
+    record = {"data": data_record(directory.path), "model": system.backend.digest}
+    refuse_other_data(folder, record)
     reasons = {utt: reason for utt, _, reason in read_survey(directory.path).unusable}
     wanted = [utterance for utterance in directory.utterances if utterance.id not in reasons]
-    parts = EmbeddingParts(folder.parent / f".{folder.name}.parts", wanted, _fingerprint(weights, extractor))
+    parts = EmbeddingParts(folder.parent / f".{folder.name}.parts", wanted, _fingerprint(weights, record["model"]))
 
     made = _Made(directory, reasons, extractor.config.data.max_unusable_share)
-    with _Progress(f"embedding {directory.path.name}", len(wanted)) as progress:
+    with _Progress(f"embedding {data_name(directory.path)}", len(wanted)) as progress:
         for number, part, is_new in embed_parts(extractor, parts, workers or torch.get_num_threads()):
             made.add(number, parts.groups[number], part)
             progress.show(len(part.reasons), float(part.durations.sum()) if is_new else 0.0)
     report_unusable(Survey(unusable=made.unusable))
     embeddings, utts, measures = made.whole()
+    # Never the old record beside new embeddings: a stop in between leaves none.
+    (folder / MADE_OF).unlink(missing_ok=True)
     write_embeddings(folder, embeddings, utts, measures)
+    write_record(folder / MADE_OF, record)
     # A file that is only missing may be there the next time.
     bad = [found for found in made.found().unusable if found[2] != "missing"]
     write_survey(directory.path, Survey(made.durations, bad))
@@ -105,11 +110,12 @@ class _Made:
         """Embeddings ``(n, embed_dim)``, ids and measures in the order of the directory."""
         parts = [self._parts[number] for number in sorted(self._parts)]
         utts = [utt for ids, _ in parts for utt in ids]
-        embeddings, magnitudes, durations = (
+        embeddings, magnitudes, seconds = (
             np.concatenate([getattr(part, name) for _, part in parts])
-            for name in ("embeddings", "magnitudes", "durations")
+            for name in ("embeddings", "magnitudes", "seconds")
         )
-        return embeddings, utts, {"duration": durations, "magnitude": magnitudes}
+        # What counts is what was embedded, not how long the file is.
+        return embeddings, utts, {"duration": seconds, "magnitude": magnitudes}
 
 
 class _Progress:
@@ -153,9 +159,6 @@ def _extractor(system: System, onnx: Path | None) -> tuple[Extractor, Path]:
     return Extractor(model.encoder, model.config), system.model / "model.safetensors"
 
 
-def _fingerprint(weights: Path, extractor: Extractor) -> str:
-    """What embeddings depend on: the weights, and the settings before and in the encoder."""
-    config = extractor.config
-    settings = [config.data.sample_rate, config.features, config.model, config.scoring.max_seconds, extractor.views]
-    text = json.dumps([str(setting) for setting in settings])
-    return hashlib.sha256(weights.read_bytes() + text.encode()).hexdigest()
+def _fingerprint(weights: Path, model: str) -> str:
+    """What embeddings depend on: the model, and the file that it is computed with, which may be an exported one."""
+    return hashlib.sha256(weights.read_bytes() + model.encode()).hexdigest()

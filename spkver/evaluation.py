@@ -7,6 +7,7 @@ import numpy as np
 
 from spkver.data.directory import DataDirectory, read_pairs
 from spkver.errors import SpkverError
+from spkver.provenance import data_name
 from spkver.schema import Evaluation
 from spkver.scoring.comparison import compare
 from spkver.scoring.conditions import Column, by_condition, column, lesser, shared
@@ -31,13 +32,15 @@ def evaluate_scores(
         by: conditions to break the trials down by: ``gender``, ``duration``, or a column of a trial table.
     """
     trials_file = trials_file or directory.path / "trials"
-    path = system.scores(directory.path.name, trials_file)
+    path = system.found_scores(directory.path, trials_file)
     trials, scores = read_scores(path)
     if trials.labels is None:
         raise SpkverError(f"{path}: has no labels, as its trial list had none; without them nothing can be counted")
     speaker_of = {utterance.id: utterance.speaker for utterance in directory.utterances}
     record = _summary(path, trials, scores, speaker_of, settings)
-    update_metrics_json(system.exp / "metrics.json", f"{directory.path.name}/{trials_file.name}", system.name, record)
+    update_metrics_json(
+        system.exp / "metrics.json", f"{data_name(directory.path)}/{trials_file.name}", system.name, record
+    )
     parts = [_counts(record) + "\n" + format_table([(system.name, record)])]
     columns = {title: _condition(title, directory, trials, trials_file) for title in by}
     return "\n\n".join(parts + _breakdown(path, scores, trials.labels, columns, settings))
@@ -71,7 +74,7 @@ def compare_systems(
 ) -> str:
     """Is system b better than a on the same trials? A table of differences with their intervals."""
     trials_file = trials_file or directory.path / "trials"
-    paths = [system.scores(directory.path.name, trials_file) for system in (a, b)]
+    paths = [system.found_scores(directory.path, trials_file) for system in (a, b)]
     (trials, scores_a), (others, scores_b) = map(read_scores, paths)
     if (trials.enroll, trials.test) != (others.enroll, others.test):
         raise SpkverError(f"{paths[1]}: holds other trials than {paths[0]}; score both lists again")

@@ -24,6 +24,8 @@ PREEMPHASIS = 0.97
 # So many frames and their spectra stay in a core's cache, which takes about a quarter off the time of
 # 64 x 2 s in one go, and an hour of audio needs little more memory than its features.
 FRAMES_AT_ONCE = 1024
+# Of lengths and places; what uint8 indexes is a mask.
+_INTEGERS = (torch.int16, torch.int32, torch.int64)
 
 
 class Fbank(nn.Module):
@@ -108,9 +110,11 @@ class Fbank(nn.Module):
 
         Raises:
             SpkverError: an item is shorter than one frame.
-            ValueError: ``waveforms`` or ``lengths`` is of the wrong type or shape.
+            ValueError: ``waveforms``, ``lengths`` or ``formants`` is of the wrong type or shape.
+            IndexError: there is no such formant factor.
         """
-        self._check(waveforms, lengths)
+        self._check(waveforms, lengths, formants)
+        formants = None if formants is None else formants.to(waveforms.device)
         with torch.autocast(waveforms.device.type, enabled=False):
             features = self._log_mel(self._dithered(waveforms.float()), formants)
             if self.envelope is not None:
@@ -120,16 +124,17 @@ class Fbank(nn.Module):
         n_frames = 1 + (lengths.to(features.device) - self.frame_length) // self.frame_shift
         return features.masked_fill(_padding(n_frames, features.shape[1]), 0.0), n_frames
 
-    def _check(self, waveforms: Tensor, lengths: Tensor | None) -> None:
+    def _check(self, waveforms: Tensor, lengths: Tensor | None, formants: Tensor | None) -> None:
         if waveforms.dim() != 2 or len(waveforms) == 0 or not waveforms.is_floating_point():
             raise ValueError(
                 "waveforms must be (batch, n_samples), one at least, of floating point in [-1, 1], "
                 f"not {tuple(waveforms.shape)} of {waveforms.dtype}"
             )
-        if lengths is not None and (lengths.shape != waveforms.shape[:1] or lengths.is_floating_point()):
-            raise ValueError(
-                f"lengths must be ({len(waveforms)},) integers, not {tuple(lengths.shape)} of {lengths.dtype}"
-            )
+        for name, given in (("lengths", lengths), ("formants", formants)):
+            if given is not None and (given.shape != waveforms.shape[:1] or given.dtype not in _INTEGERS):
+                raise ValueError(
+                    f"{name} must be ({len(waveforms)},) integers, not {tuple(given.shape)} of {given.dtype}"
+                )
         n_samples = waveforms.shape[1]
         shortest, longest = (n_samples, n_samples) if lengths is None else map(int, lengths.aminmax())
         if longest > n_samples:
@@ -160,14 +165,15 @@ class Fbank(nn.Module):
         return torch.cat([self._log_mel_piece(waveforms[:, i : i + samples], mel) for i in starts], dim=1)
 
     def _log_mel_by_kernel(self, waveforms: Tensor, formants: Tensor | None, n_frames: int) -> Tensor:
-        # The scale of the samples goes with the window. Indexing refuses places that there are not, expanding a wrong
-        # number of them: the kernel would read whatever lies there.
+        # The scale of the samples goes with the window. Indexing refuses places that there are not: the kernel would
+        # read whatever lies there.
         parts = self.window * INT16_RANGE, *self.kernel_parts
-        banks = None if formants is None else torch.arange(len(self.mel))[formants].expand(len(waveforms)).contiguous()
+        banks = None if formants is None else torch.arange(len(self.mel))[formants]
         n_bands = self.mel.shape[2]
         out = torch.empty(len(waveforms), n_frames, n_bands)
-        sizes = *waveforms.shape, n_frames, self.frame_length, self.frame_shift, self.n_fft, n_bands
-        native.call("log_mel", waveforms, *parts, banks, out, *sizes, dtype=torch.float32)
+        half = self.n_fft // 2
+        sizes = {"frame_shift": self.frame_shift, "n_fft": self.n_fft, "half": half, "bins": half + 1}
+        native.call("log_mel", waveforms, *parts, banks, out, **sizes, dtype=torch.float32)
         return out
 
     def _log_mel_piece(self, waveforms: Tensor, mel: Tensor) -> Tensor:

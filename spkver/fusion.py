@@ -5,11 +5,12 @@ from pathlib import Path
 from spkver.data.directory import DataDirectory
 from spkver.errors import SpkverError
 from spkver.model_folder import read_scoring
+from spkver.provenance import data_record, file_record, write_record
 from spkver.scoring.calibration import fit_calibration
 from spkver.scoring.scores import write_scores
 from spkver.scoring.systems import Qualified, build_system
 from spkver.scoring.trials import read_trials
-from spkver.scoring_stages import calibration_loss, held_out_trials, known_by_name, trials_and_voices
+from spkver.scoring_stages import calibration_loss, held_out_trials, known_by_name, scored_already, trials_and_voices
 from spkver.systems import FUSION, System
 
 
@@ -37,8 +38,8 @@ def fuse_systems(
         raise SpkverError(f"fuse: name two different systems or more, got {', '.join(names)}")
     settings, seed = read_scoring(systems[0].model, overrides)
     found = [held_out_trials(train, system, settings, seed) for system in systems]
-    trials = found[0][0]
-    for name, (others, _) in zip(names, found):
+    trials = found[0]
+    for name, others in zip(names, found):
         if others.names != trials.names:
             raise SpkverError(
                 f"{train.path}: {name} and {names[0]} did not hold out the same speakers; fusion needs that"
@@ -46,8 +47,8 @@ def fuse_systems(
     trials_file = trials_file or data / "trials"
     asked = read_trials(trials_file)
     train_columns, test_columns = dict.fromkeys(names), dict.fromkeys(names)  # the scores stand first
-    for name, system, (_, voices) in zip(names, systems, found):
-        backend = system.backend
+    for name, system, held_out in zip(names, systems, found):
+        backend, voices = system.backend, held_out.voices
         with known_by_name(name):
             score = Qualified(build_system(system.name, voices, voices, backend), voices, voices)
             columns = score.columns(trials.enroll_index, trials.test_index)
@@ -59,13 +60,18 @@ def fuse_systems(
     chosen = settings.calibration
     train_columns |= qualities
     with known_by_name(str(train.path)):
+        made_for = chosen.p_target, chosen.regularisation
         fusion = fit_calibration(
-            train_columns, trials.labels, chosen.p_target, chosen.regularisation, {"systems": names}
+            train_columns, trials.labels, *made_for, {"systems": names}, qualities.keys(), trials.weights
         )
         llrs = fusion.llrs(test_columns | test_qualities)
     fusion.write(exp / "fusion.json")
-    out = System(exp, FUSION).scores(data.resolve().name, trials_file)
+    fused = System(exp, FUSION)
+    out, record = fused.scores(data, trials_file), fused.scores_record(data, trials_file)
+    made_of = {"data": data_record(data), "trials": file_record(trials_file), "model": None}
+    scored_already(out, record, made_of)
     write_scores(out, asked, llrs)
+    write_record(record, made_of)
     lines = [f"{name:<40} {calibration_loss(train_columns[name], trials.labels, settings)}" for name in names]
     lines.append(f"{FUSION:<40} {calibration_loss(fusion.llrs(train_columns), trials.labels, settings)}")
     return "\n".join([*lines, f"{len(asked)} scores -> {out}"])

@@ -16,10 +16,10 @@ from torch import Tensor
 from spkver.config import Config, complete, dump_config, load_config, load_run
 from spkver.errors import SpkverError
 from spkver.files import is_file, locked
+from spkver.model_fingerprint import IMPORTED
 from spkver.models import build_encoder
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
 from spkver.schema import Scoring
-from spkver.scoring.backend import IMPORTED
 from spkver.whole_file import whole_file
 from spkver.younger_keys import YOUNGER_KEYS
 

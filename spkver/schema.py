@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]  # something is left
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -35,19 +36,22 @@ def _as_recorded_first(views: list) -> list:
     return views
 
 
-Factors = Annotated[list[Positive], Field(min_length=1), AfterValidator(_recorded_first)]
-Views = Annotated[list[list[Positive]], Field(min_length=1), AfterValidator(_as_recorded_first)]
-Range = Annotated[list[float], AfterValidator(_ordered)]
+Factor = Annotated[float, Field(ge=0.1, le=10)]
+Factors = Annotated[list[Factor], Field(min_length=1), AfterValidator(_recorded_first)]
+Views = Annotated[list[list[Factor]], Field(min_length=1), AfterValidator(_as_recorded_first)]
+Decibels = Annotated[list[Annotated[float, Field(ge=-100, le=100)]], AfterValidator(_ordered)]
+Seconds = Annotated[list[Annotated[float, Field(gt=0, le=10)]], AfterValidator(_ordered)]
+PositiveRange = Annotated[list[Positive], AfterValidator(_ordered)]
 CountRange = Annotated[list[Count], AfterValidator(_ordered)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
     sample_rate: Count  # Hz
-    crop_seconds: Positive
+    crop_seconds: Annotated[float, Field(ge=0.05)]
     held_out_speakers: CountOrZero  # training speakers kept aside for the EER after each epoch
     held_out_nontargets: Count  # at most so many of their nontarget trials
     max_unusable_share: Probability  # of utterances that may be empty, silent or unreadable
@@ -63,19 +67,19 @@ class Batch(Section):
 class Noise(Section):
     probability: Probability
     list: str | None  # `utt path`, a noise recording a line
-    snr_db: Range
+    snr_db: Decibels
 
 
 class Babble(Section):
     probability: Probability
     voices: CountRange
-    snr_db: Range
+    snr_db: Decibels
 
 
 class Reverb(Section):
     probability: Probability
     list: str | None  # `utt path`, a room impulse response a line; null: simulated
-    rt60_seconds: Range
+    rt60_seconds: Seconds
 
 
 class SpecAugment(Section):
@@ -116,14 +120,14 @@ class SpeechEncoderV3(Section):
     n_layers: Count
     n_heads: Count
     feedforward: Count
-    dropout: Probability
-    layer_drop: Probability
+    dropout: Share
+    layer_drop: Share
     position: Literal["sinusoidal", "convolutional", "rotary", "none"]
     position_kernel: Count
     pooling: Literal["attentive_statistics", "statistics", "mean"]
     pooling_hidden: Count
     embed_dim: Count
-    embedding_dropout: Probability
+    embedding_dropout: Share
     embedding_norms: Literal["batch", "layer", "none"]  # of the pooled values and of the embedding
     aggregate_layers: bool  # pool over the outputs of all layers, not of the last alone
     average_spectrum: bool  # tell the encoder the spectrum that mean normalisation takes away
@@ -180,8 +184,8 @@ class Optimizer(Section):
     name: Literal["muon", "adamw", "adam", "radam", "nadam", "sgd"]
     lr: Positive
     weight_decay: NotNegative
-    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)]
-    momentum: Annotated[float, Field(ge=0, lt=1)]  # of sgd, and of muon's matrices
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    momentum: Share  # of sgd, and of muon's matrices
     freeze: list[str]  # patterns of the encoder's weights and statistics that stay as they are
     lr_factors: dict[str, Positive]  # pattern of the encoder's weights -> factor of lr; the last that matches counts
 
@@ -233,6 +237,7 @@ class Training(Section):
 
 
 class Init(Section):
+    required: bool  # a run without a model to start from is refused
     head: Literal["keep", "rebuild"]  # keep the rows of speakers that the model knows by name; rebuild: none
     utterances: Count  # at most so many make the centre of a new class
     subcenter_spread: NotNegative  # tangent of the angle between a centre and its further sub-centers
@@ -260,7 +265,9 @@ class Calibration(Section):
     p_target: Annotated[float, Field(gt=0, lt=1)]  # prior that the objective is weighted for
     quality: list[Literal["duration", "magnitude", "cohort_mean"]]  # measures beside the score
     regularisation: Positive
-    max_nontargets: Count  # trials of the held-out speakers
+    max_nontargets: Count  # trials of the held-out speakers, of each kind
+    joined_pairs: CountOrZero  # about so many pairs of recordings are joined of their utterances; 0: none
+    joined_seconds: PositiveRange  # lengths that these are cut to
 
 
 class Evaluation(Section):
@@ -278,7 +285,7 @@ class Scoring(Evaluation):
 
 
 class Config(Section):
-    seed: CountOrZero
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     data: Data
     batch: Batch
     augment: Augment

@@ -4,21 +4,28 @@ Each reads the files of the stage before and writes its own into the experiment'
 them can be run again alone. What is fitted lies in the model's folder, and scores any list from then on.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from spkver.data.directory import DataDirectory, read_data_directory
 from spkver.errors import SpkverError
-from spkver.model_folder import read_speakers
-from spkver.schema import Scoring
-from spkver.scoring.backend import IMPORTED, Cohort
+from spkver.extraction import Extractor
+from spkver.joined_speech import JoinedSpeech, embed_joined, joined_trials
+from spkver.model_fingerprint import IMPORTED, embedding_fingerprint
+from spkver.model_folder import load_model, read_speakers
+from spkver.provenance import data_record, file_record, read_record, refuse_to_replace, write_record
+from spkver.schema import Calibration, Scoring
+from spkver.scoring.backend import Cohort
 from spkver.scoring.calibration import fit_calibration
 from spkver.scoring.cllr import cllr, min_cllr
-from spkver.scoring.embeddings import write_embeddings
+from spkver.scoring.embeddings import read_embeddings, write_embeddings
 from spkver.scoring.enrolment import read_models
 from spkver.scoring.interchange import export_kaldi, export_npz, import_embeddings
 from spkver.scoring.lookup import Rows, look_up
@@ -27,10 +34,20 @@ from spkver.scoring.pairs import unit_rows
 from spkver.scoring.plda_fit import fit_plda
 from spkver.scoring.score_norm import speaker_means
 from spkver.scoring.scores import file_fingerprint, score_list
-from spkver.scoring.systems import Qualified, ScoreMean, Voices, build_system, enrolled_voices, parse_system
+from spkver.scoring.sorted_scores import SortedScores
+from spkver.scoring.systems import (
+    EQUAL_ERROR_THRESHOLD,
+    Qualified,
+    ScoreMean,
+    Voices,
+    build_system,
+    enrolled_voices,
+    parse_system,
+    qualified_voices,
+)
 from spkver.scoring.trial_making import make_trials
 from spkver.scoring.trials import Trials
-from spkver.systems import Embedded, System
+from spkver.systems import MADE_OF, Embedded, System, refuse_other_data
 from spkver.whole_file import whole_file
 
 
@@ -55,12 +72,36 @@ def import_directory(source: Path, data: DataDirectory, exp: Path, utts: Path | 
     measures = {"magnitude": magnitudes}
     if data.durations and all(utt in data.durations for utt in wanted):
         measures["duration"] = np.array([data.durations[utt] for utt in wanted])
-    folder = system.embeddings(data.path.name)
-    write_embeddings(folder, rows, wanted, measures)
-    if not (system.model / IMPORTED).exists():
+    folder = system.embeddings(data.path)
+    made_of = {"data": data_record(data.path), "model": None}
+    refuse_other_data(folder, made_of)
+    if not _of_the_imported_network(system, folder, rows, wanted):
+        digest = hashlib.sha256(rows.tobytes()).hexdigest()
         with whole_file(system.model / IMPORTED) as file:
-            json.dump({"source": str(source.absolute()), "dimensions": rows.shape[1]}, file)
+            json.dump({"source": str(source.absolute()), "dimensions": rows.shape[1], "embeddings": digest}, file)
+    (folder / MADE_OF).unlink(missing_ok=True)
+    write_embeddings(folder, rows, wanted, measures)
+    write_record(folder / MADE_OF, made_of | {"model": system.backend.digest})
     return f"{len(wanted)} embeddings of {len(names)} in {source} -> {folder}"
+
+
+def _of_the_imported_network(system: System, folder: Path, rows: np.ndarray, utts: list[str]) -> bool:
+    """Whether embeddings can be of the network whose embeddings were imported into the experiment last.
+
+    They cannot where an utterance has another embedding than it has of that network, or another number of dimensions.
+    What was imported before, and what was fitted to it, then belongs to another network, and is refused.
+    """
+    imported = read_record(system.model / IMPORTED)
+    if imported is None or imported.get("dimensions") != rows.shape[1]:
+        return False
+    record = read_record(folder / MADE_OF, "data", "model")
+    if record is None or record["model"] != embedding_fingerprint(system.model):
+        return True
+    old_rows, old_utts = read_embeddings(folder)
+    row_of = {utt: row for row, utt in enumerate(old_utts)}
+    both = [(row, row_of[utt]) for row, utt in enumerate(utts) if utt in row_of]
+    new, old = np.array(both, np.int64).reshape(-1, 2).T
+    return np.array_equal(rows[new].astype(np.float32), old_rows[old])
 
 
 def export_directory(exp: Path, data: Path, target: Path) -> str:
@@ -92,9 +133,22 @@ def score_trials(
     backend = system.backend
     quality = []
     if system.name == system.calibrated.name:
-        quality = backend.calibration(system.uncalibrated.name).belongs_to["quality"]
+        quality = backend.calibration(system.uncalibrated.name).quality
     if parse_system(system.name)[1]:
         _refuse_cohort_of(backend.cohort(), read_data_directory(data, check_files=False))
+    out, record = system.scores(data, trials_file), system.scores_record(data, trials_file)
+    made_of = {
+        "system": system.name,
+        "data": data_record(data),
+        "trials": file_record(trials_file),
+        "enrolment": None if models_file is None else file_record(models_file) | {"score_mean": score_mean},
+        "model": backend.digest,
+        "embeddings": file_fingerprint(embedded.folder / "embeddings.npy"),
+        "backend": backend.fingerprint(),
+    }
+    n = scored_already(out, record, made_of)
+    if n:
+        return f"{n} scores, from the same embeddings as before -> {out}"
     rows = embedded.rows()
     with known_by_name(system.name):
         test = embedded.voices(backend, quality)
@@ -106,15 +160,36 @@ def score_trials(
         score = build_system(system.name, enroll, test, backend)
         if models_file is not None and score_mean:
             score = ScoreMean(score, models)
-        out = system.scores(data.resolve().name, trials_file)
-        fingerprint = {
-            "system": system.name,
-            "embeddings": file_fingerprint(embedded.folder / "embeddings.npy"),
-            "backend": backend.fingerprint(),
-            "models": None if models_file is None else [file_fingerprint(models_file), score_mean],
-        }
-        n = score_list(out, trials_file, (enroll_rows, rows), score, fingerprint)
+        n = score_list(out, trials_file, (enroll_rows, rows), score, _contents(made_of))
+    write_record(record, made_of | {"n_trials": n, "scores": file_fingerprint(out)})
     return f"{n} scores -> {out}"
+
+
+def scored_already(out: Path, record: Path, made_of: dict) -> int:
+    """The number of trials of a score file that was made of the very same; 0 of another one, which then has no record.
+
+    Raises:
+        SpkverError: the scores are of another list of the same name.
+    """
+    old = read_record(record, "data", "trials", "model")
+    if old is None:
+        return 0
+    is_same = old["trials"]["digest"] == made_of["trials"]["digest"]
+    if out.is_file():
+        refuse_to_replace(out, old["trials"], made_of["trials"], is_same, "scores")
+        kept = {name: value for name, value in old.items() if name not in ("n_trials", "scores")}
+        if old.get("scores") == file_fingerprint(out) and _contents(kept) == _contents(made_of):
+            return old.get("n_trials", 0)
+    record.unlink()  # never the old record beside new scores
+    return 0
+
+
+def _contents(made_of: dict) -> dict:
+    """The same without the paths of the list and of the data directory, which may have been moved."""
+    return {
+        name: {key: value for key, value in part.items() if key != "path"} if isinstance(part, dict) else part
+        for name, part in made_of.items()
+    }
 
 
 def fit_cohort(train: DataDirectory, system: System, settings: Scoring) -> str:
@@ -156,27 +231,59 @@ def fit_plda_model(train: DataDirectory, system: System, settings: Scoring, adap
 def fit_calibration_of(train: DataDirectory, system: System, settings: Scoring, seed: int) -> str:
     """Calibrate a system on trials among the training speakers that were held out; returns what it did to them."""
     backend, chosen = system.backend, settings.calibration
-    trials, voices = held_out_trials(train, system, settings, seed)
+    trials = held_out_trials(train, system, settings, seed)
+    labels, n_targets = trials.labels, int(trials.labels.sum())
     with known_by_name(str(train.path)):
-        score = build_system(system.name, voices, voices, backend)
-        columns = Qualified(score, voices, voices).columns(trials.enroll_index, trials.test_index)
-        n_targets = int(trials.labels.sum())
+        score = build_system(system.name, trials.voices, trials.voices, backend)
+        columns = Qualified(score, trials.voices, trials.voices).columns(trials.enroll_index, trials.test_index)
         belongs_to = {
             "system": system.name,
             "quality": chosen.quality,
             "targets": n_targets,
-            "nontargets": len(trials) - n_targets,
+            "nontargets": len(labels) - n_targets,
         }
-        calibration = fit_calibration(columns, trials.labels, chosen.p_target, chosen.regularisation, belongs_to)
-    backend.write_calibration(system.name, calibration)
-    made_of = f"{n_targets} target and {len(trials) - n_targets} nontarget trials of held-out training speakers"
-    before = calibration_loss(columns["score"], trials.labels, settings)
-    after = calibration_loss(calibration.llrs(columns), trials.labels, settings)
-    return f"calibration by {made_of} -> {backend.folder}\nbefore  {before}\nafter   {after}"
+        held = columns.keys() - {"score"}
+        made_for = chosen.p_target, chosen.regularisation
+        calibration = fit_calibration(columns, labels, *made_for, belongs_to, held, trials.weights)
+        llrs = calibration.llrs(columns)
+        belongs_to |= {EQUAL_ERROR_THRESHOLD: _equal_error_threshold(SortedScores(llrs, labels))}
+    backend.write_calibration(system.name, replace(calibration, belongs_to=belongs_to))
+    made_of = f"{n_targets} target and {len(labels) - n_targets} nontarget trials of held-out training speakers"
+    before = calibration_loss(columns["score"], labels, settings)
+    after = calibration_loss(llrs, labels, settings)
+    return f"calibration by {made_of} -> {backend.folder}\n{trials.lengths()}\nbefore  {before}\nafter   {after}"
 
 
-def held_out_trials(train: DataDirectory, system: System, settings: Scoring, seed: int) -> tuple[Trials, Voices]:
-    """Trials among the training speakers that the model was not trained on, and their voices, one for each name.
+def _equal_error_threshold(llrs: SortedScores) -> float:
+    """The threshold of the equal error rate; midway where no trial is on the wrong side."""
+    highest, lowest = float(llrs.nontargets[-1]), float(llrs.targets[0])
+    return (highest + lowest) / 2 if highest < lowest else float(llrs.equal_error_rate()[1])
+
+
+class HeldOutTrials(NamedTuple):
+    """Trials among the training speakers that the model was not trained on.
+
+    Of two kinds, where utterances can be joined: the utterances as they are, and recordings joined of them.
+    """
+
+    names: list[str]  # utterances, then the speakers of joined recordings
+    voices: Voices  # of the same
+    enroll_index: np.ndarray  # (n_trials,) by position among them
+    test_index: np.ndarray
+    labels: np.ndarray  # 1 = target
+    weights: np.ndarray  # (n_trials,) each kind counts half, among the targets and among the nontargets
+    seconds: np.ndarray  # of the joined recordings; none where none were joined
+
+    def lengths(self) -> str:
+        """A line about the lengths that the trials are of."""
+        if not len(self.seconds):
+            return "no recordings were joined: of other lengths than these utterances' it knows nothing"
+        low, high = self.seconds.min(), self.seconds.max()
+        return f"half of their weight has utterances, half has recordings of {low:.0f} to {high:.0f} s joined of them"
+
+
+def held_out_trials(train: DataDirectory, system: System, settings: Scoring, seed: int) -> HeldOutTrials:
+    """Trials among the training speakers that the model was not trained on.
 
     Raises:
         SpkverError: there are fewer than two such speakers.
@@ -190,13 +297,70 @@ def held_out_trials(train: DataDirectory, system: System, settings: Scoring, see
             f"{train.path}: {system.model} was trained on all of its speakers; calibration needs some held out, "
             "train with data.held_out_speakers"
         )
+    chosen = settings.calibration
     with known_by_name(str(embedded.folder)):
-        voices = embedded.voices(system.backend, settings.calibration.quality)
+        voices = embedded.voices(system.backend, chosen.quality)
     measures = {name: values[held_out] for name, values in voices.measures.items()}
     utts = [embedded.utts[row] for row in held_out]
-    most = settings.calibration.max_nontargets
-    trials = make_trials(utts, speakers[held_out].tolist(), seed, max_nontargets=most, genders=train.genders)
-    return trials, Voices(embedded.embeddings[held_out], measures)
+    made = make_trials(
+        utts, speakers[held_out].tolist(), seed, max_nontargets=chosen.max_nontargets, genders=train.genders
+    )
+    singles = HeldOutTrials(
+        utts,
+        Voices(embedded.embeddings[held_out], measures),
+        made.enroll_index,
+        made.test_index,
+        made.labels,
+        np.ones(len(made)),
+        np.zeros(0),
+    )
+    joined = _joined(train, system, set(utts), chosen, seed)
+    return singles if joined is None else _with_joined(singles, joined, train, system, chosen, seed)
+
+
+def _joined(
+    train: DataDirectory, system: System, utts: set[str], chosen: Calibration, seed: int
+) -> JoinedSpeech | None:
+    """Recordings joined of utterances; None where the embeddings are not those of the model's encoder."""
+    if system.of_onnx or (system.model / IMPORTED).is_file():
+        return None
+    model = load_model(system.model)
+    shortest, longest = chosen.joined_seconds
+    # What is longer is cut before it is embedded, which would only repeat the longest.
+    lengths = [shortest, max(shortest, min(longest, model.config.scoring.max_seconds))]
+    chosen = chosen.model_copy(update={"joined_seconds": lengths})
+    utterances = [utterance for utterance in train.utterances if utterance.id in utts]
+    return embed_joined(Extractor(model.encoder, model.config), utterances, chosen, seed)
+
+
+def _with_joined(
+    singles: HeldOutTrials, joined: JoinedSpeech, train: DataDirectory, system: System, chosen: Calibration, seed: int
+) -> HeldOutTrials:
+    """Trials of utterances, and as many again by weight of joined recordings."""
+    first, second, labels = joined_trials(joined, train.genders, chosen.max_nontargets, seed)
+    if not len(labels):
+        return singles
+    embeddings, magnitudes, seconds = joined.extracted
+    more = qualified_voices(embeddings, {"duration": seconds, "magnitude": magnitudes}, chosen.quality, system.backend)
+    voices = Voices(
+        np.concatenate([singles.voices.embeddings, more.embeddings]),
+        {name: np.concatenate([values, more.measures[name]]) for name, values in singles.voices.measures.items()},
+    )
+    n = len(singles.names)
+    return HeldOutTrials(
+        singles.names + joined.speakers.tolist(),
+        voices,
+        np.concatenate([singles.enroll_index, first + n]),
+        np.concatenate([singles.test_index, second + n]),
+        np.concatenate([singles.labels, labels]),
+        np.concatenate([_equal_weights(singles.labels), _equal_weights(labels)]),
+        seconds,
+    )
+
+
+def _equal_weights(labels: np.ndarray) -> np.ndarray:
+    """Weights of trials that sum to 1 among the targets, and among the nontargets."""
+    return np.where(labels == 1, 1 / np.count_nonzero(labels == 1), 1 / np.count_nonzero(labels == 0))
 
 
 def trials_and_voices(

@@ -74,10 +74,12 @@ def add_scoring_verbs(verb: Callable) -> None:
     scoring_options(added)
 
     added = scoring_verb("threshold", threshold)
-    added.add_argument("--system", default="cosine", help=_SYSTEMS)
+    added.add_argument("--system", help=f"{_SYSTEMS.rpartition(' (')[0]} (the one by which `spkver verify` decides)")
     added.add_argument("--trials", type=Path, help="trial list (DATA/trials)")
-    rates = {"type": float, "nargs": "+", "default": [0.01, 0.001], "metavar": "RATE"}
+    rates = {"type": float, "nargs": "+", "default": [], "metavar": "RATE"}
     added.add_argument("--far", **rates, help="strangers that may be accepted, fractions (0.01 0.001)")
+    keep = "keep the threshold of one --far RATE, or of equal error, in the model: verify and identify decide by it"
+    added.add_argument("--save", action="store_true", help=keep)
 
     added = verb("compare", compare)
     added.add_argument("data", type=Path, help="data directory")
@@ -89,9 +91,10 @@ def add_scoring_verbs(verb: Callable) -> None:
 def embed(options) -> None:
     """Embed every utterance of a data directory."""
     from spkver.embedding_stage import embed_directory
-    from spkver.memory import keep_freed_memory
+    from spkver.memory import hold_memory_flat, keep_freed_memory
 
     keep_freed_memory()
+    hold_memory_flat()
     # Whether a file is there is found out when it is read: to look at a million first takes minutes.
     directory, system = _directory(options.data, check_files=False), _system(options)
     if options.onnx is not None and system.name == "untrained":
@@ -190,9 +193,12 @@ def evaluate(options) -> None:
 
 def threshold(options) -> None:
     """Which threshold to deploy a system with: at equal error, and at chosen false acceptance rates."""
-    from spkver.deployment import thresholds_table
+    from spkver.deployment import DEFAULT_RATES, deciding, save_threshold, thresholds_table
 
-    print(thresholds_table(options.data, options.trials, _system(options), options.far))
+    system = deciding(options.exp) if options.system is None else _system(options)
+    print(thresholds_table(options.data, options.trials, system, options.far or DEFAULT_RATES))
+    if options.save:
+        print(save_threshold(options.data, options.trials, system, options.far))
 
 
 def compare(options) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 from spkver.errors import SpkverError
 from spkver.whole_file import whole_file
 
+# A snapshot has some hundred kilobytes.
+_MOST_BYTES = 1 << 30
 # Edges of the gradient histograms, in powers of ten.
 GRADIENT_EDGES = np.linspace(-12.0, 2.0, 141)
 
@@ -71,17 +73,21 @@ def read_subset(folder: Path) -> Subset:
     """Read ``utterances``.
 
     Raises:
-        SpkverError: it is not there, or a line has not three columns.
+        SpkverError: it is not there, is no text, or a line has not three columns.
     """
     path = folder / "utterances"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise SpkverError(f"{path}: cannot be read ({error.strerror}); train with snapshots.speakers above 0") from None
+    except UnicodeDecodeError:
+        raise SpkverError(f"{path}: is not UTF-8 text; train again with snapshots.speakers above 0") from None
     rows = [line.split() for line in lines]
     for number, row in enumerate(rows, 1):
         if len(row) != 3 or row[2] not in ("train", "held_out"):
-            raise SpkverError(f"{path}:{number}: expected `utt speaker train|held_out`, found '{lines[number - 1]}'")
+            raise SpkverError(
+                f"{path}:{number}: expected `utt speaker train|held_out`, found '{lines[number - 1][:80]}'"
+            )
     utts, speakers, kinds = zip(*rows) if rows else ((), (), ())
     return Subset(np.array(utts, str), np.array(speakers, str), np.array([kind == "held_out" for kind in kinds], bool))
 
@@ -107,10 +113,40 @@ def read_snapshot(path: Path, epoch: int) -> Snapshot:
     """Read one file.
 
     Raises:
-        SpkverError: it is damaged.
+        SpkverError: it is damaged, or holds other arrays.
     """
     try:
+        _check_size(path)
         with np.load(path, allow_pickle=False) as arrays:
-            return Snapshot(epoch, **{name: arrays[name] for name in arrays.files})
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise SpkverError(f"{path}: is no snapshot of an epoch ({error}); delete it or train again") from None
+            snapshot = Snapshot(epoch, **{name: arrays[name] for name in arrays.files})
+        _check_arrays(snapshot)
+    except Exception as error:  # what damaged bytes lead to, there is no list of
+        # Short: some put the damaged bytes into it.
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        raise SpkverError(f"{path}: is no snapshot of an epoch ({reason}); delete it or train again") from None
+    return snapshot
+
+
+def _check_size(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(member.file_size for member in archive.infolist())
+    if claimed > _MOST_BYTES:
+        raise ValueError(f"it claims to hold {claimed} bytes")
+
+
+def _check_arrays(snapshot: Snapshot) -> None:
+    n, dim = snapshot.embeddings.shape
+    n_speakers, _, centre_dim = snapshot.centres.shape
+    if snapshot.predicted.shape != (n,) or centre_dim != dim:
+        raise ValueError("its arrays do not fit one another")
+    for floats in (snapshot.embeddings, snapshot.centres):
+        if floats.dtype.kind != "f" or not np.isfinite(floats).all():
+            raise ValueError("it holds other values than finite numbers")
+    histograms = snapshot.gradients_before, snapshot.gradients_after
+    for integers in (snapshot.predicted, *histograms):
+        if integers.dtype.kind not in "iu":
+            raise ValueError("it holds other values than integers where these are due")
+    if n and not (snapshot.predicted.min() >= -1 and snapshot.predicted.max() < n_speakers):
+        raise ValueError("it predicts speakers that it has no centres of")
+    if any(counts.shape not in ((0,), (len(GRADIENT_EDGES) - 1,)) for counts in histograms):
+        raise ValueError("its histograms have another number of bins")

@@ -12,12 +12,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from spkver.enrolled import Enrolled, Recording, changing, read_enrolled, write_enrolled
+from spkver.array_audio import is_path, shown
+from spkver.enrolled import Enrolled, Recording, changing, is_name, read_enrolled, write_enrolled
 from spkver.errors import SpkverError
 from spkver.scoring.enrolment import Models
 from spkver.verifier import Audio, Heard, Verifier, load
-
-_LONGEST_NAME = 200
 
 
 class Enrolment(NamedTuple):
@@ -26,6 +25,8 @@ class Enrolment(NamedTuple):
     name: str
     recordings: int  # that the speaker has now
     doubtful: list[tuple[str, float]]  # new ones that sound unlike the speaker's others, and their scores
+    threshold: float | None  # below it a recording is doubtful; None where nothing says which
+    threshold_source: str | None  # where it comes from, in words
 
 
 class Identification(NamedTuple):
@@ -36,6 +37,8 @@ class Identification(NamedTuple):
     threshold: float
     calibrated: bool
     scores: dict[str, float]  # of all speakers, the best first
+    system: str  # that made the scores
+    threshold_source: str  # where the threshold comes from, in words
 
 
 class Stretch(NamedTuple):
@@ -53,6 +56,7 @@ class SpeakerStore:
     Args:
         folder: of the store; made by the first enrolment.
         voice: what `spkver.load` gave, or a model folder; None: the model that the store was made with.
+        system: of a model that is loaded here, as in `spkver.load`.
 
     Raises:
         SpkverError: the store is damaged, or its embeddings are of another model.
@@ -63,10 +67,20 @@ class SpeakerStore:
     'anna'
     """
 
-    def __init__(self, folder: str | os.PathLike, voice: Verifier | str | os.PathLike | None = None):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        voice: Verifier | str | os.PathLike | None = None,
+        system: str | None = None,
+    ):
+        if not is_path(folder):
+            raise SpkverError(f"expected the path of a speaker store, got {shown(folder)}")
+        if voice is not None and not is_path(voice) and not isinstance(voice, Verifier):
+            raise SpkverError(f"expected what spkver.load gives, or the path of a model folder, got {shown(voice)}")
         self.folder = Path(folder)
         self._enrolled = read_enrolled(self.folder)
-        self._voice = load(voice) if isinstance(voice, str | os.PathLike) else voice
+        self._system = system
+        self._voice = load(voice, system) if is_path(voice) else voice
         if self._voice is not None:
             self._refuse_other_model(self._voice)
 
@@ -87,7 +101,7 @@ class SpeakerStore:
                 raise SpkverError(f"{self.folder}: is no speaker store yet; name the model of a new one (--model)")
             if not Path(self._enrolled.model).is_dir():
                 raise SpkverError(f"{self.folder}: its model is no longer at {self._enrolled.model}; name it (--model)")
-            voice = load(self._enrolled.model)
+            voice = load(self._enrolled.model, self._system)
             self._refuse_other_model(voice)
             self._voice = voice
         return self._voice
@@ -112,8 +126,9 @@ class SpeakerStore:
                 as it was.
         """
         _check_name(name)
-        if isinstance(recordings, str | os.PathLike | np.ndarray) or not len(recordings):
-            raise SpkverError(f"{name}: expected a list of one recording or more to enrol by")
+        if not isinstance(recordings, list | tuple) or not recordings:
+            found = "none" if isinstance(recordings, list | tuple) else shown(recordings)
+            raise SpkverError(f"{name}: expected a list of one recording or more to enrol by, got {found}")
         self._refuse_known(name, known)
         heard = Heard.together(*(self.voice.listen(audio, sample_rate) for audio in recordings))
         files = [str(Path(audio).absolute()) if isinstance(audio, str | os.PathLike) else "" for audio in recordings]
@@ -123,6 +138,7 @@ class SpeakerStore:
             self._enrolled = read_enrolled(self.folder)
             self._refuse_other_model(self.voice)
             self._refuse_known(name, known)
+            self._refuse_damaged(except_for=name if known == "replace" else None)
             speakers = self.speakers
             rows = {other: self._enrolled.rows(other) for other in speakers}
             if known == "replace" or name not in speakers:
@@ -131,7 +147,8 @@ class SpeakerStore:
                 speakers[name] = speakers[name] + new
                 rows[name] = np.concatenate([rows[name], heard.embeddings])
             self._write(speakers, rows)
-        return Enrolment(name, len(speakers[name]), self._doubtful(name, len(new)))
+        likeness = self.voice.likeness_threshold or (None, None)
+        return Enrolment(name, len(speakers[name]), self._doubtful(name, len(new), likeness[0]), *likeness)
 
     def remove(self, name: str) -> None:
         """Forget a speaker.
@@ -158,7 +175,9 @@ class SpeakerStore:
         scores = self.voice.scores(heard, models, self.voice.listen(audio, sample_rate))[:, 0]
         ranked = {models.names[place]: float(scores[place]) for place in np.argsort(-scores, kind="stable")}
         best, score = next(iter(ranked.items()))
-        return Identification(best if score >= threshold else None, score, threshold, self.voice.calibrated, ranked)
+        known = best if score >= threshold else None
+        voice = self.voice
+        return Identification(known, score, threshold, voice.calibrated, ranked, voice.system, voice.threshold_source)
 
     def who_speaks_when(
         self, audio: Audio, window_seconds: float = 3.0, hop_seconds: float = 1.5, sample_rate: int | None = None
@@ -190,23 +209,24 @@ class SpeakerStore:
             found.append([start, end, speaker, [score]])
         return [Stretch(start, end, speaker, float(np.mean(many))) for start, end, speaker, many in found]
 
-    def _doubtful(self, name: str, n_new: int) -> list[tuple[str, float]]:
-        """The last recordings of a speaker that score below the threshold against all the others together."""
+    def _doubtful(self, name: str, n_new: int, threshold: float | None) -> list[tuple[str, float]]:
+        """The last recordings of a speaker that score below a threshold against all the others together."""
         heard, listed = self._heard(name), self._enrolled.speakers[name]
-        if len(listed) < 2 or self.voice.threshold is None:
+        if len(listed) < 2 or threshold is None:
             return []
         doubtful = []
         for place in range(len(listed) - n_new, len(listed)):
             others = np.delete(np.arange(len(listed)), place)
             one = Heard(*(values[[place]] for values in heard))
             score = float(self.voice.scores(heard, Models([name], others, np.array([0, len(others)])), one)[0, 0])
-            if score < self.voice.threshold:
+            if score < threshold:
                 doubtful.append((listed[place].file, score))
         return doubtful
 
     def _models(self) -> Models:
         if not self.speakers:
             raise SpkverError(f"{self.folder}: nobody is enrolled; `spkver enroll NAME FILE ... --store DIR` does it")
+        self._refuse_damaged()
         counts = [len(listed) for listed in self.speakers.values()]
         return Models(list(self.speakers), np.arange(sum(counts)), np.cumsum([0, *counts]))
 
@@ -227,23 +247,26 @@ class SpeakerStore:
         self._enrolled = Enrolled(fingerprint, model, speakers, embeddings)
         write_enrolled(self.folder, self._enrolled)
 
+    def _refuse_damaged(self, except_for: str | None = None) -> None:
+        """Refuse embeddings that are not finite, as earlier versions let in, while they can be removed or replaced."""
+        for name in self.speakers:
+            if name != except_for and not self._enrolled.is_finite(name):
+                raise SpkverError(
+                    f"{self.folder}: what was enrolled of '{name}' is not finite and cannot be compared; "
+                    f"`spkver speakers --store {self.folder} --remove '{name}'` and enrol from other recordings"
+                )
+
     def _refuse_other_model(self, voice: Verifier) -> None:
         # An empty store holds nothing that could be compared with another model's.
         if self.speakers and voice.fingerprint != self._enrolled.fingerprint:
             raise SpkverError(
-                f"{self.folder}: its embeddings were made by other weights than those of {voice.folder}, from "
-                f"{self._enrolled.model}; use those, or enrol everybody again into another folder"
-            )
-        if self.speakers and voice.embed_dim != self._enrolled.embeddings.shape[1]:
-            raise SpkverError(
-                f"{self.folder}: its embeddings have {self._enrolled.embeddings.shape[1]} numbers, those of "
-                f"{voice.folder} have {voice.embed_dim}: it was enrolled with other views (scoring.views); "
-                "set those, or enrol everybody again into another folder"
+                f"{self.folder}: its embeddings were made by other weights or settings than those of {voice.folder}, "
+                f"from {self._enrolled.model}; use those, or enrol everybody again into another folder"
             )
 
     def _refuse_known(self, name: str, known: str) -> None:
         if known not in ("refuse", "add", "replace"):
-            raise ValueError(f"known must be refuse, add or replace, got {known!r}")
+            raise SpkverError(f"known must be refuse, add or replace, got {shown(known)}")
         if known == "refuse" and name in self.speakers:
             n = len(self.speakers[name])
             raise SpkverError(
@@ -252,11 +275,13 @@ class SpeakerStore:
             )
 
     def _refuse_unknown(self, name: str) -> None:
-        if name not in self.speakers:
+        if not isinstance(name, str) or name not in self.speakers:
             names = ", ".join(self.speakers) or "nobody"
-            raise SpkverError(f"{self.folder}: '{name}' is not enrolled; there is {names}")
+            found = f"'{name}'" if isinstance(name, str) else shown(name)
+            raise SpkverError(f"{self.folder}: {found} is not enrolled; there is {names}")
 
 
 def _check_name(name: str) -> None:
-    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
-        raise SpkverError(f"{name!r} cannot be a speaker's name: take printable text without spaces at its ends")
+    if not is_name(name):
+        found = repr(name) if isinstance(name, str) else shown(name)
+        raise SpkverError(f"{found} cannot be a speaker's name: take printable text without spaces at its ends")

@@ -1,4 +1,4 @@
-"""Where a recording holds speech, by its energy; and windows of nothing but speech along it.
+"""Where a recording holds speech, by its energy; windows of speech along it; and whether it holds any at all.
 
 Speech is loud against the pauses between words. In each stretch of half a minute the energy of the filterbank
 between 200 and 4000 Hz (hum and hiss lie outside) is compared with the quietest and the loudest frames of that
@@ -10,9 +10,13 @@ Notable:
   than steady noise does not. Of what it hears in clean speech (speechocean762) it finds 85 % under white noise at
   20 dB, 78 % at 12 dB, 66 % at 9 dB, and takes none of the noise between for speech.
 - Each stretch decides by itself: a whisper after a shout is found, and memory does not grow with the recording.
+- Whether a recording is refused is another question (`is_steady`), and a careful one: only what is as steady as
+  noise, hum or silence in every band is refused, so that a word in loud noise is not. Music, and noise that varies
+  (a bark, a passing car), are not refused: energy alone does not tell them from speech.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +35,14 @@ LEAST_CONTRAST_DB = 6.0
 CLICK_SECONDS, PAUSE_SECONDS, WORD_SECONDS, EDGE_SECONDS = 0.05, 0.3, 0.2, 0.05
 # Of a window: what is less tells nothing about a voice.
 LEAST_SPEECH_SHARE, LEAST_SPEECH_SECONDS = 1 / 3, 0.5
+# A sound is steady where no band of its spectrum varies by more than this within a few seconds; by less where there
+# is little of it: of 8,419 single words (Speech Commands) the steadiest, into a poor microphone, varies by 3.46 dB.
+STEADY_DB, STEADY_SECONDS, STEADY_BANDS, SMOOTHED_SECONDS = 4.5, 3.0, 8, 0.1
+SHORT_STEADY_DB, SHORT_SECONDS = 3.4, 1.5
+# Energy of a frame, on the 16-bit range, below which it holds digital zeros.
+_DIGITAL_ZERO = 1.0
+NO_SPEECH = "no-speech"
+"""Why a recording is unusable, where that is one word."""
 
 
 class SpeechWindow(NamedTuple):
@@ -41,6 +53,13 @@ class SpeechWindow(NamedTuple):
     first_seconds: float  # where speech begins in it
     last_seconds: float  # .. and ends
     speech: np.ndarray  # (n_samples,) what is speech in it, one piece after another
+
+
+class Chosen(NamedTuple):
+    """What is to be embedded of a recording."""
+
+    samples: np.ndarray  # (n_samples,) float32; empty where there is no speech
+    recorded_seconds: float  # length of the whole recording
 
 
 @torch.inference_mode()
@@ -65,6 +84,49 @@ def detect_speech(samples: np.ndarray, fbank: Fbank) -> np.ndarray:
     # A sample goes with the frame in whose middle it lies.
     frame = (np.arange(len(samples)) - (fbank.frame_length - fbank.frame_shift) // 2) // fbank.frame_shift
     return frames[np.clip(frame, 0, len(frames) - 1)]
+
+
+def is_steady(samples: np.ndarray, fbank: Fbank) -> bool:
+    """Whether a recording is nothing but a steady sound: hiss, hum, a tone, or silence with a little noise in it.
+
+    Args:
+        samples: (n_samples,) float32 at the rate of ``fbank``, of any length.
+        fbank: its frames decide.
+
+    Returns:
+        False also for less than half a second, which is too short to tell, and for whatever varies, speech or not.
+    """
+    piece, hop = (round(seconds * fbank.sample_rate) for seconds in (STEADY_SECONDS, STEADY_SECONDS / 2))
+    starts = range(0, max(len(samples) - hop, 1), hop)
+    return all(_is_steady_piece(samples[start : start + piece], fbank) for start in starts)
+
+
+def choose_speech(blocks: Callable[[], Iterable[np.ndarray]], fbank: Fbank, most_seconds: float) -> Chosen:
+    """What to embed of a recording: all of a short one, of a long one its speech.
+
+    Of that at most so much is taken, from its middle, one piece after another. Where no speech stands out, all that is
+    not steady counts, since it may be speech in loud noise.
+
+    Args:
+        blocks: gives the recording piece by piece, of `BLOCK_SECONDS` each, as often as it is called; memory does not
+            grow with the recording.
+        fbank: of its sample rate.
+        most_seconds: of what is chosen; a recording that is not longer is taken whole.
+    """
+    rate = fbank.sample_rate
+    most, least = round(most_seconds * rate), round(LEAST_SPEECH_SECONDS * rate)
+    for is_wanted in (detect_speech, _unsteady):
+        n_all, n_wanted = 0, 0
+        for block in _none_short(blocks(), rate):
+            n_all += len(block)
+            n_wanted += int(is_wanted(block, fbank).sum())
+        if n_all <= most:
+            whole = np.concatenate(list(blocks()))
+            return Chosen(whole[:0] if is_steady(whole, fbank) else whole, n_all / rate)
+        if n_wanted >= min(least, most):
+            found = _middle_of_wanted(_none_short(blocks(), rate), partial(is_wanted, fbank=fbank), n_wanted, most)
+            return Chosen(found, n_all / rate)
+    return Chosen(np.zeros(0, np.float32), n_all / rate)
 
 
 def speech_windows(
@@ -104,6 +166,61 @@ def speech_windows(
             samples, speech, start = samples[hop:], speech[hop:], start + hop
     if start == 0 or len(samples) > window - hop:  # what no window has reached
         yield from cut(len(samples))
+
+
+def _middle_of_wanted(
+    blocks: Iterable[np.ndarray], wanted: Callable[[np.ndarray], np.ndarray], n_wanted: int, most: int
+) -> np.ndarray:
+    """The middle ``most`` of the ``n_wanted`` samples that are wanted."""
+    first = max(n_wanted - most, 0) // 2
+    last = first + min(most, n_wanted)
+    kept, place = [], 0
+    for block in blocks:
+        chosen = block[wanted(block)]
+        kept.append(chosen[max(first - place, 0) : max(last - place, 0)])
+        place += len(chosen)
+        if place >= last:
+            break
+    return np.concatenate(kept)
+
+
+def _unsteady(block: np.ndarray, fbank: Fbank) -> np.ndarray:
+    """All of a block that is not steady, and nothing of one that is: (n_samples,) bool."""
+    return np.full(len(block), not check_samples(block) and not is_steady(block, fbank))
+
+
+@torch.inference_mode()
+def _is_steady_piece(samples: np.ndarray, fbank: Fbank) -> bool:
+    if len(samples) < LEAST_SPEECH_SECONDS * fbank.sample_rate or _varies(samples, fbank):
+        return False
+    features, _ = fbank(torch.from_numpy(np.ascontiguousarray(samples, np.float32))[None].to(fbank.mel.device))
+    energy = features[0].double().exp().cpu().numpy()
+    # Frames that reach into digital zeros tell where a recorder was switched on, not how steady the sound is.
+    edge = -(-fbank.frame_length // fbank.frame_shift)
+    sound = np.convolve(energy.sum(1) <= _DIGITAL_ZERO, np.ones(2 * edge + 1), "same") == 0
+    if sound.sum() * fbank.frame_shift < LEAST_SPEECH_SECONDS * fbank.sample_rate / 2:
+        return False
+    bands = np.add.reduceat(energy[sound], np.arange(STEADY_BANDS) * fbank.n_mels // STEADY_BANDS, axis=1)
+    most_db = STEADY_DB if len(samples) >= SHORT_SECONDS * fbank.sample_rate else SHORT_STEADY_DB
+    return bool(_range_db(bands, fbank).max() < most_db)
+
+
+def _varies(samples: np.ndarray, fbank: Fbank) -> bool:
+    """Whether the whole energy varies by more than any band of a steady sound may: a quick look."""
+    shift = fbank.frame_shift
+    frames = samples[: len(samples) // shift * shift].reshape(-1, shift)
+    frames = frames - frames.mean(1, keepdims=True)
+    energy = np.einsum("ij,ij->i", frames, frames)
+    return bool(energy.all() and _range_db(energy[:, None], fbank)[0] > 2 * STEADY_DB)
+
+
+def _range_db(energy: np.ndarray, fbank: Fbank) -> np.ndarray:
+    """How far apart quiet and loud are in each band, of energies (n_frames, n_bands): (n_bands,) dB."""
+    n = min(round(SMOOTHED_SECONDS * fbank.sample_rate / fbank.frame_shift), max(len(energy) // 4, 1))
+    summed = np.cumsum(np.concatenate([np.zeros((1, energy.shape[1])), energy]), axis=0)
+    level_db = 10 * np.log10(summed[n:] - summed[:-n] + np.finfo(np.float32).eps)
+    quiet, loud = np.percentile(level_db, [5, 95], axis=0)
+    return loud - quiet
 
 
 def _none_short(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:

@@ -1,18 +1,22 @@
-"""A system within an experiment: where its files lie, and the voices that it compares."""
+"""A system within an experiment: where its files lie, what they were made of, and the voices that it compares."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from spkver.data.directory import DataDirectory
 from spkver.errors import SpkverError
+from spkver.model_fingerprint import IMPORTED
+from spkver.provenance import data_name, data_record, file_record, read_record, refuse_to_replace, same_data
 from spkver.scoring.backend import Backend
 from spkver.scoring.embeddings import read_embeddings, read_measures
 from spkver.scoring.lookup import Rows
 from spkver.scoring.systems import CALIBRATION, COHORT_MEAN, ONNX_BASES, Voices, parse_system, qualified_voices
 
 FUSION = "fusion"
+MADE_OF = "made_of.json"  # in a folder of embeddings: what they were made of
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class System:
     def model(self) -> Path:
         return self.exp / ("untrained" if self._untrained else "model")
 
-    @property
+    @cached_property
     def backend(self) -> Backend:
         return Backend(self.model)
 
@@ -55,12 +59,53 @@ class System:
     def _base(self) -> str:
         return self.name.partition("+")[0]
 
-    def embeddings(self, data: str) -> Path:
-        of_its_own = self._untrained or self.of_onnx
-        return self.exp / "embeddings" / (f"{data}-{self._base}" if of_its_own else data)
+    def embed_command(self, data: Path) -> str:
+        """What makes the embeddings of a data directory, as advice."""
+        if (self.model / IMPORTED).is_file():
+            return f"run `spkver import-embeddings {data} {self.exp} FILE`"
+        options = " --onnx FILE" if self.of_onnx else " --untrained" if self._untrained else ""
+        return f"run `spkver embed {data} {self.exp}{options}`"
 
-    def scores(self, data: str, trials: Path) -> Path:
-        return self.exp / "scores" / data / f"{trials.name}-{self.name}"
+    def embeddings(self, data: Path) -> Path:
+        """The folder of the embeddings of a data directory."""
+        of_its_own = self._untrained or self.of_onnx
+        name = data_name(data)
+        return self.exp / "embeddings" / (f"{name}-{self._base}" if of_its_own else name)
+
+    def scores(self, data: Path, trials: Path) -> Path:
+        """The file of the scores of a trial list."""
+        return self.exp / "scores" / data_name(data) / f"{trials.name}-{self.name}"
+
+    def scores_record(self, data: Path, trials: Path) -> Path:
+        """The file that says what those scores were made of."""
+        path = self.scores(data, trials)
+        return path.parent / "made_of" / f"{path.name}.json"
+
+    def found_scores(self, data: Path, trials: Path) -> Path:
+        """The file of the scores of a trial list, which is there and belongs to this list as it is now.
+
+        Raises:
+            SpkverError: the list was not scored yet; or the scores are of another list, other recordings or an
+                earlier model, in one line that names both.
+        """
+        path = self.scores(data, trials)
+        again = f"run `spkver score {data} {self.exp} --trials {trials} --system {self.name}`"
+        if self.name == FUSION:
+            again = f"run `spkver fuse` with --trials {trials}"
+        if not path.is_file():
+            raise SpkverError(f"{path}: {trials} is not scored yet; {again}")
+        record = read_record(self.scores_record(data, trials), "data", "trials", "model")
+        if record is None:
+            raise SpkverError(f"{path}: does not say what list was scored, and on what; {again}")
+        if trials.is_file() and record["trials"]["digest"] != file_record(trials)["digest"]:
+            scored = record["trials"]["path"]
+            raise SpkverError(f"{path}: are the scores of another list than {trials}, of {scored} as it was; {again}")
+        if not same_data(record["data"], data_record(data)):
+            made = record["data"]["path"]
+            raise SpkverError(f"{path}: are scores of other recordings than {data}, of {made} as it was; {again}")
+        if record["model"] and self.model.is_dir() and record["model"] != self.backend.digest:
+            raise SpkverError(f"{path}: are scores of another model, or of other settings, than {self.model}; {again}")
+        return path
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +122,22 @@ class Embedded:
         """Read them.
 
         Raises:
-            SpkverError: there are none yet, or they are damaged.
+            SpkverError: there are none yet, they are damaged, or they are of other recordings or of another model.
         """
-        folder = system.embeddings(data.resolve().name)
+        folder = system.embeddings(data)
+        again = system.embed_command(data)
         if not (folder / "embeddings.npy").is_file():
-            advice = f"run `spkver embed {data} {system.exp}{' --onnx FILE' if system.of_onnx else ''}`"
-            raise SpkverError(f"{folder}: there are no embeddings of {data} yet; {advice}")
+            raise SpkverError(f"{folder}: there are no embeddings of {data} yet; {again}")
+        record = read_record(folder / MADE_OF, "data", "model")
+        if record is None:
+            raise SpkverError(f"{folder}: does not say what was embedded, and by what model; {again}")
+        if not same_data(record["data"], data_record(data)):
+            made = record["data"]["path"]
+            raise SpkverError(f"{folder}: are embeddings of other recordings than {data}, of {made} as it was; {again}")
+        if record["model"] != system.backend.digest:
+            raise SpkverError(
+                f"{folder}: are embeddings of another model, or of other settings, than {system.model} has; {again}"
+            )
         return cls(data, folder, *read_embeddings(folder))
 
     def rows(self) -> Rows:
@@ -105,3 +160,18 @@ class Embedded:
         """One side of trials, with the quality measures that a calibration asks for."""
         measures = read_measures(self.folder, [name for name in quality if name != COHORT_MEAN])
         return qualified_voices(self.embeddings, measures, quality, backend)
+
+
+def refuse_other_data(folder: Path, record: dict) -> None:
+    """Keep embeddings from being replaced by those of another data directory of the same name.
+
+    Args:
+        folder: of the embeddings.
+        record: what the new ones are made of.
+
+    Raises:
+        SpkverError: naming both directories.
+    """
+    old = (read_record(folder / MADE_OF, "data", "model") or {}).get("data")
+    is_same = old is not None and same_data(old, record["data"])
+    refuse_to_replace(folder, old, record["data"], is_same, "embeddings")

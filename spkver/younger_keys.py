@@ -14,7 +14,7 @@ YOUNGER_KEYS = {
         "average_spectrum_dropout": 0.5,
     },
     "optimizer": {"momentum": 0.9, "freeze": [], "lr_factors": {}},
-    "init": {"head": "keep", "utterances": 10, "subcenter_spread": 0.1},
+    "init": {"required": False, "head": "keep", "utterances": 10, "subcenter_spread": 0.1},
     "snapshots": {"speakers": 0, "utterances": 1},
     "training": {"chunked_head_rows": 20000, "chunked_head_products": "float32", "sampled_share": 1.0},
     "scoring": {
@@ -26,6 +26,8 @@ YOUNGER_KEYS = {
             "quality": ["duration", "magnitude"],
             "regularisation": 1e-6,
             "max_nontargets": 20000,
+            "joined_pairs": 40,
+            "joined_seconds": [2.0, 60.0],
         },
     },
 }

@@ -1,7 +1,27 @@
-"""What every test may use: the folder of real speech, and one torch thread a process."""
+"""What every test may use: made-up voices, a tiny configuration and its run, the folder of real speech.
 
+Tests mean the same on every machine: they and the processes that they start see no GPU, and torch takes one thread.
+Other forms of the suite are chosen from the shell (`tests/forms.sh` runs them all):
+
+    SPKVER_TEST_THREADS=2       torch threads of a test; they would slow parallel test processes down many times over
+    SPKVER_TEST_BFLOAT16=0|1    what the CPU is said to multiply in hardware, whatever it does
+    SPKVER_TEST_GPU=1           leaves the GPUs in sight
+    SPKVER_NATIVE=0             no kernels: read by spkver itself
+"""
+
+# ruff: noqa: E402 (libraries look at the environment when they are imported)
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
+# For child processes too.
+THREADS = int(os.environ.get("SPKVER_TEST_THREADS", "1"))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
+if os.environ.get("SPKVER_TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+import hypothesis
 import numpy as np
 import pytest
 import soundfile
@@ -10,11 +30,23 @@ import torch
 from spkver import native
 from spkver.cli import main
 from spkver.data.directory import Utterance, write_data_directory
+from spkver.training import device
 
-# Parallel test processes with several torch threads each slow one another down many times over.
-torch.set_num_threads(1)
+# What an example takes says how busy the machine is.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
+if "SPKVER_TEST_BFLOAT16" in os.environ:
+    device._has_bfloat16 = lambda _: os.environ["SPKVER_TEST_BFLOAT16"] == "1"
+
+ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(__file__).resolve().parent.parent / ".." / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def torch_threads():
+    """The same number in each test, whatever the one before has set."""
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(params=["torch", "kernels", "kernels on two threads"])
@@ -26,8 +58,7 @@ def way(request, monkeypatch):
         pytest.skip("needs the kernels of spkver.native: no C compiler was there when spkver was installed")
     if request.param.endswith("two threads"):
         torch.set_num_threads(2)
-    yield request.param
-    torch.set_num_threads(1)
+    return request.param
 
 
 @pytest.fixture(scope="session")
@@ -40,12 +71,75 @@ def speechocean762() -> Path:
 
 
 @pytest.fixture(scope="session")
+def speech_commands() -> Path:
+    """A part of the corpus Speech Commands (real words); the test skips where it is not on this machine."""
+    folder = (SHARED / "speech_commands").resolve()
+    if not folder.is_dir():
+        pytest.skip(f"needs real speech: no folder {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def esc10() -> Path:
     """The noise corpus ESC-10; the test skips where it is not on this machine."""
     folder = (SHARED / "esc10").resolve()
     if not folder.is_dir():
         pytest.skip(f"needs real noise: no folder {folder}")
     return folder
+
+
+class Noted:
+    """A copy of the recipes in which ``spkver`` and ``python3`` only note their words and where they were called.
+
+    Args:
+        root: the copy; has no .venv, so that what is on the path is used.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        shutil.copytree(ROOT / "recipes", root / "recipes", ignore=shutil.ignore_patterns("__pycache__", "*.png"))
+        self.bin = root / "bin"
+        self.bin.mkdir()
+        self._file = root / "noted"
+        for name in ("spkver", "python3"):
+            program = self.bin / name
+            # python3 is asked for packages, and this process has what it needs: "yes" without a word.
+            noting = "" if name == "spkver" else "case $1 in -c) exit 0 ;; esac\n"
+            program.write_text(
+                f"#!/bin/sh\n{noting}printf '%s\\037' \"$PWD\" {name} \"$@\" >>'{self._file}'\n"
+                f"printf '\\n' >>'{self._file}'\n"
+            )
+            program.chmod(0o755)
+
+    def start(self, *words, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+        """Start a program in a folder (the copy itself by default)."""
+        path = f"{self.bin}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            list(map(str, words)),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=cwd or self.root,
+            env={**os.environ, "PATH": path, **environment},
+        )
+
+    def recipe(self, name: str, *words, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+        return self.start("bash", self.root / "recipes" / name / "run.sh", *words, cwd=cwd, **environment)
+
+    def calls(self) -> list[list[str]]:
+        """What was called since the last time, each with its program first; all of it in the copy."""
+        text = self._file.read_text() if self._file.exists() else ""
+        self._file.unlink(missing_ok=True)
+        calls = [line.split("\037")[:-1] for line in text.split("\n")[:-1]]
+        assert all(Path(folder) == self.root for folder, *_ in calls)
+        return [words for _, *words in calls]
+
+
+@pytest.fixture
+def noted(tmp_path) -> Noted:
+    """The recipes, with a ``spkver`` that only notes what it is to do."""
+    (tmp_path / "checkout").mkdir()
+    return Noted(tmp_path / "checkout")
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +190,8 @@ model: {{channels: [8, 8], groups: 4, d_model: 16, n_layers: 1, n_heads: 2, feed
 optimizer: {{lr: 0.01}}
 lr_schedule: {{warmup_epochs: 0.5}}
 margin_schedule: {{start_epoch: 0, end_epoch: 2}}
-training: {{epochs: 3, keep_last: 2, average_last: 2, precision: float32, threads: 1}}
+training: {{epochs: 3, keep_last: 2, average_last: 2, precision: float32, device: cpu,
+            threads: {THREADS}}}
 scoring: {{bootstrap: 20}}
 """
     )

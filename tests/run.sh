@@ -9,5 +9,5 @@ cd "$(dirname "$0")/.."
 set_up test pytest pytest-xdist hypothesis ruff espeakng-loader torchaudio selenium kaldiio mlxtend nbclient ipywidgets \
     onnx onnxscript onnxruntime silero-vad
 
-# Two processes with one torch thread each; more threads would slow one another down.
-OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -q "$@"
+# Two processes; tests/conftest.py gives each one torch thread, as more of them would slow one another down.
+python -m pytest -n 2 --dist worksteal -q "$@"

@@ -83,7 +83,7 @@ def test_verify_says_same_or_different_and_has_the_status_for_it(run, voices, ex
     status, out, _ = run("verify", a, b, "--model", exp / "model", "--threshold", "2")
     assert status == 3
     assert out.startswith("different speakers   score ")
-    assert out.endswith("threshold 2.000\n")
+    assert out.endswith("threshold 2.000: as it was given\n")
 
 
 def test_config_prints_what_a_run_would_use(run, tiny_config, tmp_path):

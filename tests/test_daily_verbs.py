@@ -3,6 +3,7 @@
 import json
 import shutil
 import tracemalloc
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,11 +11,16 @@ import pytest
 import soundfile
 
 import spkver
+from spkver import enrolled as enrolled_module
 from spkver.cli import main
 from spkver.data.audio import read_audio
+from spkver.enrolled import read_enrolled, write_enrolled
 from spkver.errors import SpkverError
+from spkver.scoring.enrolment import Models
+from spkver.scoring.thresholds import Threshold
 from spkver.scoring.trial_making import make_trials
 from spkver.scoring.trials import write_trials
+from spkver.verifier import Heard
 
 
 @pytest.fixture
@@ -82,12 +88,12 @@ def test_one_recording_of_a_calibrated_model_scores_as_verify_does(calibrated, w
     assert outcome.threshold == pytest.approx(np.log(0.95 / 0.05))
     for speaker in range(3):
         assert outcome.scores[f"s{speaker}"] == pytest.approx(voice.verify(wav(speaker, 0), wav(1, 4)).score, abs=1e-5)
-    # Two recordings are as long as both together, and as clear as they are on average.
+    # Two recordings are as long and as clear as they are on average, within what the calibration has seen.
     store.enroll("both", [wav(1, 0), wav(1, 1)])
     heard = [voice.listen(wav(1, take)) for take in (0, 1, 4)]
     calibration = json.loads((calibrated / "backend/calibration-cosine.json").read_text())
     mean = heard[0].embeddings[0].astype(float) + heard[1].embeddings[0]
-    seconds = np.log([heard[0].durations[0] + heard[1].durations[0], heard[2].durations[0]])
+    seconds = np.log([(heard[0].durations[0] + heard[1].durations[0]) / 2, heard[2].durations[0]])
     magnitudes = [(heard[0].magnitudes[0] + heard[1].magnitudes[0]) / 2, heard[2].magnitudes[0]]
     columns = {
         "score": mean @ heard[2].embeddings[0] / np.linalg.norm(mean),
@@ -96,7 +102,8 @@ def test_one_recording_of_a_calibrated_model_scores_as_verify_does(calibrated, w
         "magnitude_min": min(magnitudes),
         "magnitude_max": max(magnitudes),
     }
-    expected = calibration["offset"] + sum(calibration["weights"][name] * value for name, value in columns.items())
+    held = {name: np.clip(value, *calibration["ranges"].get(name, (-2, 2))) for name, value in columns.items()}
+    expected = calibration["offset"] + sum(calibration["weights"][name] * value for name, value in held.items())
     assert store.identify(wav(1, 4)).scores["both"] == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
@@ -172,7 +179,7 @@ def test_embeddings_of_another_model_are_refused(run, store, model, wav, tmp_pat
     for words in (["identify", wav(0, 4)], ["enroll", "new", wav(7, 0)], ["enroll", "s1", wav(1, 0), "--replace"]):
         status, _, err = run(*words, "--store", store, "--model", other)
         assert status == 1
-        assert f"{store}: its embeddings were made by other weights than those of {other}" in err
+        assert f"{store}: its embeddings were made by other weights or settings than those of {other}" in err
         assert err.count("\n") == 1
     same = shutil.copytree(model, tmp_path / "same")
     assert run("identify", wav(0, 0), "--store", store, "--model", same, "--threshold", "-1")[0] == 0
@@ -248,7 +255,7 @@ def damage(store, how):
     [
         ("array", "has been changed since it was written"),
         ("no array", "cannot be read"),
-        ("pickle", "cannot be read"),
+        ("pickle", "has been changed since it was written"),
         ("json", "store.json: is no speaker store"),
         ("counts", "13 recordings of 5 speakers are listed, found float32 (15, 16)"),
     ],
@@ -293,6 +300,8 @@ def test_verify_prints_json(run, model, wav):
         "same_speaker": False,
         "threshold": 2.0,
         "calibrated": False,
+        "system": "cosine",
+        "threshold_source": "as it was given",
     }
 
 
@@ -305,6 +314,242 @@ def test_a_prior_moves_the_threshold_of_a_calibrated_store(run, calibrated, wav,
     assert record["calibrated"] and status == (0 if record["score"] >= record["threshold"] else 3)
     untrained = calibrated.parent / "untrained"
     assert "prior needs calibrated scores" in run("verify", "a", "b", "--model", untrained, "--prior", "0.1")[2]
+
+
+def test_more_enrolment_and_more_speech_never_make_a_decision_worse(calibrated, voices, wav):
+    voice = spkver.load(calibrated)
+    own = np.eye(10, dtype=bool)
+
+    def decisions(enrolled, tests):
+        n = len(enrolled) // 10
+        models = Models([str(s) for s in range(10)], np.arange(10 * n), np.arange(0, 10 * n + 1, n))
+        llrs = voice.scores(Heard.together(*enrolled), models, Heard.together(*tests))
+        return (llrs[own] >= voice.threshold).mean(), (llrs[~own] >= voice.threshold).mean(), llrs[own].mean()
+
+    takes = [[voice.listen(wav(speaker, take)) for take in range(6)] for speaker in range(10)]
+    tests = [own_takes[5] for own_takes in takes]
+    found = [decisions([t[n % 5] for t in takes for n in range(count)], tests) for count in (1, 2, 3, 5, 15)]
+    for (accepted, false, llr), (more_accepted, more_false, more_llr) in pairwise(found):
+        assert more_accepted >= accepted
+        assert more_false <= false + 0.03
+        assert more_llr > llr - 0.5  # summed durations cost the true speaker 12 nats from one recording to fifteen
+
+    def parts(seconds):
+        for half in ((0, 1, 2), (3, 4, 5)):
+            joined = [np.concatenate([read_audio(wav(s, take), 16000) for take in half]) for s in range(10)]
+            yield [voice.listen(np.resize(samples, seconds * 16000)) for samples in joined]
+
+    found = [decisions(*parts(seconds)) for seconds in (2, 8, 60, 120)]
+    for (accepted, false, _), (more_accepted, more_false, _) in pairwise(found):
+        assert more_accepted >= accepted
+        assert more_false <= false + 0.03
+    assert found[-1][0] == 1
+
+
+def test_likeness_is_judged_at_equal_error_and_not_at_the_priors_threshold(calibrated, wav, tmp_path):
+    voice = spkver.load(calibrated)
+    voice.set_prior(1e-9)
+    store = spkver.SpeakerStore(tmp_path / "store", voice)
+    outcome = store.enroll("anna", [wav(0, take) for take in range(4)])
+    known = json.loads((calibrated / "backend/calibration-cosine.json").read_text())["belongs_to"]
+    assert outcome.threshold == known["equal_error_threshold"] < 5 < voice.threshold
+    assert outcome.threshold_source == "equal error among held-out training speakers"
+    assert outcome.doubtful == []
+
+
+def test_a_threshold_of_another_system_is_refused(run, calibrated, wav):
+    words = ["verify", wav(0, 0), wav(0, 1), "--model", calibrated]
+    status, _, err = run(*words, "--threshold", "cosine:0.5")
+    assert status == 1
+    assert err == (
+        "--threshold cosine:0.5: is of the system 'cosine', and cosine+calibration decides; "
+        "give a threshold of that, or --system cosine\n"
+    )
+    for text in ("cosine+calibration:-3.5", "-3.5"):
+        record = json.loads(run(*words, f"--threshold={text}", "--json")[1])
+        assert (record["threshold"], record["threshold_source"]) == (-3.5, "as it was given")
+    record = json.loads(run(*words, "--threshold", "cosine:0.5", "--system", "cosine", "--json")[1])
+    assert (record["threshold"], record["system"], record["calibrated"]) == (0.5, "cosine", False)
+    for text in ("high", "cosine+calibration:", "nan"):
+        assert "expected a number, or SYSTEM:NUMBER" in run(*words, "--threshold", text)[2]
+    assert run(*words)[1].endswith("threshold 2.944: for a prior of 5 %\n")
+
+
+def test_a_saved_threshold_is_the_models_until_its_scores_change(run, calibrated, wav, tmp_path):
+    exp = shutil.copytree(calibrated.parent, tmp_path / "exp")
+    data = calibrated.parents[1] / "data"
+    model = exp / "model"
+    status, out, _ = run("threshold", data, exp, "--far", "0.1", "--save")
+    saved = next(line for line in out.splitlines() if "saved" in line)
+    text = saved.partition(",")[0]
+    assert status == 0 and text in out.splitlines()[3]
+    assert saved == f"{text}, 10 % false acceptances on data/trials: saved, {model} decides by it from now on"
+    record = json.loads(run("verify", wav(0, 0), wav(0, 1), "--model", model, "--json")[1])
+    assert f"cosine+calibration:{record['threshold']:.4f}" == f"cosine+calibration:{float(text.split(':')[1]):.4f}"
+    assert record["threshold_source"] == "saved by spkver threshold: 10 % false acceptances on data/trials"
+    # What is asked for comes first, and another system has a threshold of its own.
+    record = json.loads(run("verify", wav(0, 0), wav(0, 1), "--model", model, "--json", "--prior", "0.5")[1])
+    assert (record["threshold"], record["threshold_source"]) == (0.0, "for a prior of 50 %")
+    assert spkver.load(model, "cosine").threshold_source == "equal error among held-out training speakers"
+    assert "keeps one threshold" in run("threshold", data, exp, "--far", "0.1", "0.2", "--save")[2]
+
+    assert run("calibrate", data, exp, "--train", data, "scoring.calibration.joined_pairs=0")[0] == 0
+    status, _, err = run("verify", wav(0, 0), wav(0, 1), "--model", model)
+    assert status == 1 and err.count("\n") == 1
+    assert "threshold-cosine+calibration.json: is of other scores, since cosine+calibration was fitted anew" in err
+    assert run("verify", wav(0, 0), wav(0, 1), "--model", model, "--threshold=-99")[0] == 0
+
+
+def test_a_calibration_from_before_measures_were_held_is_refused_with_the_command(run, calibrated, wav, tmp_path):
+    model = shutil.copytree(calibrated, tmp_path / "model")
+    path = model / "backend/calibration-cosine.json"
+    old = {key: value for key, value in json.loads(path.read_text()).items() if key != "ranges"}
+    path.write_text(json.dumps(old))
+    status, _, err = run("verify", wav(0, 0), wav(0, 1), "--model", model)
+    assert status == 1 and err.count("\n") == 1 and err.startswith(f"{path}: missing keys: 'ranges'")
+    assert "run `spkver calibrate DATA EXP --train DIR --system cosine` (again)" in err
+
+
+def test_any_damaged_byte_of_what_decides_is_accepted_or_one_line(calibrated, wav, tmp_path):
+    model = shutil.copytree(calibrated, tmp_path / "model")
+    spkver.load(model)._backend.write_threshold("cosine+calibration", Threshold(1.5, "2 % false acceptances"))
+    rng = np.random.default_rng(0)
+    files = sorted((model / "backend").glob("*"))
+    assert [path.name for path in files] == [
+        "calibration-cosine.json",
+        "threshold-cosine+calibration.json",
+        "weights",
+    ]
+    alone = Models(["a"], np.array([0]), np.array([0, 1]))
+    heard = spkver.load(model).listen(wav(0, 0))
+    refused = 0
+    for turn in range(240):
+        path = files[turn % 3]
+        content = path.read_bytes()
+        damaged, place = bytearray(content), int(rng.integers(len(content)))
+        if turn // 3 % 2:
+            damaged[place] ^= 1 << int(rng.integers(8))
+        else:
+            del damaged[place : place + int(rng.integers(1, 40))]
+        path.write_bytes(damaged)
+        try:
+            voice = spkver.load(model)
+            assert np.isfinite(voice.scores(heard, alone, heard)).all() and np.isfinite(voice.known_threshold())
+        except SpkverError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(error).startswith(str(model))
+        path.write_bytes(content)
+    assert refused > 180
+
+
+def test_a_recording_with_a_damaged_sample_is_not_enrolled(run, store, wav, tmp_path):
+    samples, rate = soundfile.read(wav(6, 0), dtype="float32")
+    samples[1000] = 3e38
+    soundfile.write(tmp_path / "spike.wav", samples, rate, subtype="FLOAT")
+    before = sorted((path.name, path.read_bytes()) for path in store.iterdir())
+    status, _, err = run("enroll", "spike", tmp_path / "spike.wav", "--store", store)
+    assert status == 1 and err.startswith(f"{tmp_path / 'spike.wav'}: ") and err.count("\n") == 1
+    assert sorted((path.name, path.read_bytes()) for path in store.iterdir()) == before
+
+
+@pytest.mark.parametrize("what", ["embedding", "magnitude"])
+def test_a_store_that_holds_nan_names_the_speaker_and_how_to_remove_him(run, store, wav, what):
+    enrolled = read_enrolled(store)
+    if what == "embedding":
+        enrolled.embeddings[4] = np.nan
+    else:
+        enrolled.speakers["s1"][1] = replace(enrolled.speakers["s1"][1], magnitude=float("nan"))
+    write_enrolled(store, enrolled)
+    command = f"spkver speakers --store {store} --remove 's1'"
+    for words in (["identify", wav(0, 0)], ["enroll", "new", wav(6, 0)], ["identify", wav(0, 0), "--windows"]):
+        status, _, err = run(*words, "--store", store)
+        assert status == 1 and err.count("\n") == 1
+        assert err.startswith(f"{store}: what was enrolled of 's1' is not finite") and command in err
+    assert run("speakers", "--store", store)[0] == 0
+    assert run("speakers", "--store", store, "--remove", "s1")[0] == 0
+    assert run("identify", wav(0, 0), "--store", store, "--threshold=-2")[0] == 0
+
+
+def test_a_store_that_holds_nan_heals_when_the_speaker_is_enrolled_anew(run, store, wav):
+    enrolled = read_enrolled(store)
+    enrolled.embeddings[4] = np.nan
+    write_enrolled(store, enrolled)
+    assert run("enroll", "s1", wav(1, 0), "--store", store, "--replace")[0] == 0
+    assert np.isfinite(read_enrolled(store).embeddings).all()
+
+
+def test_a_reader_who_meets_a_writer_reads_again(store, monkeypatch):
+    embeddings = enrolled_module._embeddings
+
+    def change_first(path):
+        monkeypatch.setattr(enrolled_module, "_embeddings", embeddings)
+        spkver.SpeakerStore(store).remove("s2")
+        assert not path.exists()
+        return embeddings(path)
+
+    monkeypatch.setattr(enrolled_module, "_embeddings", change_first)
+    assert list(spkver.SpeakerStore(store).speakers) == ["s0", "s1", "s3", "s4"]
+
+
+def test_a_store_can_be_read_by_its_owner_alone(run, model, wav, tmp_path):
+    store = tmp_path / "deep" / "store"
+    assert run("enroll", "anna", wav(0, 0), "--store", store, "--model", model)[0] == 0
+    assert store.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in store.iterdir()} == {0o600}
+    # One that an earlier version made.
+    store.chmod(0o755)
+    for path in store.iterdir():
+        path.chmod(0o644)
+    assert run("enroll", "bob", wav(1, 0), "--store", store)[0] == 0
+    assert store.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in store.iterdir()} == {0o600}
+
+
+def test_any_damaged_byte_of_a_store_is_accepted_or_one_line(store):
+    rng = np.random.default_rng(0)
+    files = [store / "store.json", next(store.glob("embeddings-*.npy"))]
+    refused = 0
+    for turn in range(600):
+        path = files[turn % 2]
+        content = path.read_bytes()
+        place, kind = int(rng.integers(len(content))), turn // 2 % 3
+        damaged = bytearray(content)
+        if kind == 0:
+            damaged[place] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            del damaged[place : place + int(rng.integers(1, 40))]
+        else:
+            damaged[place : place + 2] = b'{"[0'[: int(rng.integers(1, 5))]
+        path.write_bytes(damaged)
+        try:
+            spkver.SpeakerStore(store)
+        except SpkverError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(error).startswith(str(store))
+        path.write_bytes(content)
+    assert refused > 450
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda store, x: store.enroll(7, [x]), r"^7 \(int\) cannot be a speaker's name"),
+        (lambda store, x: store.enroll("a", (one for one in [x])), "got a generator"),
+        (lambda store, x: store.enroll("a", x), "expected a list of one recording or more to enrol by, got '"),
+        (lambda store, x: store.enroll("a", []), "got none"),
+        (lambda store, x: store.enroll("a", [7]), r"7 \(int\): expected a path"),
+        (lambda store, x: store.enroll("a", [x], known="maybe"), "known must be refuse, add or replace, got 'maybe'"),
+        (lambda store, x: store.remove([7]), "a list is not enrolled; there is s0, s1"),
+        (lambda store, x: store.identify((16000, x)), "a tuple"),
+        (lambda store, x: spkver.SpeakerStore(7), "expected the path of a speaker store"),
+        (lambda store, x: spkver.SpeakerStore(store.folder, 7), "expected what spkver.load gives"),
+        (lambda store, x: spkver.SpeakerStore(x), "is this the folder of a speaker store"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(store, wav, call, expected):
+    with pytest.raises(SpkverError, match=expected) as caught:
+        call(spkver.SpeakerStore(store), str(wav(0, 0)))
+    assert "\n" not in str(caught.value)
 
 
 # Long recordings.
@@ -379,7 +624,9 @@ def test_who_speaks_when_is_told(run, model, conversation, wav, tmp_path):
 
     status, out, _ = run("identify", conversation, *words[:-1], "1.01")
     assert status == 3
-    assert all(": " in line and " s   unknown   score " in line for line in out.splitlines())
+    first, *lines = out.splitlines()
+    assert first == f"{conversation}: threshold 1.010: as it was given"
+    assert lines and all(": " in line and " s   unknown   score " in line for line in lines)
 
 
 def test_a_recording_without_speech_has_no_windows(run, store, tmp_path):

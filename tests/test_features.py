@@ -173,8 +173,10 @@ def test_formants_that_there_are_not_are_refused():
     fbank = Fbank(formant_factors=[1.0, 0.9])
     with pytest.raises(IndexError):
         fbank(torch.zeros(2, 16000), formants=torch.tensor([0, 2]))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=r"formants must be \(3,\) integers, not \(2,\) of torch.int64"):
         fbank(torch.zeros(3, 16000), formants=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"formants must be \(2,\) integers, not \(2,\) of torch.bool"):
+        fbank(torch.zeros(2, 16000), formants=torch.tensor([True, False]))
 
 
 @pytest.mark.usefixtures("way")

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +46,37 @@ def test_memory_that_is_asked_for_again_does_not_come_from_the_system_again():
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
 def test_settings_of_the_environment_stay(name):
     assert kept_and_faults(True, **{name: ""})[0] == 0
+
+
+GROWTH = """
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import numpy as np
+import torch
+from spkver.config import load_config
+from spkver.extraction import Extractor
+from spkver.memory import hold_memory_flat, keep_freed_memory
+from spkver.models import build_encoder
+keep_freed_memory()
+if {flat}:
+    hold_memory_flat()
+config = load_config("{config}")
+torch.manual_seed(0)
+extractor = Extractor(build_encoder(config.model, config.features.n_mels), config)
+rng = np.random.default_rng(0)
+noise = rng.standard_normal(32000).astype(np.float32)
+batches = [[noise[: rng.integers(8000, 32000)] for _ in range(rng.integers(4, 24))] for _ in range(60)]
+with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    for first in (0, 20, 40):
+        list(pool.map(extractor.embed, batches[first : first + 20]))
+        print(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 2**20)
+"""
+
+
+@needs_glibc
+def test_memory_does_not_grow_with_the_number_of_batches_of_other_shapes():
+    config = Path(__file__).parent.parent / "conf" / "mini.yaml"
+    words = [sys.executable, "-c", GROWTH.format(flat=True, config=config)]
+    ran = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    megabytes = [int(word) for word in ran.stdout.split()]
+    assert megabytes[2] - megabytes[0] < 20, megabytes

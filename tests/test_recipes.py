@@ -1,4 +1,4 @@
-"""The recipes' shell: options, overrides, and the set-up's choice (what they compute is run by .ci/run)."""
+"""The recipes' stages, and the benchmarks (how a recipe starts: test_recipe_starts.py; what it computes: .ci/run)."""
 
 import importlib.util
 import json
@@ -21,7 +21,6 @@ from spkver.heads import build_head
 from spkver.model_folder import load_model
 from spkver.models import build_encoder
 from spkver.scoring.metrics import equal_error_rate
-from spkver.training.device import choose_dtype
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARK = ROOT / "recipes" / "benchmark"
@@ -41,22 +40,6 @@ def test_help_names_every_stage(script):
     assert done.returncode == 0
     for word in ("--stage", "--stop-stage", "--config", "--exp", "key.sub=value", "Stages: 0"):
         assert word in done.stdout
-
-
-@pytest.mark.parametrize("script", RECIPES, ids=lambda path: path.parent.name)
-@pytest.mark.parametrize(
-    "words, expected",
-    [
-        (["--stgae", "1"], "unknown option --stgae"),
-        (["--stage"], "option --stage needs a value"),
-        (["lr"], "'lr' is neither an option nor key.sub=value"),
-    ],
-)
-def test_a_mistyped_option_is_refused_before_anything_runs(script, words, expected):
-    done = run(script, *words)
-    assert done.returncode == 2
-    assert expected in done.stderr
-    assert done.stdout == ""
 
 
 def test_a_benchmark_knows_its_subjects_and_its_sizes():
@@ -96,8 +79,9 @@ def test_every_row_of_the_scoring_benchmark_measures_what_it_says(tmp_path):
 
 def shell(tmp_path, body):
     script = tmp_path / "recipe.sh"
-    script.write_text(f"set -euo pipefail\n. {ROOT}/recipes/common.sh\nstage=1 stop_stage=3 exp=e\n{body}\n")
-    return subprocess.run(["bash", str(script)], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    head = "#!/bin/bash\n# --stop-stage N, --exp DIR\n\nset -euo pipefail"
+    script.write_text(f"{head}\n. {ROOT}/recipes/common.sh\nstage=1 stop_stage=3 exp=e\n{body}\n")
+    return subprocess.run(["bash", str(script)], capture_output=True, text=True, timeout=60, cwd=ROOT)
 
 
 def test_options_become_variables_and_overrides_are_kept_apart(tmp_path):
@@ -160,16 +144,25 @@ def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path):
     assert "there are 30 training speakers" in too_few.stderr
     assert "Traceback" not in too_few.stderr
     assert "v3_base_float32: begins" in too_few.stderr
+    # As on a machine that would have to emulate bfloat16, whatever this one does.
+    pretend = "import sys; from spkver.training import device; device._has_bfloat16 = lambda _: False; "
+    pretend += "import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     emulated = subprocess.run(
-        [*command, f"out={tmp_path / 'emulated'}", "rows=[v3_small float32, v3_small bfloat16]"],
+        [
+            sys.executable,
+            "-c",
+            pretend,
+            *command[1:],
+            f"out={tmp_path / 'emulated'}",
+            "rows=[v3_small float32, v3_small bfloat16]",
+        ],
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert emulated.returncode == 0, emulated.stderr
-    native = choose_dtype("auto", torch.device("cpu")) == torch.bfloat16
-    assert (tmp_path / "emulated" / "v3_small_bfloat16.json").exists() == native
-    assert ("rows in bfloat16 are left out" in emulated.stderr) != native
+    assert not (tmp_path / "emulated" / "v3_small_bfloat16.json").exists()
+    assert "rows in bfloat16 are left out" in emulated.stderr
     wrong = subprocess.run([*command, "rows=[ecapa float32]"], capture_output=True, text=True, timeout=60)
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("rows: 'ecapa float32' is not one of v3_small,")
@@ -178,7 +171,8 @@ def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path):
 def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_twice(voices, tmp_path):
     words = [f"corpus={voices}", f"out={tmp_path / 'out'}", "steps=3", "seeds=[1,2]", "held_out_speakers=6"]
     words += ["variants={mean: [model.pooling=mean]}", "schedule_free=[mean]", "rows=[as it is, mean]"]
-    words += ["common=[batch.speakers=8,data.crop_seconds=0.5,data.workers=0,model.d_model=16,model.n_layers=1]"]
+    small = ["batch.speakers=8", "data.crop_seconds=0.5", "data.workers=0", "model.d_model=16", "model.n_layers=1"]
+    words += [f"common=[{','.join([*small, 'training.precision=float32'])}]"]
     command = [sys.executable, BENCHMARK / "variants.py", *words]
     first = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert first.returncode == 0, first.stderr
@@ -218,6 +212,7 @@ def test_a_comparison_of_fine_tunes_starts_from_a_model_that_has_not_heard_the_s
     voices, tmp_path, monkeypatch
 ):
     small = ["model.d_model=16", "model.n_layers=1", "batch.speakers=8", "data.crop_seconds=0.5", "data.workers=0"]
+    small += ["training.precision=float32"]
     words = [*small, "data.held_out_speakers=6", "training.epochs=2", "lr_schedule.warmup_epochs=0"]
     exp = tmp_path / "exp_1"
     assert main(["train", str(ROOT / "conf" / "base.yaml"), "--data", str(voices), "--exp", str(exp), *words]) == 0
@@ -240,7 +235,7 @@ def test_a_comparison_of_fine_tunes_starts_from_a_model_that_has_not_heard_the_s
     # After a step of next to no length the encoder is still the model.
     monkeypatch.syspath_prepend(BENCHMARK)
     train_on = importlib.import_module("training_loop").train_on
-    still = [*small, "optimizer.lr=1e-12", "lr_schedule.final_lr=1e-12", "training.precision=float32"]
+    still = [*small, "optimizer.lr=1e-12", "lr_schedule.final_lr=1e-12"]
     config = load_config(ROOT / "conf" / "base.yaml", still)
     training = keep_usable(read_data_directory(voices), config.data.sample_rate).subset(speakers=heard)
     encoder = build_encoder(config.model, config.features.n_mels)

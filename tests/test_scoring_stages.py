@@ -1,11 +1,13 @@
 """The verbs from embeddings to figures, as a user runs them on a finished experiment."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 import spkver
 from spkver.cli import main
@@ -206,6 +208,68 @@ def test_verify_gives_the_log_likelihood_ratio_of_the_score_list_and_decides_by_
         assert "log-likelihood ratio" in capsys.readouterr().out
 
 
+def test_threshold_and_verify_take_the_same_system_by_default(made, tmp_path, capsys):
+    exp, data, train = shutil.copytree(made / "exp", tmp_path / "exp"), made / "test", made / "train"
+    shutil.rmtree(exp / "model/backend", ignore_errors=True)
+    assert run("score", data, exp) == 0
+    for calibrate, system in (([], "cosine"), (["cosine"], "cosine+calibration")):
+        for name in calibrate:
+            assert run("calibrate", data, exp, "--train", train, "--system", name) == 0
+        capsys.readouterr()
+        assert run("threshold", data, exp, "--far", "0.1") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith(f"exp, {system}: accept from this score on")
+        assert all(f" {system}:" in line for line in lines[2:4])
+        assert spkver.load(exp / "model").system == system
+    assert run("threshold", data, exp, "--system", "cosine") == 0
+    assert "exp, cosine: accept" in capsys.readouterr().out
+    assert run("threshold", data, exp, "--system", "cosine+znorm+calibration") == 1
+    asked = f"--trials {data / 'trials'} --system cosine+znorm+calibration`"
+    assert f"is not scored yet; run `spkver score {data} {exp} {asked}" in capsys.readouterr().err
+
+
+def test_the_threshold_that_promises_a_rate_keeps_it_in_verify(made, tmp_path, capsys):
+    exp, data, train = shutil.copytree(made / "exp", tmp_path / "exp"), made / "test", made / "train"
+    shutil.rmtree(exp / "model/backend", ignore_errors=True)
+    assert run("calibrate", data, exp, "--train", train) == 0
+    assert run("threshold", data, exp, "--far", "0.1", "--save") == 0
+    trials, llrs = read_scores(exp / "scores/test/trials-cosine+calibration")
+    voice = spkver.load(exp / "model")
+    # Scores from before the calibration was fitted anew have other thresholds; PLDA has nothing to do with them.
+    calibration = exp / "model/backend/calibration-cosine.json"
+    os.utime(calibration, (1, 1))
+    capsys.readouterr()
+    assert run("threshold", data, exp, "--far", "0.1", "--save") == 1
+    assert (
+        "are scores from before calibration-cosine.json was fitted anew; run `spkver score" in capsys.readouterr().err
+    )
+    assert run("score", data, exp, "--system", "cosine+calibration") == 0
+    assert run("plda", data, exp, "--train", train, "scoring.plda.lda_dim=4") == 0
+    assert run("threshold", data, exp, "--far", "0.1", "--save") == 0
+    false = (llrs[trials.labels == 0] >= voice.threshold).mean()
+    assert 0.08 < false <= 0.1
+    wav = dict(line.split() for line in (data / "wav.scp").read_text().splitlines())
+    nontargets = np.flatnonzero(trials.labels == 0)
+    for index in nontargets[np.argsort(-llrs[nontargets])][[0, 20, -1]]:
+        outcome = voice.verify(*(data / wav[name] for name in trials.pair(index)))
+        assert outcome.same_speaker == (llrs[index] >= voice.threshold)
+
+
+def test_calibration_says_what_lengths_it_was_learnt_from(made, tmp_path, capsys):
+    exp, data, train = shutil.copytree(made / "exp", tmp_path / "exp"), made / "test", made / "train"
+    assert run("calibrate", data, exp, "--train", train) == 0
+    assert "half has recordings of 1 to 6 s joined of them" in capsys.readouterr().out
+    joined = json.loads((exp / "model/backend/calibration-cosine.json").read_text())
+    assert run("calibrate", data, exp, "--train", train, "scoring.calibration.joined_pairs=0") == 0
+    assert "no recordings were joined" in capsys.readouterr().out
+    alone = json.loads((exp / "model/backend/calibration-cosine.json").read_text())
+    assert set(joined["ranges"]) == set(joined["weights"]) - {"score"}
+    # Three held-out speakers with six utterances of about a second: joined they reach further.
+    assert joined["ranges"]["log_duration_max"][1] > alone["ranges"]["log_duration_max"][1] + 1
+    assert run("calibrate", data, exp, "--train", train) == 0
+    assert json.loads((exp / "model/backend/calibration-cosine.json").read_text()) == joined
+
+
 def test_a_prior_without_calibration_is_refused(trained, capsys):
     assert run("verify", "a.wav", "b.wav", "--model", trained / "model", "--prior", "0.5") == 1
     assert "a prior needs calibrated scores; make them by `spkver calibrate`" in capsys.readouterr().err
@@ -216,8 +280,10 @@ def test_systems_are_fused_into_log_likelihood_ratios(made, tmp_path, capsys):
     assert run("plda", data, exp, "--train", train, "scoring.plda.lda_dim=4") == 0
     assert run("fuse", data, f"{exp}:cosine", f"{exp}:plda", "--train", train, "--exp", tmp_path / "fused") == 0
     assert "Cllr" in capsys.readouterr().out
-    weights = json.loads((tmp_path / "fused/fusion.json").read_text())["weights"]
-    assert list(weights)[:3] == ["exp:cosine", "exp:plda", "log_duration_min"]
+    fusion = json.loads((tmp_path / "fused/fusion.json").read_text())
+    assert list(fusion["weights"])[:3] == ["exp:cosine", "exp:plda", "log_duration_min"]
+    assert set(fusion["ranges"]) == set(fusion["weights"]) - {"exp:cosine", "exp:plda"}
+    assert fusion["ranges"]["log_duration_max"][1] > np.log(4)  # utterances of about a second, joined
     assert run("evaluate", data, tmp_path / "fused", "--system", "fusion", "scoring.bootstrap=0") == 0
     assert 0 <= json.loads((tmp_path / "fused/metrics.json").read_text())["test/trials"]["fusion"]["eer"] <= 1
 
@@ -291,11 +357,189 @@ def test_what_was_fitted_to_another_model_is_refused_and_thrown_away(made, tmp_p
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
+    for directory in (data, train):
+        assert run("embed", directory, exp) == 0
     capsys.readouterr()
     assert run("score", data, exp, "--system", "cosine+asnorm") == 1
-    assert "belongs to other weights" in capsys.readouterr().err
+    assert "belongs to other weights or settings" in capsys.readouterr().err
     assert run("norm", data, exp, "--train", train, *SMALL) == 0
     assert not (exp / "model/backend/calibration-cosine.json").exists()
+
+
+# What stored files belong to.
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    """The experiment and its data directories, to be changed."""
+    return shutil.copytree(made, tmp_path / "copy")
+
+
+def louder(data, target):
+    """The same list with other recordings, under another folder and the same name."""
+    shutil.copytree(data, target)
+    for path in (target / "wav").rglob("*.wav"):
+        samples, rate = soundfile.read(path)
+        soundfile.write(path, samples**3, rate)
+    return target
+
+
+def test_two_data_directories_of_one_name_are_not_mixed(copy, tmp_path, capsys):
+    exp, clean, noisy = copy / "exp", copy / "test", louder(copy / "test", tmp_path / "noisy" / "test")
+    assert run("score", clean, exp) == 0
+    before = (exp / "embeddings/test/embeddings.npy").read_bytes()
+    capsys.readouterr()
+    refused = {
+        ("embed", noisy, exp): f"holds the embeddings of {clean}, and those of {noisy} would replace them",
+        (
+            "score",
+            noisy,
+            exp,
+        ): f"are embeddings of other recordings than {noisy}, of {clean} as it was; run `spkver embed",
+        (
+            "evaluate",
+            noisy,
+            exp,
+        ): f"are scores of other recordings than {noisy}, of {clean} as it was; run `spkver score",
+        ("threshold", noisy, exp): f"are scores of other recordings than {noisy}",
+        ("export-embeddings", noisy, exp, tmp_path / "x.npz"): "are embeddings of other recordings",
+        ("norm", clean, exp, "--train", noisy, *SMALL): "are embeddings of other recordings",
+    }
+    for words, message in refused.items():
+        assert run(*words) == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert (exp / "embeddings/test/embeddings.npy").read_bytes() == before
+    assert run("evaluate", clean, exp, "scoring.bootstrap=0") == 0
+
+
+def test_two_trial_lists_of_one_name_are_not_mixed(copy, tmp_path, capsys):
+    exp, data = copy / "exp", copy / "test"
+    lines = (data / "trials").read_text().splitlines(keepends=True)
+    easy, hard = tmp_path / "easy/trials", tmp_path / "hard/trials"
+    for path, rows in ((easy, lines[::2]), (hard, lines[1::2])):
+        path.parent.mkdir()
+        path.write_text("".join(rows))
+    shutil.rmtree(exp / "scores", ignore_errors=True)
+    assert run("score", data, exp, "--trials", easy) == 0
+    scored = (exp / "scores/test/trials-cosine").read_bytes()
+    capsys.readouterr()
+    assert run("score", data, exp, "--trials", hard) == 1
+    assert f"holds the scores of {easy}, and those of {hard} would replace them" in capsys.readouterr().err
+    for verb in ("evaluate", "threshold"):
+        assert run(verb, data, exp, "--trials", hard) == 1
+        assert (
+            f"are the scores of another list than {hard}, of {easy} as it was; run `spkver" in capsys.readouterr().err
+        )
+    assert (exp / "scores/test/trials-cosine").read_bytes() == scored
+    assert run("evaluate", data, exp, "--trials", easy, "scoring.bootstrap=0") == 0
+    # A list that was changed where it is has other scores; they are made anew.
+    easy.write_text("".join(lines[::3]))
+    assert run("evaluate", data, exp, "--trials", easy, "scoring.bootstrap=0") == 1
+    assert run("score", data, exp, "--trials", easy) == 0
+    assert run("evaluate", data, exp, "--trials", easy, "scoring.bootstrap=0") == 0
+
+
+def test_what_was_moved_is_still_known(copy, tmp_path):
+    assert run("score", copy / "test", copy / "exp") == 0
+    copy.rename(tmp_path / "elsewhere")
+    data, exp = tmp_path / "elsewhere/test", tmp_path / "elsewhere/exp"
+    assert run("evaluate", data, exp, "scoring.bootstrap=0") == 0
+    assert run("norm", data, exp, "--train", tmp_path / "elsewhere/train", *SMALL) == 0
+
+
+def test_a_link_and_the_folder_that_it_leads_to_are_one_data_directory(copy, tmp_path, monkeypatch):
+    exp, data = copy / "exp", copy / "test"
+    (tmp_path / "link").symlink_to(data)
+    assert run("embed", tmp_path / "link", exp) == 0
+    assert run("score", tmp_path / "link", exp) == 0
+    assert run("evaluate", tmp_path / "link", exp, "scoring.bootstrap=0") == 0
+    assert list(json.loads((exp / "metrics.json").read_text())) == ["test/trials"]
+    (data / "within").mkdir()
+    monkeypatch.chdir(data / "within")
+    assert run("embed", "..", exp) == 0
+    monkeypatch.chdir(data)
+    assert run("evaluate", ".", exp, "scoring.bootstrap=0") == 0
+    assert sorted(path.name for path in (exp / "embeddings").iterdir()) == ["test", "train"]
+    assert not (exp / "embeddings.npy").exists()
+
+
+def test_embeddings_and_scores_of_another_model_are_refused(copy, capsys):
+    exp, data = copy / "exp", copy / "test"
+    assert run("score", data, exp) == 0
+    config = exp / "model/config.yaml"
+    config.write_text(config.read_text().replace("max_seconds: 60", "max_seconds: 1"))
+    capsys.readouterr()
+    assert run("score", data, exp) == 1
+    assert "are embeddings of another model, or of other settings, than" in capsys.readouterr().err
+    assert run("evaluate", data, exp) == 1
+    assert "are scores of another model, or of other settings, than" in capsys.readouterr().err
+    assert run("embed", data, exp) == 0
+    assert run("score", data, exp) == 0
+    assert run("evaluate", data, exp, "scoring.bootstrap=0") == 0
+
+
+def test_what_does_not_say_where_it_comes_from_is_refused(copy, capsys):
+    exp, data = copy / "exp", copy / "test"
+    assert run("score", data, exp) == 0
+    (exp / "scores/test/made_of/trials-cosine.json").unlink()
+    (exp / "embeddings/test/made_of.json").unlink()
+    capsys.readouterr()
+    assert run("evaluate", data, exp) == 1
+    assert "does not say what list was scored, and on what; run `spkver score" in capsys.readouterr().err
+    assert run("score", data, exp) == 1
+    assert "does not say what was embedded, and by what model; run `spkver embed" in capsys.readouterr().err
+
+
+def test_a_back_end_of_embeddings_that_another_network_made_is_refused(made, tmp_path, capsys):
+    def imported(seed, exp, parts=("train", "test")):
+        rng = np.random.default_rng(seed)
+        mix = rng.standard_normal((16, 16))
+        for part in parts:
+            speaker_of = dict(line.split() for line in (made / part / "utt2spk").read_text().splitlines())
+            centre = {speaker: rng.standard_normal(16) for speaker in sorted(set(speaker_of.values()))}
+            rows = np.array(
+                [(centre[s] + 0.9 * rng.standard_normal(16)) @ mix for s in speaker_of.values()], np.float32
+            )
+            np.savez(tmp_path / f"{part}.npz", embeddings=rows, utts=np.array(list(speaker_of)))
+            assert run("import-embeddings", made / part, exp, tmp_path / f"{part}.npz") == 0
+
+    exp, data, train = tmp_path / "imported", made / "test", made / "train"
+    fit = ("plda", data, exp, "--train", train, "scoring.plda.lda_dim=4")
+    imported(1, exp)
+    assert run(*fit) == 0
+    imported(1, exp)  # the very same once more: nothing changes
+    assert run("score", data, exp, "--system", "plda") == 0
+    imported(2, exp)
+    capsys.readouterr()
+    assert run("score", data, exp, "--system", "plda") == 1
+    assert "plda.safetensors: belongs to other weights or settings" in capsys.readouterr().err
+    assert run("evaluate", data, exp, "--system", "plda") == 1
+    assert "are scores of another model" in capsys.readouterr().err
+    assert run(*fit) == 0
+    assert run("evaluate", data, exp, "--system", "plda", "scoring.bootstrap=0") == 0
+    # Of two imports the one that was not done again belongs to the network before.
+    imported(3, exp, parts=["train"])
+    capsys.readouterr()
+    assert run(*fit) == 1
+    error = capsys.readouterr().err
+    assert "are embeddings of another model" in error and "run `spkver import-embeddings" in error
+
+
+def test_a_list_that_was_scored_by_the_same_is_not_scored_again(copy, capsys, monkeypatch):
+    exp, data = copy / "exp", copy / "test"
+    assert run("norm", data, exp, "--train", copy / "train", *SMALL) == 0
+    path = exp / "scores/test/trials-cosine+asnorm"
+    before, content = path.stat().st_mtime_ns, path.read_bytes()
+    capsys.readouterr()
+    assert run("score", data, exp, "--system", "cosine+asnorm") == 0
+    assert capsys.readouterr().out == f"1770 scores, from the same embeddings as before -> {path}\n"
+    assert path.stat().st_mtime_ns == before
+    path.write_bytes(content[:-20])
+    assert run("score", data, exp, "--system", "cosine+asnorm") == 0
+    assert path.read_bytes() == content
+    assert run("norm", data, exp, "--train", copy / "train", "scoring.norm.top_n=3") == 0
+    assert path.read_bytes() != content
 
 
 def test_another_toolkits_embeddings_are_scored_normalised_and_calibrated_without_a_model(made, tmp_path, capsys):
@@ -307,7 +551,9 @@ def test_another_toolkits_embeddings_are_scored_normalised_and_calibrated_withou
     assert run("score", made / "test", other) == 0
     assert (other / "scores/test/trials-cosine").read_bytes() == (exp / "scores/test/trials-cosine").read_bytes()
     assert run("norm", made / "test", other, "--train", made / "train", *SMALL) == 0
+    capsys.readouterr()
     assert run("calibrate", made / "test", other, "--train", made / "train", "--system", "cosine+asnorm") == 0
+    assert "no recordings were joined" in capsys.readouterr().out
     system = "cosine+asnorm+calibration"
     assert run("evaluate", made / "test", other, "--system", system, "scoring.bootstrap=0") == 0
     assert "test/trials" in json.loads((other / "metrics.json").read_text())

@@ -1,12 +1,14 @@
 """Speech by energy: pauses, noise and silence are left out, and windows hold nothing but speech."""
 
+import weakref
+
 import numpy as np
 import pytest
 
 from spkver.data.audio import read_audio
 from spkver.errors import SpkverError
 from spkver.features import Fbank
-from spkver.speech_detection import BLOCK_SECONDS, detect_speech, speech_windows
+from spkver.speech_detection import BLOCK_SECONDS, choose_speech, detect_speech, is_steady, speech_windows
 
 RATE = 16000
 FBANK = Fbank().eval()
@@ -115,6 +117,98 @@ def test_the_end_of_a_recording_is_heard():
 def test_windows_that_cannot_be_are_refused(window, hop):
     with pytest.raises(SpkverError, match="window"):
         list(speech_windows([np.zeros(RATE, np.float32)], FBANK, window, hop))
+
+
+def coloured(seconds, slope, seed):
+    """Noise whose power falls with frequency: white, pink or brown, of standard deviation 1."""
+    white = np.fft.rfft(np.random.default_rng(seed).standard_normal(round(seconds * RATE)))
+    samples = np.fft.irfft(white / np.arange(1, len(white) + 1) ** (slope / 2), round(seconds * RATE))
+    return (samples / samples.std()).astype(np.float32)
+
+
+@pytest.mark.parametrize("level", [1e-4, 1e-2])
+@pytest.mark.parametrize("slope", [0, 1, 2], ids=["white", "pink", "brown"])
+@pytest.mark.parametrize("seconds", [2, 20])
+def test_steady_noise_is_told_at_any_level_also_behind_digital_zeros(slope, level, seconds):
+    samples = level * coloured(seconds, slope, seed=0)
+    assert is_steady(samples, FBANK)
+    assert is_steady(np.concatenate([np.zeros(RATE * 2, np.float32), samples]), FBANK)
+
+
+def test_hum_and_tones_are_steady():
+    time = np.arange(4 * RATE) / RATE
+    hum = sum(np.sin(2 * np.pi * 50 * k * time) / k for k in range(1, 9)) * 0.1
+    for samples in (hum, hum + noise(4, 1e-4), 0.1 * np.sin(2 * np.pi * 1000 * time)):
+        assert is_steady(samples.astype(np.float32), FBANK)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1, 3])
+def test_talk_is_not_steady_nor_a_word_in_half_a_minute_of_hiss(seconds):
+    word = talk(seconds).astype(np.float32)
+    assert not is_steady(word, FBANK)
+    samples = 0.003 * coloured(30, 0, seed=2)
+    samples[14 * RATE : 14 * RATE + len(word)] += word
+    assert not is_steady(samples, FBANK)
+
+
+def test_speech_is_chosen_from_the_middle_of_all_that_there_is():
+    samples, truth = recording((5, 10), (50, 10), (110, 10), seconds=130, level=0.0005)
+    chosen = choose_speech(lambda: blocks(samples), FBANK, 20.0)
+    assert chosen.recorded_seconds == 130 and len(chosen.samples) == 20 * RATE
+    # 30 s of speech: the last half of the first talk, the second, and the first half of the third.
+    expected = samples[truth][5 * RATE : 25 * RATE]
+    assert np.mean(chosen.samples[2 * RATE : 3 * RATE] * expected[2 * RATE : 3 * RATE]) != 0
+    energies = [np.std(chosen.samples[s * RATE : (s + 1) * RATE]) for s in range(20)]
+    assert min(energies) > 0.02  # talk in each second, no pause
+    assert len(choose_speech(lambda: blocks(samples), FBANK, 60.0).samples) == pytest.approx(truth.sum(), rel=0.05)
+
+
+def test_a_recording_within_the_limit_is_chosen_whole_and_one_of_noise_not_at_all():
+    samples, _ = recording((5, 3), seconds=30, level=0.0005)
+    assert np.array_equal(choose_speech(lambda: blocks(samples), FBANK, 30.0).samples, samples)
+    hiss = noise(70, 0.01).astype(np.float32)
+    for most in (20.0, 90.0):
+        assert len(choose_speech(lambda: blocks(hiss), FBANK, most).samples) == 0
+
+
+def test_speech_that_drowns_in_noise_is_still_embedded():
+    samples, _ = recording((0, 70), seconds=70, level=0.15)
+    assert not detect_speech(samples[: 30 * RATE], FBANK).any()
+    assert len(choose_speech(lambda: blocks(samples), FBANK, 60.0).samples) == 60 * RATE
+
+
+def test_no_more_than_a_few_blocks_are_in_memory():
+    block = recording((2, 20), seconds=30, level=0.0005)[0]
+    given, most = [], 0
+
+    class Counted(np.ndarray):  # plain arrays have no weak references
+        pass
+
+    def many():
+        nonlocal most
+        for _ in range(12):
+            piece = block.copy().view(Counted)
+            given.append(weakref.ref(piece))
+            most = max(most, sum(one() is not None for one in given))
+            yield piece
+
+    assert len(choose_speech(many, FBANK, 60.0).samples) == 60 * RATE
+    assert most <= 4
+
+
+def test_no_real_word_or_sentence_is_taken_for_steady(speechocean762, speech_commands):
+    sentences = sorted((speechocean762 / "WAVE").rglob("*.ogg"))[::250]
+    words = [*sorted(speech_commands.rglob("*.ogg"))[::100], *speech_commands.rglob("*/05b2db80*.ogg")]
+    for path in [*sentences, *words]:
+        samples = read_audio(path, RATE)
+        assert not is_steady(samples, FBANK), path
+        energy = np.cumsum(np.pad(samples**2, (4800, 0)))
+        loudest = int((energy[4800:] - energy[:-4800])[: max(len(samples) - 4800, 1)].argmax())
+        assert not is_steady(samples[loudest : loudest + 4800], FBANK), path
+    for index, path in enumerate(sentences):
+        samples = read_audio(path, RATE)
+        noisy = samples + np.std(samples) * coloured(len(samples) / RATE, 0, index)[: len(samples)]
+        assert not is_steady(noisy.astype(np.float32), FBANK), path
 
 
 @pytest.mark.parametrize("noise_db", [-20, -12])

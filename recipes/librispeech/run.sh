@@ -2,16 +2,18 @@
 # LibriSpeech: training on train-clean-100 (251 speakers) or any subsets, trials of test-clean and test-other by a seed.
 #
 #   recipes/librispeech/run.sh [--corpus DIR] [--stage N] [--stop-stage N] [--config FILE] [--exp DIR] [key.sub=value ...]
+#                              [--lmf key.sub=value]
 #   recipes/librispeech/run.sh --train train-clean-5 --test dev-clean-2 ...         Mini LibriSpeech (0.5 GB)
 #
 # Stages: 0 corpus (downloaded without --corpus), 1 training, 2 average, 3 embeddings, 4 scores and metrics, 5 score
 # normalisation, 6 calibration, 7 PLDA, 8 large-margin fine-tune (stages 1-7 again), 9 the table.
+# key.sub=value changes the training; --lmf key.sub=value (any number of them) the fine-tune, see ../mini/README.md.
 # Further options: --train "SUBSET ..." --test "SUBSET ...", --seed N, --targets N, --nontargets N (of each trial list),
 # --data DIR, --downloads DIR, --partial yes (an incomplete copy), --lmf-config FILE, --init MODEL (fine-tune).
 
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
-cd "$(dirname "$0")/../.."
-. recipes/common.sh
+. "$(dirname "$(readlink -f "$0")")/../common.sh"
 
 stage=0 stop_stage=9
 config=conf/librispeech.yaml lmf_config=conf/librispeech_lmf.yaml
@@ -41,8 +43,7 @@ if in_stage 4 "scores and metrics"; then
 fi
 back_end_stages 5 6 7
 if in_stage 8 "large-margin fine-tune: stages 1 to 7 with $lmf_config"; then
-    "$0" --stage 1 --stop-stage 7 --config "$lmf_config" --exp "${exp}_lmf" --data "$data" --test "$test" \
-        --init "$exp/model" ${overrides[@]+"${overrides[@]}"}
+    fine_tune 7 --test "$test"
 fi
 if in_stage 9 "results"; then
     echo

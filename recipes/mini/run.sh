@@ -2,16 +2,17 @@
 # The built-in corpus, from nothing to an equal error rate: voices spoken on the spot, training,
 # averaging, embeddings, scores, a large-margin fine-tune, and a table.
 #
-#   recipes/mini/run.sh [--stage N] [--stop-stage N] [--config FILE] [--exp DIR] [key.sub=value ...]
+#   recipes/mini/run.sh [--stage N] [--stop-stage N] [--config FILE] [--exp DIR] [key.sub=value ...] [--lmf key.sub=value]
 #
 # Stages: 0 corpus, 1 training, 2 average, 3 embeddings, 4 scores and metrics, 5 score normalisation,
 # 6 calibration, 7 PLDA, 8 large-margin fine-tune (stages 1-7 again, with --lmf-config), 9 the table.
+# key.sub=value changes the training; --lmf key.sub=value (any number of them) the fine-tune, see README.md.
 # Further options: --lmf-config FILE, --data DIR, --init MODEL (fine-tune), --train-voices N,
 # --test-voices N, --sentences N (of the corpus).
 
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
-cd "$(dirname "$0")/../.."
-. recipes/common.sh
+. "$(dirname "$(readlink -f "$0")")/../common.sh"
 
 stage=0 stop_stage=9
 config=conf/mini.yaml lmf_config=conf/mini_lmf.yaml
@@ -44,15 +45,14 @@ if in_stage 4 "scores and metrics"; then
 fi
 back_end_stages 5 6 7
 if in_stage 8 "large-margin fine-tune: stages 1 to 7 with $lmf_config"; then
-    "$0" --stage 1 --stop-stage 7 --config "$lmf_config" --exp "${exp}_lmf" --data "$data" --init "$exp/model" \
-        ${overrides[@]+"${overrides[@]}"}
+    fine_tune 7
 fi
 if in_stage 9 "results"; then
     echo
     spkver results "$exp" "${exp}_lmf"
     echo
-    say next "spkver report $exp ${exp}_lmf                                         look at it: one page, opens from disk"
-    say "" "spkver verify A.wav B.wav --model ${exp}_lmf/model"
-    say "" "recipes/mini/run.sh --stage 1 --exp exp/one_thing batch.speakers=16      change one thing"
-    say "" "recipes/speechocean762/run.sh                                            real speech"
+    say_next "spkver report $exp ${exp}_lmf                                         look at it: one page, opens from disk" \
+        "spkver verify A.wav B.wav --model ${exp}_lmf/model" \
+        "recipes/mini/run.sh --stage 1 --exp exp/one_thing batch.speakers=16      change one thing" \
+        "recipes/speechocean762/run.sh                                            real speech"
 fi

@@ -3,18 +3,19 @@
 # its equal error rate, the threshold to deploy it with, and a page to look at.
 #
 #   recipes/own_folder/run.sh --audio DIR_OR_TABLE [--stage N] [--stop-stage N] [--config FILE] [--exp DIR]
-#                             [key.sub=value ...]
+#                             [key.sub=value ...] [--lmf key.sub=value]
 #
 # Stages: 0 data (what is there, split, trials, a configuration for so much), 1 training, 2 average, 3 embeddings,
 # 4 scores and metrics, 5 score normalisation, 6 calibration, 7 large-margin fine-tune (stages 1-6 again), 8 the table,
 # thresholds and the page.
+# key.sub=value changes the training; --lmf key.sub=value (any number of them) the fine-tune, see README.md.
 # Further options: --far RATE (strangers that may be accepted, of stage 8), --data DIR, --lmf-config FILE, --init MODEL
 # (fine-tune), and of stage 0, see `spkver prepare folder --help`: --speaker-level N, --genders FILE, --sample-rate HZ,
 # --seed N, --test-speakers N, --min-seconds N, --long-seconds N, --segment-seconds N.
 
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
-cd "$(dirname "$0")/../.."
-. recipes/common.sh
+. "$(dirname "$(readlink -f "$0")")/../common.sh"
 
 stage=0 stop_stage=8
 audio= exp=exp/own_folder data=data/own_folder config= lmf_config= init= far=
@@ -22,8 +23,7 @@ speaker_level= genders= sample_rate= seed= test_speakers= min_seconds= long_seco
 read_options "$@"
 config=${config:-$data/config.yaml} lmf_config=${lmf_config:-$data/config_lmf.yaml}
 if [ "$stage" -le 0 ] && [ -z "$audio" ]; then
-    echo "$0: name your recordings by --audio DIR: a folder of speakers' folders, a .csv or .tsv, a Kaldi directory" >&2
-    exit 2
+    fail "name your recordings by --audio DIR: a folder of speakers' folders, a .csv or .tsv, a Kaldi directory"
 fi
 set_up vad silero-vad onnxruntime
 
@@ -55,8 +55,7 @@ if in_stage 4 "scores and metrics"; then
 fi
 back_end_stages 5 6
 if in_stage 7 "large-margin fine-tune: stages 1 to 6 with $lmf_config"; then
-    "$0" --stage 1 --stop-stage 6 --config "$lmf_config" --exp "${exp}_lmf" --data "$data" --init "$exp/model" \
-        ${overrides[@]+"${overrides[@]}"}
+    fine_tune 6
 fi
 if in_stage 8 "results"; then
     echo
@@ -65,5 +64,6 @@ if in_stage 8 "results"; then
     spkver threshold "$data/test" "${exp}_lmf" --system cosine+asnorm+calibration ${far:+--far "$far"}
     echo
     say page "$(spkver report "$exp" "${exp}_lmf" --audio)"
-    say next "spkver verify A.wav B.wav --model ${exp}_lmf/model --threshold T      with one of the thresholds above"
+    say_next "spkver verify A.wav B.wav --model ${exp}_lmf/model --threshold T      with one of the thresholds above"
+    say "" "spkver threshold $data/test ${exp}_lmf --far RATE --save      or keep one in the model"
 fi

@@ -3,17 +3,18 @@
 # and sub-center inter-topk, each trained and then fine-tuned with a large margin.
 #
 #   recipes/speechocean762/run.sh [--corpus DIR] [--stage N] [--stop-stage N] [--config FILE] [--exp DIR]
-#                                 [key.sub=value ...]
+#                                 [key.sub=value ...] [--lmf key.sub=value]
 #
 # Stages: 0 corpus (downloaded without --corpus), 1 training, 2 average, 3 embeddings, 4 scores and
 # metrics, 5 score normalisation, 6 calibration, 7 PLDA, 8 large-margin fine-tune (stages 1-7 again), 9 the
 # other head (stages 1-8 again), 10 the table.
+# key.sub=value changes the trainings; --lmf key.sub=value (any number of them) the fine-tunes, see ../mini/README.md.
 # Further options: --data DIR, --downloads DIR, --checksum SUM (of the archive), --lmf-config FILE, --init MODEL (fine-tune),
 # --other-config FILE, --other-lmf-config FILE (stage 9; an empty --other-config leaves it out).
 
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
-cd "$(dirname "$0")/../.."
-. recipes/common.sh
+. "$(dirname "$(readlink -f "$0")")/../common.sh"
 
 stage=0 stop_stage=10
 config=conf/speechocean762.yaml lmf_config=conf/speechocean762_lmf.yaml
@@ -47,16 +48,17 @@ if in_stage 4 "scores and metrics"; then
 fi
 back_end_stages 5 6 7
 if in_stage 8 "large-margin fine-tune: stages 1 to 7 with $lmf_config"; then
-    "$0" --stage 1 --stop-stage 7 --config "$lmf_config" --exp "${exp}_lmf" --data "$data" --init "$exp/model" \
-        ${overrides[@]+"${overrides[@]}"}
+    fine_tune 7
 fi
 if [ -n "$other_config" ] && in_stage 9 "the other head: stages 1 to 8 with $other_config"; then
-    "$0" --stage 1 --stop-stage 8 --config "$other_config" --lmf-config "$other_lmf_config" \
-        --exp "${exp}_intertopk" --data "$data" ${overrides[@]+"${overrides[@]}"}
+    lmf=()
+    for override in ${lmf_overrides[@]+"${lmf_overrides[@]}"}; do lmf+=(--lmf "$override"); done
+    "$BASH" "$RECIPE" --stage 1 --stop-stage 8 --config "$other_config" --lmf-config "$other_lmf_config" \
+        --exp "${exp}_intertopk" --data "$data" ${overrides[@]+"${overrides[@]}"} ${lmf[@]+"${lmf[@]}"}
 fi
 if in_stage 10 "results"; then
     echo
     spkver results "$exp" "${exp}_lmf" ${other_config:+"${exp}_intertopk" "${exp}_intertopk_lmf"}
     echo
-    say next "spkver report $exp ${exp}_lmf --audio      look at it: one page, opens from disk"
+    say_next "spkver report $exp ${exp}_lmf --audio      look at it: one page, opens from disk"
 fi

@@ -2,17 +2,19 @@
 # VoxCeleb: training on the 5,994 speakers of VoxCeleb2, tests on Vox1-O, E and H. For GPUs; see README.md for its cost.
 #
 #   recipes/voxceleb/run.sh --corpus DIR [--stage N] [--stop-stage N] [--config FILE] [--exp DIR] [key.sub=value ...]
+#                           [--lmf key.sub=value]
 #
 # Stages: 0 corpus (DIR holds VoxCeleb1 and 2; .m4a is converted by ffmpeg; MUSAN and RIRS_NOISES are downloaded without
 # --musan and --rirs), 1 training, 2 average, 3 embeddings, 4 scores and metrics, 5 score normalisation, 6 calibration,
 # 7 PLDA, 8 large-margin fine-tune (stages 1-7 again), 9 the table.
+# key.sub=value changes the training; --lmf key.sub=value (any number of them) the fine-tune, see ../mini/README.md.
 # Further options: --train vox2|vox1+vox2|vox1 and --lists "vox1_O ..." (E and H with vox2 alone), --data DIR, --downloads
 # DIR, --converted DIR and --format flac|wav (of converted files), --jobs N, --partial yes (an incomplete copy), --musan
 # DIR, --rirs DIR, --musan-lists DIR, --rirs-lists DIR, --lmf-config FILE, --init MODEL (fine-tune).
 
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
-cd "$(dirname "$0")/../.."
-. recipes/common.sh
+. "$(dirname "$(readlink -f "$0")")/../common.sh"
 
 stage=0 stop_stage=9
 config=conf/voxceleb.yaml lmf_config=conf/voxceleb_lmf.yaml
@@ -43,8 +45,7 @@ if in_stage 4 "scores and metrics"; then
 fi
 back_end_stages 5 6 7
 if in_stage 8 "large-margin fine-tune: stages 1 to 7 with $lmf_config"; then
-    "$0" --stage 1 --stop-stage 7 --config "$lmf_config" --exp "${exp}_lmf" --data "$data" --lists "$lists" \
-        --init "$exp/model" ${overrides[@]+"${overrides[@]}"}
+    fine_tune 7 --lists "$lists"
 fi
 if in_stage 9 "results"; then
     echo

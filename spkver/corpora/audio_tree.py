@@ -4,11 +4,14 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from spkver.corpora.found_recordings import encoded
+
 
 def audio_tree(folder: str | os.PathLike, depth: int, suffixes: Sequence[str]) -> dict[str, Path]:
     """Audio files exactly ``depth`` folders below a folder, by their relative names without suffix.
 
-    Empty files, as broken downloads leave them, and hidden ones count as not there.
+    Empty files, as broken downloads leave them, and hidden ones count as not there; so do those with a line end in
+    their names, which no list can hold. What else an id cannot hold, such as white space, is written as ``%20``.
 
     Args:
         folder: is searched; symbolic links are followed.
@@ -23,8 +26,10 @@ def audio_tree(folder: str | os.PathLike, depth: int, suffixes: Sequence[str]) -
         stem, suffix = os.path.splitext(entry.name)
         if suffix.lower() not in suffixes or entry.name.startswith(".") or entry.stat().st_size == 0:
             continue
+        if "\n" in below + stem:
+            continue
         choice = suffixes.index(suffix.lower()), Path(entry.path)
-        name = below + stem
+        name = encoded(below + stem)
         if name not in found or choice < found[name]:
             found[name] = choice
     return {name: found[name][1] for name in sorted(found)}

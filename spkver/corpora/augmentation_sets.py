@@ -93,6 +93,12 @@ def _check(place: Path, found: dict[str, int], published: dict[str, int], partia
 def _write(folder: Path, lists: dict[str, dict[str, Path]]) -> str:
     for name, files in lists.items():
         if files:
-            with whole_file(folder / name) as file:
-                file.writelines(f"{utt} {path}\n" for utt, path in files.items())
+            with whole_file(folder / name, "wb") as file:
+                file.writelines(_line(utt, path) for utt, path in files.items())
     return ", ".join(f"{name} ({len(files):,} files)" for name, files in lists.items()) + f" -> {folder}"
+
+
+def _line(utt: str, path: Path) -> bytes:
+    if "\n" in str(path):
+        raise SpkverError(f"{path}: a list cannot hold a path with a line end; rename the folder")
+    return f"{utt} {path}\n".encode("utf-8", "surrogateescape")  # names on the disk need not be UTF-8

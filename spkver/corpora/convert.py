@@ -61,9 +61,22 @@ def convert(pairs: Iterable[tuple[Path, Path]], sample_rate: int = 16000, jobs: 
 
 def _convert(ffmpeg: str, sample_rate: int, pair: tuple[Path, Path]) -> tuple[Path, str | None]:
     """Convert one file; returns it with what went wrong, or None."""
-    source, target = pair
+    # ffmpeg takes a relative name that begins with '-' for an option, and one with a colon for a protocol.
+    source, target = pair[0], pair[1].absolute()
     aside = target.with_name(f".{target.name}.part")
-    words = [ffmpeg, "-nostdin", "-v", "error", "-xerror", "-threads", "1", "-i", str(source), "-map", "0:a:0"]
+    words = [
+        ffmpeg,
+        "-nostdin",
+        "-v",
+        "error",
+        "-xerror",
+        "-threads",
+        "1",
+        "-i",
+        str(source.absolute()),
+        "-map",
+        "0:a:0",
+    ]
     words += ["-ac", "1", "-ar", str(sample_rate), "-sample_fmt", "s16", "-map_metadata", "-1", "-fflags", "+bitexact"]
     words += ["-f", target.suffix[1:], "-y", str(aside)]
     ended = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

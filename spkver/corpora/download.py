@@ -1,7 +1,7 @@
 """A public file onto the disk, by a download that goes on where it broke.
 
 The file grows as ``NAME.part``, beside a record of which version of the remote file it is a part of
-(``NAME.part.json``), and gets its name when it is whole and its checksum is right.
+(``NAME.part.json``), and gets its name when it is whole and its checksum is right. One process fetches it at a time.
 """
 
 import contextlib
@@ -9,9 +9,11 @@ import errno
 import hashlib
 import http.client
 import json
+import os
 import shutil
 import socket
 import ssl
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -22,9 +24,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from spkver.errors import SpkverError
+from spkver.files import locked, remove_leftovers
 from spkver.whole_file import whole_file
 
+MOST_BYTES = 100 << 30
+"""Of a file that has no expected size: more than any archive of the corpora that spkver knows has."""
+
 _BLOCK = 1 << 20
+_KEPT_FREE = 1 << 30  # bytes of the disk that a file without a length leaves free
+_PROGRESS = 1 << 16  # bytes that an attempt must bring so that the next one counts as the first
+_SLOWEST = 500  # bytes a second below which a connection counts as broken
 _RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -40,6 +49,8 @@ def download(
     retries: int = 5,
     timeout_seconds: float = 30.0,
     backoff_seconds: float = 1.0,
+    allow_http: bool = False,
+    most_bytes: int = MOST_BYTES,
 ) -> Path:
     """Fetch ``url`` to ``path``; an interrupted download goes on from ``path.part`` at the next call.
 
@@ -48,45 +59,65 @@ def download(
     A file that is already at ``path`` is checked against ``checksum`` and ``size`` and kept.
 
     Args:
-        url: ``https``, ``http`` or ``file``.
+        url: ``https`` or ``file``; ``http`` where it is allowed.
         checksum: 64 hex digits (SHA-256) or 32 (MD5), with or without ``sha256:`` / ``md5:`` in front.
         size: the expected bytes.
-        retries: attempts after a break; counted anew whenever bytes have come in.
-        timeout_seconds: how long a silent connection is waited for.
+        retries: attempts after a break; counted anew whenever more than a few bytes have come in.
+        timeout_seconds: how long a silent connection is waited for, and over which a slow one is measured.
         backoff_seconds: the wait before the second attempt; it doubles with each one, up to 30 s.
+        allow_http: take ``http``, also where ``https`` is redirected to it: anybody on the way can change the file.
+        most_bytes: that a file without a ``size`` may have, whatever its source says.
 
     Raises:
-        SpkverError: no network, a refusal such as 404, a wrong size or checksum, a full disk.
+        SpkverError: no network, a refusal such as 404, a wrong size or checksum, a full disk, another process that
+            fetches the same file.
     """
     path = Path(path)
     digest = _digest(checksum)
-    if urllib.parse.urlsplit(url).scheme not in ("https", "http", "file"):
-        raise SpkverError(f"{url}: not an https, http or file URL")
-    if path.exists():
-        _verify(path, url, digest, size, kept=True)
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    attempt = 0
-    while True:
-        before = _length(part)
-        try:
-            _fetch(url, part, size, timeout_seconds)
-            break
-        except _Broken as broken:
-            attempt = 1 if _length(part) > before else attempt + 1
-            if attempt > retries:
-                raise SpkverError(
-                    f"{url}: {broken}; gave up after {retries} retries with {_length(part)} bytes in {part}: "
-                    "check the network and run again, it goes on from there"
-                ) from None
-            wait = min(30.0, backoff_seconds * 2 ** (attempt - 1))
-            tqdm.write(f"{path.name}: {broken}; again in {wait:.0f} s")
-            time.sleep(wait)
-    _verify(part, url, digest, size, kept=False)
-    part.replace(path)
-    _about(part).unlink(missing_ok=True)
+    _check_address(url, allow_http)
+    try:
+        if path.exists():
+            _verify(path, url, digest, size, kept=True)
+            return path
+        with locked(path.with_name(f".{path.name}.lock"), f"the download of {path.name}"):
+            if path.exists():  # another process has fetched it just now
+                return path
+            remove_leftovers(path.parent)
+            part = path.with_name(path.name + ".part")
+            opener = urllib.request.build_opener(_Redirects(allow_http))
+            limit = most_bytes if size is None else size
+            _fetch_with_retries(_Wanted(url, part, size, limit, timeout_seconds, opener), retries, backoff_seconds)
+            _verify(part, url, digest, size, kept=False)
+            part.replace(path)
+            _about(part).unlink(missing_ok=True)
+    except OSError as error:
+        raise SpkverError(f"{error.filename or path}: {error.strerror or error}; give another folder") from None
     return path
+
+
+def _check_address(url: str, allow_http: bool) -> None:
+    try:
+        scheme = urllib.parse.urlsplit(url).scheme
+    except ValueError as error:
+        raise SpkverError(f"{url}: not an address ({error})") from None
+    if scheme == "http" and not allow_http:
+        raise SpkverError(f"{url}: http can be changed by anybody on the way; give an https address, or allow it")
+    if scheme not in ("https", "http", "file"):
+        raise SpkverError(f"{url}: not an https, http or file URL")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect only to addresses that could have been asked for."""
+
+    def __init__(self, allow_http: bool):
+        self.allow_http = allow_http
+
+    def redirect_request(self, request, file, code, message, headers, new_url):
+        try:
+            _check_address(new_url, self.allow_http)
+        except SpkverError as error:
+            raise SpkverError(f"{request.full_url}: is redirected to {error}") from None
+        return super().redirect_request(request, file, code, message, headers, new_url)
 
 
 @dataclass(frozen=True)
@@ -98,8 +129,41 @@ class _Source:
     total: int | None
 
 
-def _fetch(url: str, part: Path, size: int | None, timeout_seconds: float) -> None:
-    """One attempt: append to ``part``, or write it anew, until the source says that it is whole."""
+@dataclass(frozen=True)
+class _Wanted:
+    """What every attempt to fetch a file is told."""
+
+    url: str
+    part: Path
+    size: int | None
+    limit: int  # bytes
+    timeout_seconds: float
+    opener: urllib.request.OpenerDirector
+
+
+def _fetch_with_retries(wanted: _Wanted, retries: int, backoff_seconds: float) -> None:
+    """Attempt after attempt until the part is whole."""
+    part = wanted.part
+    attempt = 0
+    while True:
+        before = _length(part)
+        try:
+            return _fetch(wanted)
+        except _Broken as broken:
+            attempt = 1 if _length(part) >= before + _PROGRESS else attempt + 1
+            if attempt > retries:
+                raise SpkverError(
+                    f"{wanted.url}: {broken}; gave up after {retries} retries with {_length(part)} bytes in {part}: "
+                    "check the network and run again, it goes on from there"
+                ) from None
+            wait = min(30.0, backoff_seconds * 2 ** (attempt - 1))
+            tqdm.write(f"{part.name.removesuffix('.part')}: {broken}; again in {wait:.0f} s", file=sys.stderr)
+            time.sleep(wait)
+
+
+def _fetch(wanted: _Wanted) -> None:
+    """One attempt: append to the part, or write it anew, until the source says that it is whole."""
+    url, part, size = wanted.url, wanted.part, wanted.size
     known = _known(part, url)
     start = _length(part) if known else 0
     if known and start and start == known.total:
@@ -110,7 +174,8 @@ def _fetch(url: str, part: Path, size: int | None, timeout_seconds: float) -> No
         if known.validator:
             headers["If-Range"] = known.validator
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout_seconds) as response:
+        request = urllib.request.Request(url, headers=headers)
+        with wanted.opener.open(request, timeout=wanted.timeout_seconds) as response:
             first, source = _position(response, url)
             if first and (first != start or source != known):
                 _forget(part)
@@ -119,17 +184,23 @@ def _fetch(url: str, part: Path, size: int | None, timeout_seconds: float) -> No
                 raise SpkverError(
                     f"{url}: is {source.total} bytes, expected {size}: the file at its source has changed"
                 )
-            _make_room(part, source, first)
-            _append(response, part, source, first)
+            if (source.total or 0) > wanted.limit:
+                raise SpkverError(f"{url}: is {source.total} bytes, more than the {wanted.limit} that it may have")
+            limit = min(wanted.limit, _room(part, source, first))
+            _append(response, part, source, first, limit, wanted.timeout_seconds)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # the part is longer than the file is now
             _forget(part)
             raise _Broken("the file changed at its source, starting over") from None
+        reason = str(error.reason).partition("\n")[0]
         if error.code in _RETRY_STATUS:
-            raise _Broken(f"the server answers {error.code} {error.reason}") from None
-        raise SpkverError(f"{url}: the server answers {error.code} {error.reason}; check the address") from None
-    except (OSError, http.client.HTTPException) as error:
+            raise _Broken(f"the server answers {error.code} {reason}") from None
+        raise SpkverError(f"{url}: the server answers {error.code} {reason}; check the address") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise _told(error, url, part) from None
+    expected = size if source.total is None else source.total
+    if expected is not None and _length(part) < expected:
+        raise _Broken(f"the connection broke at {_length(part)} of {expected} bytes")
 
 
 def _position(response, url: str) -> tuple[int, _Source]:
@@ -150,42 +221,98 @@ def _position(response, url: str) -> tuple[int, _Source]:
     return 0, _Source(url, validator, int(length) if length.isdigit() else None)
 
 
-def _append(response, part: Path, source: _Source, start: int) -> None:
+def _append(response, part: Path, source: _Source, start: int, limit: int, timeout_seconds: float) -> None:
     if start == 0:
         part.unlink(missing_ok=True)  # before the record, so that old bytes never pass for the new version's
     with whole_file(_about(part)) as file:
         json.dump(vars(source), file)
     name = part.name.removesuffix(".part")
+    pace = _Pace(timeout_seconds)
     with (
-        open(part, "ab") as file,
+        _for_appending(part) as file,
         tqdm(desc=name, total=source.total, initial=start, unit="B", unit_scale=True, disable=None) as bar,
     ):
-        while block := response.read(_BLOCK):
-            file.write(block)
+        while block := response.read1(_BLOCK):
+            start += len(block)
+            if start > limit:
+                break
+            _write(file, block, part)
             bar.update(len(block))
-    if source.total is not None and _length(part) < source.total:
-        raise _Broken(f"the connection broke at {_length(part)} of {source.total} bytes")
+            pace.check(len(block))
+        os.fsync(file.fileno())
+    if start > limit:
+        _forget(part)
+        raise SpkverError(
+            f"{source.url}: sends more than the {limit} bytes that are expected or fit here; stopped, removed"
+        )
+
+
+def _for_appending(part: Path):
+    try:
+        return open(part, "ab", buffering=0)
+    except OSError as error:
+        raise SpkverError(f"{part}: cannot be written ({error.strerror}); remove it, or give another folder") from None
+
+
+def _write(file, block: bytes, part: Path) -> None:
+    """All of a block, which a disk that is nearly full takes in pieces."""
+    left = memoryview(block)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else f"cannot be written ({error.strerror})"
+        raise SpkverError(f"{part}: {reason}; make room and run again, it goes on from there") from None
+
+
+class _Pace:
+    """Tells a connection over which next to nothing comes from one that is merely slow."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.begun, self.bytes = time.monotonic(), 0
+
+    def check(self, n_bytes: int) -> None:
+        self.bytes += n_bytes
+        passed = time.monotonic() - self.begun
+        if passed < self.seconds:
+            return
+        if self.bytes < _SLOWEST * passed:
+            raise _Broken(f"only {self.bytes} bytes came in {passed:.1f} s")
+        self.begun, self.bytes = time.monotonic(), 0
 
 
 def _told(error: Exception, url: str, part: Path) -> Exception:
     """A low-level failure as the exception to raise: worth another attempt, or told to the user."""
     cause = getattr(error, "reason", error)
+    said = " ".join(str(cause).split()) or type(cause).__name__  # a server's own words may have line ends
     if isinstance(cause, ssl.SSLCertVerificationError):
         return SpkverError(f"{url}: its certificate is not trusted ({cause.verify_message}); check clock and proxy")
-    if isinstance(cause, socket.gaierror):
+    # In the midst of a download the network is gone for a while; without a byte there is none, or the name is wrong.
+    if isinstance(cause, socket.gaierror) and not _length(part):
         host = urllib.parse.urlsplit(url).hostname
         return SpkverError(f"{url}: no address found for {host}; check the network, or fetch the file by other means")
-    if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return SpkverError(f"{part}: the disk is full; make room and run again, it goes on from there")
+    if isinstance(cause, ValueError | http.client.InvalidURL):
+        return SpkverError(f"{url}: not an address that can be asked ({said})")
     if url.startswith("file:") or isinstance(cause, PermissionError | IsADirectoryError):
-        return SpkverError(f"{url}: {cause}")
-    return _Broken(f"connection failed ({cause or type(cause).__name__})")
+        return SpkverError(f"{url}: {said}")
+    return _Broken(f"connection failed ({said})")
 
 
-def _make_room(part: Path, source: _Source, start: int) -> None:
-    free = shutil.disk_usage(part.parent).free + (_length(part) - start)
-    if source.total is not None and source.total - start > free:
-        raise SpkverError(f"{part.parent}: {source.total - start} bytes are needed and {free} are free; make room")
+def _room(part: Path, source: _Source, start: int) -> int:
+    """How many bytes the file may have.
+
+    Raises:
+        SpkverError: it will not fit on the disk.
+    """
+    free = shutil.disk_usage(part.parent).free + _length(part)
+    if source.total is None:
+        return max(0, free - _KEPT_FREE)
+    if source.total > free:
+        needed = source.total - start
+        raise SpkverError(f"{part.parent}: {needed} bytes are needed and {free - start} are free; make room")
+    return source.total
 
 
 def _digest(checksum: str | None) -> tuple[str, str] | None:
@@ -231,8 +358,8 @@ def _known(part: Path, url: str) -> _Source | None:
         source = _Source(**json.loads(_about(part).read_text("utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    same = source.url == url and source.total is not None
-    return source if same else None
+    right = source.url == url and isinstance(source.total, int) and isinstance(source.validator, str | None)
+    return source if right else None
 
 
 def _forget(part: Path) -> None:

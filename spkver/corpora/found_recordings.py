@@ -83,6 +83,8 @@ def known_gender(word: str) -> str | None:
 
 def encoded(name: str) -> str:
     """A name without white space or control characters; different names stay different."""
+    if name.isprintable() and " " not in name and "%" not in name:  # nearly all, of a million files
+        return name
     return "".join(
         quote(letter, safe="", errors="surrogateescape") if letter == "%" or not _plain(letter) else letter
         for letter in name

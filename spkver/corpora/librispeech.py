@@ -113,7 +113,7 @@ def read_subset(corpus: str | os.PathLike, name: str, partial: bool = False) -> 
     subset, folder = _known(name), _find_subset(Path(corpus), name)
     genders, own = _read_speakers(folder.parent / "SPEAKERS.TXT", name)
     audio = audio_tree(folder, 2, (".flac", ".wav"))
-    utterances = [Utterance(path.stem, path, place.partition("/")[0]) for place, path in audio.items()]
+    utterances = [Utterance(place.split("/")[2], path, place.partition("/")[0]) for place, path in audio.items()]
     here = {utterance.id for utterance in utterances}
     missing = {utt for path in sorted(folder.glob("*/*/*.trans.txt")) for utt in _transcribed(path)} - here
     missing |= {f"speaker {speaker}" for speaker in own - {utterance.speaker for utterance in utterances}}
@@ -146,7 +146,7 @@ def _find_subset(corpus: Path, name: str) -> Path:
 def _read_speakers(path: Path, subset: str) -> tuple[dict[str, str], set[str]]:
     """Speaker -> gender of all speakers, and the speakers of one subset: ``ID | SEX | SUBSET | ..`` a line."""
     genders, own = {}, set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         if not line.strip() or line.startswith(";"):
             continue
         cells = [cell.strip() for cell in line.split("|")]
@@ -160,7 +160,11 @@ def _read_speakers(path: Path, subset: str) -> tuple[dict[str, str], set[str]]:
 
 def _transcribed(path: Path) -> list[str]:
     """The utterances that a chapter's transcript names."""
-    return [line.split(None, 1)[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [
+        line.split(None, 1)[0]
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.strip()
+    ]
 
 
 def _joined(path: Path, parts: Sequence[DataDirectory]) -> DataDirectory:

@@ -102,7 +102,7 @@ def download_speechocean762(
     ``folder/speechocean762.tar.gz`` and may be removed.
 
     Args:
-        url: a mirror (``https``, ``http`` or ``file``).
+        url: a mirror (``https`` or ``file``).
         checksum: SHA-256 or MD5 of the archive, if you have it from a source that you trust.
         size: bytes of the archive; None takes any.
 

@@ -15,6 +15,7 @@ from spkver.errors import SpkverError
 from spkver.scoring.trials import Trials, read_trials
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta"
+_MOST_BYTES = 1 << 30  # of a list
 _FOLDERS = ("", "meta", "voxceleb1", "voxceleb1/meta", "vox1", "vox1/meta", "voxceleb2", "vox2", "metadata")
 
 
@@ -54,7 +55,7 @@ def find_list(corpus: Path, downloads: Path, file: str, md5: str | None = None) 
         if (corpus / folder / file).is_file():
             return corpus / folder / file
     try:
-        return download(f"{URL}/{file}", downloads / file, checksum=md5)
+        return download(f"{URL}/{file}", downloads / file, checksum=md5, most_bytes=_MOST_BYTES)
     except SpkverError as error:
         raise SpkverError(f"{error} (or put {file} into {corpus})") from None
 

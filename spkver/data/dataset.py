@@ -5,51 +5,76 @@ recorded, then all of the second variant, ...), so a head's first ``n_speakers``
 voices and fine-tuning without variants just cuts the rest off.
 """
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from spkver.data.audio import read_audio, speed, wrap_to
+from spkver.data.audio import AudioError, check_samples, is_16_bit_audio, read_audio, wrap_to
 from spkver.data.augment import Augmenter
 from spkver.data.directory import DataDirectory
+from spkver.data.resampling import speed
 from spkver.data.sampler import Draw
+from spkver.data.shared_memory import Piped, ready_to_send, shared_zeros
 from spkver.errors import SpkverError
 from spkver.views import voices_of
 
-_INT16 = 32767.0
+_STEPS = 32768
+"""Of 16 bits in full scale: what libsndfile divides integers by."""
 
 
 class WaveformCache:
-    """Decoded utterances as 16-bit samples in memory that all data workers share.
+    """Decoded utterances in memory that all data workers share, each sample bit for bit as it was read.
 
     An utterance is decoded when it is first asked for. Two workers that meet on one write the same
-    bytes, so there is no lock; the length is written last and tells that the samples are there.
+    bytes, so there is no lock; that it is there is written last.
 
     Args:
-        n_samples: room for each utterance.
+        n_samples: of each utterance.
+        is_16_bit: of each, whether its samples are whole steps of 16 bits, which need half of the memory.
+
+    Raises:
+        OSError: there is not so much memory.
     """
 
-    def __init__(self, n_samples: Sequence[int]):
-        self._starts = np.concatenate([[0], np.cumsum(n_samples)])
-        self._samples = torch.zeros(int(self._starts[-1]), dtype=torch.int16).share_memory_()
-        self._lengths = torch.zeros(len(n_samples), dtype=torch.int64).share_memory_()
+    def __init__(self, n_samples: Sequence[int], is_16_bit: Sequence[bool]):
+        self._n_samples, self._is_16_bit = n_samples, is_16_bit
+        self._starts = np.concatenate([[0], np.cumsum([*map(_room, n_samples, is_16_bit)])])
+        self._bytes = shared_zeros(int(self._starts[-1]), torch.uint8)
+        self._is_there = shared_zeros(len(n_samples), torch.bool)
 
-    def get(self, index: int) -> np.ndarray | None:
-        """The utterance's int16 samples, or None when it was not put here yet."""
-        length = int(self._lengths[index])
-        start = self._starts[index]
-        return self._samples[start : start + length].numpy() if length else None
+    def get(self, index: int, start: int, end: int) -> np.ndarray | None:
+        """Samples ``start`` to ``end`` of an utterance, float32, or None when it was not put here yet."""
+        if not self._is_there[index]:
+            return None
+        samples = self._samples(index)[start:end]
+        return samples.astype(np.float32) / _STEPS if self._is_16_bit[index] else samples.copy()
 
-    def put(self, index: int, samples: np.ndarray) -> np.ndarray:
-        """Keep float samples of an utterance; returns them as int16, as ``get`` will."""
-        start, end = self._starts[index : index + 2]
-        samples = np.round(np.clip(samples[: end - start], -1, 1) * _INT16).astype(np.int16)
-        self._samples[start : start + len(samples)] = torch.from_numpy(samples)
-        self._lengths[index] = len(samples)
-        return samples
+    def put(self, index: int, samples: np.ndarray) -> None:
+        """Keep an utterance ``(n_samples,)``; one that cannot be given back exactly is not kept."""
+        if len(samples) != self._n_samples[index]:
+            return
+        if self._is_16_bit[index]:
+            steps = samples * _STEPS
+            samples = np.clip(steps, -_STEPS, _STEPS - 1).astype(np.int16)
+            if not np.array_equal(samples, steps):
+                return
+        self._samples(index)[:] = samples
+        self._is_there[index] = True
+
+    def _samples(self, index: int) -> np.ndarray:
+        start = int(self._starts[index])
+        kind = np.int16 if self._is_16_bit[index] else np.float32
+        n_bytes = self._n_samples[index] * np.dtype(kind).itemsize
+        return self._bytes[start : start + n_bytes].numpy().view(kind)
+
+
+def _room(n_samples: int, is_16_bit: bool) -> int:
+    """Bytes that an utterance takes in the cache: whole float32 samples, as those must lie at multiples of 4."""
+    return -(-n_samples // 2) * 4 if is_16_bit else n_samples * 4
 
 
 class SpeakerCrops(Dataset):
@@ -65,7 +90,8 @@ class SpeakerCrops(Dataset):
         crop_seconds: length of every crop; shorter utterances are repeated.
         augment: the configuration's section (``speed_factors``, ``formant_factors``, ``noise``, ...).
         seed: of crops and augmentation.
-        cache_gigabytes: decoded audio is kept in memory where all of it fits in this.
+        cache_gigabytes: decoded audio is kept in memory where all of it fits in this. Files of 16 bits at
+            ``sample_rate`` with one channel take 2 bytes a sample, others 4. Crops do not depend on it.
     """
 
     def __init__(
@@ -86,11 +112,14 @@ class SpeakerCrops(Dataset):
         self.variants = [(factor, places[formant_factor]) for factor, formant_factor in voices_of(augment)]
         self.seed = seed
         self._speaker_index = {speaker: index for index, speaker in enumerate(self.speakers)}
-        self._durations = [directory.durations[utterance.id] for utterance in self.utterances]
-        # Resampling may round a length up; a sample more is room enough.
-        room = [int(np.ceil(duration * sample_rate)) + 1 for duration in self._durations]
-        fits = 2 * sum(room) <= cache_gigabytes * 1e9
-        self._cache = WaveformCache(room) if fits else None
+        # Where a crop starts follows from these, with the cache and without it.
+        self._n_samples = [round(directory.durations[utterance.id] * sample_rate) for utterance in self.utterances]
+        self._cache = self._build_cache(cache_gigabytes * 1e9)
+        if augment.babble.probability > 0 and len(self.speakers) < 2:
+            raise SpkverError(
+                f"{directory.path}: babble is speech of other training speakers, and there is only one, "
+                f"'{self.speakers[0]}'; set augment.babble.probability=0, or add speakers"
+            )
         self._augmenter = Augmenter(augment, sample_rate, self._draw_voice)
 
     @property
@@ -111,19 +140,32 @@ class SpeakerCrops(Dataset):
         """The crop ``(n_samples,)`` float32, its label, and the place of its formant factor.
 
         A file that fails is returned as the error: one raised in a worker process would reach the
-        user as a traceback.
+        user as a traceback. A crop that is not finite counts as such: no step could use its batch.
         """
         rng = np.random.default_rng([self.seed, draw.epoch, draw.step, draw.slot])
         turn, index = divmod(draw.item, len(self.utterances))
-        speaker = self.utterances[index].speaker
+        utterance = self.utterances[index]
+        speaker = utterance.speaker
         try:
             factor, formant = self.variants[turn]
-            samples = self._crop(index, factor, rng)
-            samples = self._augmenter(samples, rng, speaker)
+            with np.errstate(over="ignore", invalid="ignore"):  # looked for below
+                samples = self._crop(index, factor, rng)
+                samples = self._augmenter(samples, rng, speaker).astype(np.float32, copy=False)
         except SpkverError as error:
             return error
+        except OSError as error:
+            return SpkverError(f"{error.filename or utterance.path}: cannot be read ({error.strerror or error})")
+        except MemoryError:
+            return SpkverError(
+                f"{utterance.path}: no memory is left to read it; lower data.workers or data.cache_gigabytes"
+            )
+        if check_samples(samples) == "non-finite":
+            return SpkverError(
+                f"{utterance.path}: augmented samples of utterance '{utterance.id}' are not finite: it, or the "
+                "noise or room, is far beyond full scale; leave it out"
+            )
         label = self._speaker_index[speaker] + turn * len(self.speakers)
-        return samples.astype(np.float32, copy=False), label, formant
+        return samples, label, formant
 
     def _crop(self, index: int, factor: float, rng: np.random.Generator) -> np.ndarray:
         """A random crop at a speed, exactly ``crop_samples`` long."""
@@ -133,17 +175,38 @@ class SpeakerCrops(Dataset):
             samples = speed(samples, factor)
         return wrap_to(samples, self.crop_samples)
 
+    def _build_cache(self, max_bytes: float) -> WaveformCache | None:
+        """The cache, if all audio fits in it and in the memory."""
+        if 2 * sum(self._n_samples) > max_bytes:
+            return None  # so much it takes at least; the files need not be asked
+        is_16_bit = [is_16_bit_audio(utterance.path, self.sample_rate) for utterance in self.utterances]
+        n_bytes = sum(map(_room, self._n_samples, is_16_bit))
+        if n_bytes > max_bytes:
+            return None
+        try:
+            return WaveformCache(self._n_samples, is_16_bit)
+        except OSError as error:
+            print(
+                f"{n_bytes / 1e9:.1f} GB of memory for decoded audio are not there ({error}): every crop is read from "
+                "its file, which is slower",
+                file=sys.stderr,
+            )
+            return None
+
     def _read(self, index: int, n_samples: int, position: float) -> np.ndarray:
         """At most ``n_samples`` of an utterance; ``position`` in [0, 1) says where."""
-        path = self.utterances[index].path
+        path, rate = self.utterances[index].path, self.sample_rate
+        start = int(position * max(self._n_samples[index] - n_samples + 1, 1))
         if self._cache is None:
-            free = max(self._durations[index] - n_samples / self.sample_rate, 0.0)
-            return read_audio(path, self.sample_rate, position * free, n_samples / self.sample_rate)
-        samples = self._cache.get(index)
-        if samples is None:
-            samples = self._cache.put(index, read_audio(path, self.sample_rate))
-        start = int(position * max(len(samples) - n_samples + 1, 1))
-        return samples[start : start + n_samples].astype(np.float32) / _INT16
+            return read_audio(path, rate, start / rate, n_samples / rate)
+        samples = self._cache.get(index, start, start + n_samples)
+        if samples is not None:
+            return samples
+        whole = read_audio(path, rate)
+        self._cache.put(index, whole)
+        if start >= len(whole):
+            raise AudioError(f"{path}: shorter than when the data was surveyed; delete utt2dur beside wav.scp", "empty")
+        return whole[start : start + n_samples]
 
     def _draw_voice(self, rng: np.random.Generator, n_samples: int, not_speaker: str) -> np.ndarray:
         """A crop of another speaker, for babble."""
@@ -153,10 +216,14 @@ class SpeakerCrops(Dataset):
                 return wrap_to(self._read(index, n_samples, rng.random()), n_samples)
 
 
-def collate(items: list) -> tuple[Tensor, Tensor, Tensor] | SpkverError:
-    """Waveforms ``(batch, n_samples)``, labels and formants ``(batch,)``, or the first error among the items."""
+def collate(items: list) -> tuple[Tensor, Tensor, Tensor] | Piped | SpkverError:
+    """Waveforms ``(batch, n_samples)``, labels and formants ``(batch,)``, or the first error among the items.
+
+    A data worker's are ready to be sent to the training process.
+    """
     for item in items:
         if isinstance(item, SpkverError):
             return item
     waveforms, labels, formants = zip(*items)
-    return torch.from_numpy(np.stack(waveforms)), torch.tensor(labels), torch.tensor(formants)
+    batch = torch.from_numpy(np.stack(waveforms)), torch.tensor(labels), torch.tensor(formants)
+    return batch if get_worker_info() is None else ready_to_send(batch)

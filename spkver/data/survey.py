@@ -1,4 +1,4 @@
-"""Decode every file once before training: how long each is, and which are of no use.
+"""Decode every file once before training: how long each is, and which are unusable.
 
 A corrupt file otherwise stops a training run after hours, and a silent one teaches nonsense. What was
 found is kept beside the list (``utt2dur``, ``unusable``), so that a directory is surveyed once. It is
@@ -26,7 +26,7 @@ MAX_REPORTED = 20
 class Survey:
     """``durations``: utterance -> seconds of the usable; ``unusable``: ``(utterance, path, reason)``.
 
-    Reasons are the words ``empty``, ``silent``, ``truncated``, ``non-finite``, ``unreadable``, ``missing``.
+    Reasons are ``silent`` and the words of `spkver.data.containers.AudioError`.
     """
 
     durations: dict[str, float] = field(default_factory=dict)

@@ -108,7 +108,9 @@ def _card(model: Model, measured: dict, name: str, licence: str) -> str:
             f"The threshold that the model decides by, {model.run['threshold']:.3f}, is the one at equal error{eer} "
             "among training speakers that were kept aside. Set your own for other recordings and other costs.\n"
         )
-    lines.append(f"Written by spkver {__version__}. SHA-256 of the weights: `{Backend(model.folder).digest}`\n")
+    lines.append(
+        f"Written by spkver {__version__}. Fingerprint of weights and settings: `{Backend(model.folder).digest}`\n"
+    )
     return "\n".join(lines)
 
 

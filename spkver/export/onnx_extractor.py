@@ -6,7 +6,7 @@ import numpy as np
 
 from spkver.errors import SpkverError
 from spkver.export.extra import needs
-from spkver.extraction import Extracted, Extractor
+from spkver.extraction import Extracted, Extractor, build_fbank
 from spkver.model_folder import read_config
 from spkver.scoring.backend import Backend
 
@@ -36,6 +36,7 @@ class OnnxExtractor(Extractor):
         self.views = self.config.scoring.views
         self.sample_rate = int(properties["sample_rate"])
         self.embed_dim = int(properties["embed_dim"])
+        self.fbank = build_fbank(self.config).eval()  # what finds speech in a recording
         self.system = "onnx_int8" if properties["precision"] == "int8" else "onnx"
         """The name of its system in tables."""
 
@@ -50,12 +51,14 @@ class OnnxExtractor(Extractor):
     def run_padded(self, waveforms: list[np.ndarray]) -> Extracted:
         """The same in one call of the file, all padded to the longest."""
         waveforms = [self.middle(waveform) for waveform in waveforms]
+        seconds = np.array([len(waveform) for waveform in waveforms]) / self.sample_rate
+        waveforms = [self.long_enough(waveform) for waveform in waveforms]
         lengths = np.array([len(waveform) for waveform in waveforms])
         padded = np.zeros((len(waveforms), lengths.max()), np.float32)
         for row, waveform in zip(padded, waveforms):
             row[: len(waveform)] = waveform
         inputs = {"waveform": padded, "lengths": lengths}
-        return Extracted(*self.session.run(["embedding", "magnitude"], inputs))
+        return Extracted(*self.session.run(["embedding", "magnitude"], inputs), seconds)
 
 
 def _open(file: Path):

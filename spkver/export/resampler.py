@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spkver.data.audio import window_weights
+from spkver.data.resampling import window_weights
 
 
 class Resampler(nn.Module):
-    """What `spkver.data.audio.resample_up_down` does, of padded waveforms.
+    """What `spkver.data.resampling.resample_up_down` does, of padded waveforms.
 
     Neighbouring output samples each have their own weights of a window of the input, and the next ones have the
     same of a later window: a convolution with as many channels, and a stride.

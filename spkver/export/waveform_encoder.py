@@ -29,7 +29,7 @@ class WaveformEncoder(nn.Module):
         super().__init__()
         fbank = extractor.fbank
         self.encoder = extractor.encoder
-        self.shortest = len(extractor.middle(np.zeros(1)))
+        self.shortest = len(extractor.long_enough(np.zeros(1)))
         self.frame_length, self.frame_shift = fbank.frame_length, fbank.frame_shift
         self.resamplers = nn.ModuleList(Resampler(*speed_ratio(view.speed_factor)) for view in extractor.views)
         self.formants = [extractor.formant_factors.index(view.formant_factor) for view in extractor.views]

@@ -57,7 +57,8 @@ def chunked_loss(
 
     Raises:
         SpkverError: a label is outside [0, out_features).
-        ValueError: ``label`` is not (batch,) int64; ``products`` or ``chunk_rows`` is none of the above.
+        ValueError: ``label`` is not (batch,) int64; ``products`` or ``chunk_rows`` is none of the above; the head's
+            weight or bias does not fit its number of classes.
 
     Example:
         >>> head = ArcMarginProductIntertopkSubcenter(192, 1000)
@@ -69,6 +70,7 @@ def chunked_loss(
     if chunk_rows < 1:
         raise ValueError(f"chunk_rows must be 1 or more, not {chunk_rows}")
     head.check_label(label, len(embedding))
+    _check_parameters(head)
     penalised = isinstance(head, ArcMarginProductIntertopkSubcenter) and head.penalty > 0
     plan = Plan(
         rows_per_class=head.rows_per_class,
@@ -80,9 +82,10 @@ def chunked_loss(
     with torch.autocast(embedding.device.type, enabled=False):
         embedding, weight = embedding.float(), head.weight.float()
         bias = getattr(head, "bias", None)
+        bias = None if bias is None else bias.float()
         if plan.normalise:
             embedding = head.scale * F.normalize(embedding)
-        logits = FusedLogits if native.usable(embedding, weight) else CondensedLogits
+        logits = FusedLogits if _kernels_fit(embedding, weight, bias, label) else CondensedLogits
         target, hardest, rest, rest_highest = logits.apply(embedding, weight, bias, label, plan)
         if isinstance(head, ArcMarginProduct):
             target = head.scale * penalise(target / head.scale, head.margin, head.easy_margin)
@@ -92,3 +95,20 @@ def chunked_loss(
         loss = F.cross_entropy(logits, torch.zeros_like(label))
         others = torch.cat([hardest, rest_highest[:, None]], dim=1).amax(1)
     return loss, (target > others).sum()
+
+
+def _kernels_fit(embedding: Tensor, weight: Tensor, bias: Tensor | None, label: Tensor) -> bool:
+    return (
+        native.usable(embedding, weight)
+        and (bias is None or native.fits(bias, bias.shape, torch.float32))
+        and native.fits(label, label.shape, torch.int64)
+    )
+
+
+def _check_parameters(head: Head) -> None:
+    """Raise unless there are rows and biases for all classes: pieces of them would be taken for the whole."""
+    rows, bias = head.out_features * head.rows_per_class, getattr(head, "bias", None)
+    if head.weight.dim() != 2 or len(head.weight) != rows:
+        raise ValueError(f"head.weight must have {rows} rows, not the shape {tuple(head.weight.shape)}")
+    if bias is not None and bias.shape != (head.out_features,):
+        raise ValueError(f"head.bias must be ({head.out_features},), not {tuple(bias.shape)}")

@@ -24,7 +24,7 @@ class FusedLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx, embedding, weight, bias, label, plan):
         batch, k, n_threads = len(embedding), plan.n_hardest, torch.get_num_threads()
-        weight = weight.contiguous()
+        weight, label, bias = weight.contiguous(), label.contiguous(), None if bias is None else bias.contiguous()
         target = embedding.new_empty(batch)
         # Every thread has its own.
         hardest = embedding.new_full((n_threads, batch, k), -torch.inf)
@@ -37,8 +37,8 @@ class FusedLogits(torch.autograd.Function):
         for chunk in chunks:
             chunks.multiply(chunk, measure=plan.normalise)
             running = target, hardest, hardest_class, highest, total
-            sizes = chunk.first, chunk.n_classes, plan.rows_per_class, batch, k
-            native.call("head_forward", *chunks.logit_parts(chunk), label, *running, *sizes, dtype=plan.factors)
+            sizes = {"first": chunk.first, "classes": chunk.n_classes, "rows_per_class": plan.rows_per_class}
+            native.call("head_forward", *chunks.logit_parts(chunk), label, *running, **sizes, dtype=plan.factors)
 
         hardest, order = hardest.transpose(0, 1).flatten(1).sort(1, descending=True)
         hardest_class = hardest_class.transpose(0, 1).flatten(1).gather(1, order)
@@ -60,7 +60,7 @@ class FusedLogits(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_target, grad_hardest, grad_rest, _):
         embedding, weight, bias, label, inverse_norm, hardest_class, rest = ctx.saved_tensors
-        plan, dim = ctx.plan, embedding.shape[1]
+        plan = ctx.plan
         n_singles = 1 + plan.n_hardest
         single_class, order = torch.cat([label[:, None], hardest_class], 1).flatten().sort()
         single_grad = torch.cat([grad_target[:, None], grad_hardest], 1).flatten()[order]
@@ -80,15 +80,16 @@ class FusedLogits(torch.autograd.Function):
             first_single = torch.searchsorted(single_class, classes)
             singles = single_grad, first_single, single_item
             of_bias = None if bias is None else grad_bias[chunk.classes]
-            sizes = chunk.n_classes, plan.rows_per_class, len(embedding)
+            sizes = {"classes": chunk.n_classes, "offsets": len(classes), "rows_per_class": plan.rows_per_class}
             parts = chunks.logit_parts(chunk)
-            native.call("head_backward", *parts, rest, grad_rest, *singles, radial, of_bias, *sizes, dtype=plan.factors)
+            changed = radial, of_bias
+            native.call("head_backward", *parts, rest, grad_rest, *singles, *changed, **sizes, dtype=plan.factors)
             of_rows = grad_weight[chunk.rows]
             of_factor = of_rows if product is None else product[: chunk.n_rows]
             torch.mm(parts[0], factor, out=of_factor)
             if plan.normalise or product is not None:
                 finished = of_factor, weight[chunk.rows], radial, of_rows
-                native.call("head_finish", *finished, chunk.n_rows, dim, dtype=plan.factors)
+                native.call("head_finish", *finished, dtype=plan.factors)
             if product is None:
                 grad_embedding.addmm_(rows.t(), parts[0])
             else:
@@ -115,7 +116,7 @@ class _Chunks:
         n_rows = min(plan.chunk_classes, self.n_classes) * plan.rows_per_class
         self.products = self.factor.new_empty(n_rows, len(embedding))
         rounds = plan.factors != torch.float32
-        self.rounded = self.factor.new_empty(n_rows, embedding.shape[1]) if rounds else None
+        self.rounded = self.factor.new_empty(n_rows, weight.shape[1]) if rounds else None
 
     def __iter__(self) -> Iterator[_Chunk]:
         for first in range(0, self.n_classes, self.plan.chunk_classes):
@@ -128,7 +129,7 @@ class _Chunks:
         inverse = self.inverse_norm[chunk.rows] if measure else None
         rounded = None if self.rounded is None else self.rounded[: chunk.n_rows]
         if measure or rounded is not None:
-            native.call("head_prepare", rows, inverse, rounded, *rows.shape, dtype=torch.float32)
+            native.call("head_prepare", rows, inverse, rounded, dtype=torch.float32)
         factor = rows if rounded is None else rounded
         torch.mm(factor, self.factor, out=self.products[: chunk.n_rows])
         return factor

@@ -19,14 +19,30 @@ _MAX_CHANNELS = 1024
 class GroupNormReLU(nn.GroupNorm):
     """ReLU of GroupNorm (Wu & He, 2018) whose statistics leave padded frames out."""
 
+    def __init__(self, groups: int, channels: int):
+        super().__init__(groups, channels)
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Of ``x (batch, channels, n_frames, n_bins)`` with ``mask (batch, n_frames)``, True = valid; 0 where not."""
-        trained = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        if _kernel_fits(x) and not (trained and mask is not None):
+        """Of ``x (batch, channels, n_frames, n_bins)`` with bool ``mask (batch, n_frames)``; 0 where it is False."""
+        if self._kernel_fits(x, mask):
             return _Kernel.apply(x, self.num_groups, self.weight, self.bias, self.eps, mask)
         if mask is None:
             return F.relu(group_norm(x, self.num_groups, self.weight, self.bias, self.eps), inplace=True)
-        return F.relu(self._masked(x, mask), inplace=True) * mask[:, None, :, None]
+        mask = mask.expand(x.shape[0], x.shape[2])
+        return torch.where(mask[:, None, :, None], F.relu(self._masked(x, mask), inplace=True), 0.0)
+
+    def _kernel_fits(self, x: Tensor, mask: Tensor | None) -> bool:
+        parameters = self.weight, self.bias
+        trained = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in (x, *parameters))
+        return (
+            native.usable(x)
+            and x.is_contiguous(memory_format=torch.channels_last)
+            and x.shape[1] == self.num_channels <= _MAX_CHANNELS
+            and all(native.fits(part, (self.num_channels,), torch.float32, x.dtype) for part in parameters)
+            and native.mask_fits(mask, x.shape[0], x.shape[2])
+            # The backward kernel knows of no mask.
+            and not (trained and mask is not None)
+        )
 
     def _masked(self, x: Tensor, mask: Tensor) -> Tensor:
         batch, channels, _, n_bins = x.shape
@@ -35,7 +51,7 @@ class GroupNormReLU(nn.GroupNorm):
 
         def mean_of_groups(values: Tensor) -> Tensor:
             # Bins first, then the valid frames, then the channels of a group: thrice as fast as all at once.
-            of_channels = (values.sum(3) * mask.unsqueeze(1)).sum(2)
+            of_channels = torch.where(mask.unsqueeze(1), values.sum(3), 0.0).sum(2)
             return of_channels.view(batch, self.num_groups, in_group).sum(2) / count
 
         x, dtype = x.float(), x.dtype
@@ -50,22 +66,16 @@ def _per_channel(of_groups: Tensor, in_group: int) -> Tensor:
     return of_groups.repeat_interleave(in_group, dim=1)[:, :, None, None]
 
 
-def _kernel_fits(x: Tensor) -> bool:
-    return native.usable(x) and x.is_contiguous(memory_format=torch.channels_last) and x.shape[1] <= _MAX_CHANNELS
-
-
 class _Kernel(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, mask: Tensor | None) -> Tensor:
-        batch, channels, n_frames, n_bins = x.shape
         weight, bias = weight.float().contiguous(), bias.float().contiguous()
         mask = None if mask is None else mask.contiguous()
         out = torch.empty_like(x, memory_format=torch.channels_last)
-        mean, rstd = torch.empty(2, batch, groups)
-        sizes = batch, n_frames, n_bins, channels, groups
-        native.call("group_norm_relu_forward", x, out, mask, weight, bias, mean, rstd, *sizes, eps, dtype=x.dtype)
+        mean, rstd = torch.empty(2, len(x), groups)
+        tensors = _by_memory(x), _by_memory(out), mask, weight, bias, mean, rstd
+        native.call("group_norm_relu_forward", *tensors, eps=eps, dtype=x.dtype)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
-        ctx.sizes = sizes
         return out
 
     @staticmethod
@@ -75,9 +85,16 @@ class _Kernel(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         x_gradient = torch.empty_like(x, memory_format=torch.channels_last)
         of_weight, of_bias = torch.empty(2, len(x), len(weight))
-        tensors = x, gradient, x_gradient, weight, bias, mean, rstd, of_weight, of_bias
-        native.call("group_norm_relu_backward", *tensors, *ctx.sizes, dtype=x.dtype)
+        activations = map(_by_memory, (x, gradient, x_gradient))
+        native.call(
+            "group_norm_relu_backward", *activations, weight, bias, mean, rstd, of_weight, of_bias, dtype=x.dtype
+        )
         return x_gradient, None, of_weight.sum(0), of_bias.sum(0), None, None
+
+
+def _by_memory(x: Tensor) -> Tensor:
+    """Channels-last activations ``(batch, channels, n_frames, n_bins)`` in the order of their memory."""
+    return x.permute(0, 2, 3, 1)
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -96,6 +113,7 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
         x, weight, mean, rstd = ctx.saved_tensors
         batch, channels, n_frames, n_bins = x.shape

@@ -39,7 +39,7 @@ class StatisticsPooling(nn.Module):
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool ``frames (batch, n_frames, n_channels)`` over ``mask (batch, n_frames)`` (True = valid)."""
         with torch.autocast(frames.device.type, enabled=False):
-            if native.usable(frames):
+            if _kernel_fits(frames, mask):
                 return _Statistics.apply(frames, None, mask)
             weights = _uniform_weights(frames, mask)
             return _statistics(*_Centre.apply(frames.float(), weights), weights)
@@ -67,8 +67,9 @@ class AttentiveStatisticsPooling(nn.Module):
         """Pool ``frames (batch, n_frames, n_channels)`` over ``mask (batch, n_frames)`` (True = valid)."""
         # The two matrix products over frames may run in bfloat16: they only weigh what is summed in float32.
         from_frame = self.from_frame(frames)
+        by_kernel = _kernel_fits(frames, mask)
         with torch.autocast(frames.device.type, enabled=False):
-            if native.usable(frames):
+            if by_kernel:
                 utterance = _Statistics.apply(frames, None, mask)
             else:
                 weights = _uniform_weights(frames, mask)
@@ -77,11 +78,15 @@ class AttentiveStatisticsPooling(nn.Module):
             hidden = torch.tanh(from_frame.float() + self.from_utterance(utterance).unsqueeze(1))
         energy = self.to_weights(hidden)
         with torch.autocast(frames.device.type, enabled=False):
-            if native.usable(frames):
+            if by_kernel:
                 return _Statistics.apply(frames, energy.to(frames.dtype), mask)
             if mask is not None:
                 energy = energy.masked_fill(~mask.unsqueeze(2), -torch.inf)
             return _statistics(mean, centred, energy.float().softmax(1))
+
+
+def _kernel_fits(frames: Tensor, mask: Tensor | None) -> bool:
+    return native.usable(frames) and frames.dim() == 3 and native.mask_fits(mask, *frames.shape[:2])
 
 
 def _uniform_weights(frames: Tensor, mask: Tensor | None) -> Tensor:
@@ -117,7 +122,7 @@ class _Statistics(torch.autograd.Function):
         energy = None if energy is None else energy.contiguous()
         mask = None if mask is None else mask.contiguous()
         moments = torch.empty(4, len(frames), frames.shape[2])  # mean, deviation, maximum and 1 / sum of the softmax
-        native.call("pool_forward", frames, energy, mask, *moments, *frames.shape, _VARIANCE_FLOOR, dtype=frames.dtype)
+        native.call("pool_forward", frames, energy, mask, *moments, floor=_VARIANCE_FLOOR, dtype=frames.dtype)
         ctx.save_for_backward(frames, energy, mask, moments)
         return torch.cat([moments[0], moments[1]], 1)
 
@@ -129,7 +134,7 @@ class _Statistics(torch.autograd.Function):
         of_frames = torch.empty_like(frames)
         of_energy = None if energy is None else torch.empty_like(energy)
         tensors = (frames, energy, mask, *moments, *slopes, of_frames, of_energy)
-        native.call("pool_backward", *tensors, *frames.shape, _VARIANCE_FLOOR, dtype=frames.dtype)
+        native.call("pool_backward", *tensors, floor=_VARIANCE_FLOOR, dtype=frames.dtype)
         return of_frames, of_energy, None
 
 
@@ -143,6 +148,7 @@ class _Centre(torch.autograd.Function):
         return mean, frames - mean.unsqueeze(1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, mean_gradient: Tensor, centred_gradient: Tensor) -> tuple[Tensor, None]:
         (weights,) = ctx.saved_tensors
         return centred_gradient + weights * (mean_gradient - centred_gradient.sum(1)).unsqueeze(1), None
@@ -159,6 +165,7 @@ class _Moments(torch.autograd.Function):
         return first, weighted.mul_(frames).sum(1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, first_gradient: Tensor, second_gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         frames, weights = ctx.saved_tensors
         slope = frames * second_gradient.unsqueeze(1)

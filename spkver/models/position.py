@@ -40,9 +40,21 @@ class ConvolutionalPosition(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         seen = x if mask is None else x * mask.unsqueeze(2)
-        if native.usable(seen):
+        if self._kernel_fits(seen):
             return x + F.gelu(_DepthwiseConvolution.apply(seen.contiguous(), self.conv.weight, self.conv.bias))
         return x + F.gelu(self.conv(seen.transpose(1, 2)).transpose(1, 2))
+
+    def _kernel_fits(self, x: Tensor) -> bool:
+        d_model, kernel = self.conv.out_channels, self.conv.kernel_size[0]
+        types = (x.dtype, torch.float32) if torch.is_autocast_enabled("cpu") else (x.dtype,)
+        return (
+            native.usable(x)
+            and x.dim() == 3
+            and x.shape[2] == d_model
+            and kernel % 2 == 1
+            and native.fits(self.conv.weight, (d_model, 1, kernel), *types)
+            and native.fits(self.conv.bias, (d_model,), *types)
+        )
 
 
 def rotate(x: Tensor) -> Tensor:
@@ -86,12 +98,12 @@ class _DepthwiseConvolution(torch.autograd.Function):
         x, taps = ctx.saved_tensors
         gradient = gradient.contiguous()
         taps_gradient = torch.empty_like(taps)
-        native.call("depthwise_taps_gradient", x, gradient, taps_gradient, *x.shape, len(taps), dtype=x.dtype)
+        native.call("depthwise_taps_gradient", x, gradient, taps_gradient, dtype=x.dtype)
         x_gradient = _convolve(gradient, taps.flip(0).contiguous(), None)
         return x_gradient, taps_gradient.t().unsqueeze(1), gradient.sum((0, 1), dtype=torch.float32)
 
 
 def _convolve(x: Tensor, taps: Tensor, bias: Tensor | None) -> Tensor:
     out = torch.empty_like(x)
-    native.call("depthwise_convolve", x, out, taps, bias, *x.shape, len(taps), dtype=x.dtype)
+    native.call("depthwise_convolve", x, out, taps, bias, dtype=x.dtype)
     return out

@@ -18,6 +18,12 @@ from spkver.snapshot import Snapshot, Subset, read_snapshot, read_subset, snapsh
 from spkver.training.experiment import Experiment
 from spkver.training.log import read_log
 
+# What a record of each kind says in every run.
+_ALWAYS = {
+    "step": ("epoch", "step", "loss", "accuracy", "lr", "margin", "grad_norm", "clipped"),
+    "epoch": ("epoch", "loss", "accuracy"),
+}
+
 
 class Run:
     """What is known of an experiment.
@@ -148,7 +154,11 @@ class Run:
         found = read_log(path, kind) if path.is_file() else []
         if not found:
             raise SpkverError(f"{path}: holds no finished {kind} yet; wait for it, or train")
-        return {key: np.array([record.get(key, np.nan) for record in found], float) for key in found[-1]}
+        keys = dict.fromkeys(key for record in found for key in record)
+        for key in _ALWAYS[kind]:
+            if key not in keys:
+                raise SpkverError(f"{path}: no {kind} says its '{key}'; the log is damaged or of another program")
+        return {key: np.array([record.get(key, np.nan) for record in found], float) for key in keys}
 
     # The pictures; what each shows stands at the function that draws it.
 

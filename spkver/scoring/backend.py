@@ -1,13 +1,16 @@
 """What scoring needs beside embeddings: a cohort, PLDA models, calibrations. They lie in the model's folder.
 
-``model/backend/`` holds ``cohort.safetensors``, ``plda.safetensors``, ``calibration-SYSTEM.json`` and ``weights``,
-the digest of the weights that all of it was made with.
+``model/backend/`` holds ``cohort.safetensors``, ``plda.safetensors``, ``calibration-SYSTEM.json``, a threshold that was
+saved for a system, ``threshold-SYSTEM.json``, and ``weights``, the fingerprint of the model whose embeddings all of it
+was fitted to.
 
-Notable: a model that was trained again makes other embeddings. What was fitted to the old ones is refused when
-read, and thrown away when something new is written.
+Notable: a model that was trained again, or with other settings, makes other embeddings. What was fitted to the old
+ones is refused when read, and thrown away when something new is written.
 """
 
 import hashlib
+import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +21,12 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from spkver.errors import SpkverError
-from spkver.files import is_file
+from spkver.model_fingerprint import embedding_fingerprint
 from spkver.scoring.calibration import Calibration, read_calibration
 from spkver.scoring.plda import Plda
+from spkver.scoring.quality import quality_columns
+from spkver.scoring.thresholds import Threshold
 from spkver.whole_file import whole_file
-
-# Stands in place of weights where embeddings came from elsewhere.
-IMPORTED = "imported.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +60,7 @@ class Backend:
 
     def __init__(self, model: str | os.PathLike) -> None:
         self.folder = Path(model) / "backend"
-        imported = Path(model) / IMPORTED
-        weights = imported if is_file(imported) else Path(model) / "model.safetensors"
-        try:
-            self.digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        except OSError as error:
-            advice = "`spkver average EXP` makes EXP/model"
-            raise SpkverError(f"{model}: is no model folder ({error.strerror}); {advice}") from None
+        self.digest = embedding_fingerprint(model)
 
     def write_cohort(self, cohort: Cohort) -> None:
         """Keep a cohort."""
@@ -107,11 +103,60 @@ class Backend:
 
     def calibration(self, system: str) -> Calibration:
         """Read the calibration of a system; raises SpkverError as `cohort`."""
-        return read_calibration(self._found(f"calibration-{system}.json", f"spkver calibrate --system {system}"))
+        command = f"spkver calibrate DATA EXP --train DIR --system {system}"
+        path = self._found(f"calibration-{system}.json", command)
+        calibration = read_calibration(path, f"run `{command}` (again)")
+        columns = quality_columns({name: np.ones(1) for name in calibration.quality}, [0], [0])
+        if set(calibration.weights) != {"score", *columns}:
+            found = ", ".join(calibration.weights)
+            raise SpkverError(f"{path}: its weights are of {found}, not of a score and measures; run `{command}` again")
+        return calibration
+
+    def write_threshold(self, system: str, threshold: Threshold) -> None:
+        """Keep a threshold of a system's scores."""
+        path = self._new(f"threshold-{system}.json")
+        with whole_file(path) as file:
+            json.dump({"system": system, **threshold._asdict(), "made_by": self.makers(system)}, file, indent=2)
+            file.write("\n")
+
+    def threshold(self, system: str) -> Threshold | None:
+        """The threshold that was saved for a system, None where none was.
+
+        Raises:
+            SpkverError: it is damaged, or of another model, cohort, PLDA model or calibration.
+        """
+        name = f"threshold-{system}.json"
+        if not (self.folder / name).is_file():
+            return None
+        command = f"spkver threshold DATA EXP --system {system} --save"
+        path = self._found(name, command)
+        advice = f"run `{command}` again, or remove it"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            threshold = Threshold(record["value"], record["source"])
+            is_whole = isinstance(threshold.value, float) and isinstance(threshold.source, str)
+            made_by, of = record["made_by"], record["system"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise SpkverError(f"{path}: holds no threshold ({error}); {advice}") from None
+        if not is_whole or not math.isfinite(threshold.value) or of != system:
+            raise SpkverError(f"{path}: holds no threshold of {system}; {advice}")
+        if made_by != self.makers(system):
+            raise SpkverError(f"{path}: is of other scores, since {system} was fitted anew; {advice}")
+        return threshold
+
+    def makers(self, system: str) -> dict[str, str]:
+        """The files in the folder that make a system's scores, with their SHA-256."""
+        base, *rest = system.split("+")
+        names = [f"{base}.safetensors"] if base.startswith("plda") else []
+        names += ["cohort.safetensors"] if any(part.endswith("norm") for part in rest) else []
+        names += [f"calibration-{system.rpartition('+')[0]}.json"] if rest[-1:] == ["calibration"] else []
+        paths = [self.folder / name for name in names]
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
     def fingerprint(self) -> dict[str, list[int]]:
-        """What tells that nothing in the folder has changed."""
-        status = {path.name: path.stat() for path in sorted(self.folder.glob("*"))}
+        """What tells that nothing that makes scores has changed."""
+        paths = [path for path in sorted(self.folder.glob("*")) if not path.name.startswith("threshold-")]
+        status = {path.name: path.stat() for path in paths}
         return {name: [found.st_size, found.st_mtime_ns] for name, found in status.items()}
 
     def calibrated(self, systems: tuple[str, ...]) -> str | None:
@@ -133,7 +178,9 @@ class Backend:
         if not path.is_file():
             raise SpkverError(f"{path}: is not there; `{command}` makes it")
         if self._weights() != self.digest:
-            raise SpkverError(f"{path}: belongs to other weights, the model was trained again; run `{command}` again")
+            raise SpkverError(
+                f"{path}: belongs to other weights or settings than the model has now; run `{command}` again"
+            )
         return path
 
     def _weights(self) -> str | None:

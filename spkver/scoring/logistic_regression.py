@@ -6,6 +6,8 @@ Minimised over w and b, with llr = w . features + b and t = logit(p_target):
      + (1 - p_target) * mean over nontargets of log(1 + exp(llr + t))) / H(p_target)
     + regularisation / 2 * |w * deviations of the features|^2
 
+Where trials are given weights, both means are weighted ones.
+
 The prior's logit t stands in the loss and not in b: that takes the prior out of the llr again. H is the binary
 entropy in nats, the cost of knowing the prior alone: so the first part is 1 without information, it is Cllr at
 ``p_target`` .5, and the regularisation has the same strength at any prior. Sources: N. Brümmer, J. du Preez,
@@ -29,7 +31,11 @@ _LEAST_REGULARISATION = 1e-12
 
 
 def fit_logistic(
-    columns: Sequence[np.ndarray], is_target: np.ndarray, p_target: float, regularisation: float
+    columns: Sequence[np.ndarray],
+    is_target: np.ndarray,
+    p_target: float,
+    regularisation: float,
+    trial_weights: np.ndarray | None = None,
 ) -> tuple[list[float], float]:
     """The weights and the offset that minimise the objective above.
 
@@ -40,6 +46,7 @@ def fit_logistic(
         is_target: (n_trials,) bool, both kinds among them.
         p_target: prior probability of a target, between 0 and 1.
         regularisation: at least 1e-12.
+        trial_weights: (n_trials,) numbers above 0, how much each trial counts among those of its kind; None: alike.
 
     Returns:
         ``(w, b)``: n_features weights and the offset, for the columns as they are.
@@ -49,8 +56,9 @@ def fit_logistic(
     """
     if not _LEAST_REGULARISATION <= regularisation < math.inf:
         raise ValueError(f"regularisation must be at least {_LEAST_REGULARISATION:g}, got {regularisation}")
-    n_targets = np.count_nonzero(is_target)
-    shares = np.where(is_target, p_target / n_targets, (1 - p_target) / (len(is_target) - n_targets))
+    counts = np.ones(len(is_target)) if trial_weights is None else np.asarray(trial_weights, np.float64)
+    n_targets = counts[is_target].sum()
+    shares = counts * np.where(is_target, p_target / n_targets, (1 - p_target) / (counts.sum() - n_targets))
     inputs = np.ones((len(columns) + 1, len(is_target)))
     moments = [_standardise(column, shares, out=row) for column, row in zip(columns, inputs)]
     centres, deviations = np.array(moments).T

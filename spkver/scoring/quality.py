@@ -9,7 +9,7 @@ Notable: a trial has the lesser and the greater value of its two sides, never en
 not change when they change places, as the score does not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -60,6 +60,16 @@ def quality_columns(
         columns[f"{_COLUMN_OF_MEASURE[measure]}_min"] = np.minimum(enroll, test)
         columns[f"{_COLUMN_OF_MEASURE[measure]}_max"] = np.maximum(enroll, test)
     return columns
+
+
+def measures_of(columns: Iterable[str]) -> list[str]:
+    """The measures that columns of `quality_columns` are made of; other columns are left out.
+
+    >>> measures_of(["score", "log_duration_min", "log_duration_max"])
+    ['duration']
+    """
+    known = set(columns)
+    return [measure for measure, column in _COLUMN_OF_MEASURE.items() if {f"{column}_min", f"{column}_max"} & known]
 
 
 def _checked(measure: str, values: ArrayLike) -> np.ndarray:

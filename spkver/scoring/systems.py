@@ -27,6 +27,9 @@ ONNX_BASES = ("onnx", "onnx_int8")  # the cosine of embeddings that an exported 
 BASES = ("cosine", "untrained", *ONNX_BASES, *PLDA_BASES)
 NORMS = ("znorm", "tnorm", "snorm", "asnorm")
 CALIBRATION = "calibration"
+EQUAL_ERROR_THRESHOLD = "equal_error_threshold"  # what a calibration knows of its own trials
+# Of the systems that a model was calibrated for, the first of these decides.
+_DECIDE = ("cosine+asnorm", "cosine", "plda")
 COHORT_MEAN = "cohort_mean"  # a quality measure that is made from the embeddings and the cohort
 
 
@@ -56,12 +59,12 @@ def qualified_voices(
 
 
 def enrolled_voices(voices: Voices, models: Models) -> Voices:
-    """The enrolment's side where a name is a model: mean embeddings, and what their utterances say together."""
-    measures = {
-        # Together they are as long as their sum; how clear a voice is does not add up.
-        name: models.sums(values) / (1 if name == "duration" else models.counts)
-        for name, values in voices.measures.items()
-    }
+    """The enrolment's side where a name is a model: mean embeddings, and the mean of each measure.
+
+    No measure is summed. The embedding of a minute is another thing than the mean of fifteen embeddings of 4 s, and a
+    calibration knows of the latter only what it knows of 4 s: with sums, more enrolment made decisions worse.
+    """
+    measures = {name: models.sums(values) / models.counts for name, values in voices.measures.items()}
     return Voices(enrolment_means(voices.embeddings, models), measures)
 
 
@@ -176,6 +179,24 @@ def build_system(name: str, enroll: Voices, test: Voices, backend: Backend) -> S
         return score
     uncalibrated = name.removesuffix(f"+{CALIBRATION}")
     return Calibrated(Qualified(score, enroll, test), backend.calibration(uncalibrated))
+
+
+def deciding_system(backend: Backend) -> str:
+    """The system that decides with a model where none is named: a calibrated one where there is, else the cosine."""
+    calibrated = backend.calibrated(_DECIDE)
+    return "cosine" if calibrated is None else f"{calibrated}+{CALIBRATION}"
+
+
+def check_can_decide(name: str) -> None:
+    """Refuse systems that compare other embeddings than those of a model's encoder.
+
+    Raises:
+        SpkverError: it is one of those, or no system.
+    """
+    if parse_system(name)[0] not in ("cosine", *PLDA_BASES):
+        raise SpkverError(
+            f"'{name}' cannot decide: its embeddings are not those of the model; name one of cosine or plda"
+        )
 
 
 def parse_system(name: str) -> tuple[str, str | None, bool]:

@@ -4,22 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from spkver.config import Config
 from spkver.data.directory import DataDirectory
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor
 from spkver.model_folder import fit, save_model
 from spkver.models import build_encoder
-from spkver.models.speech_encoder_v3 import SpeechEncoderV3
 from spkver.training import checkpoint
 from spkver.training.experiment import Experiment
 from spkver.training.held_out import HeldOut, split_as_begun
-from spkver.training.layers import freeze
-from spkver.views import AS_RECORDED
+from spkver.training.norm_statistics import renew_statistics
 
 
 @dataclass(frozen=True)
@@ -71,42 +64,14 @@ def average_model(experiment: Experiment, directory: DataDirectory, overrides: S
     return Averaged(epochs, eer, threshold)
 
 
-def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config: Config) -> None:
-    """Let both BatchNorms of the encoder hold the statistics of whole, clean training utterances.
-
-    Averaged weights need statistics of their own (Izmailov et al., UAI 2018), and those of the training
-    were those of short, masked, augmented crops: embeddings of whole utterances would not be centred.
-    Frozen ones stay.
-    """
-    if not isinstance(encoder.pooled_norm, nn.BatchNorm1d):
-        return
-    still = freeze(encoder, config.optimizer.freeze)
-    n = min(config.training.statistics_utterances, len(directory.utterances))
-    chosen = np.random.default_rng([config.seed, 0xBA7C]).choice(len(directory.utterances), n, replace=False)
-    utterances = [directory.utterances[index] for index in sorted(chosen)]
-    pooled = []
-    hook = encoder.pooled_norm.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0]))
-    Extractor(encoder, config, AS_RECORDED).embed_utterances(utterances, directory.durations, "statistics")
-    hook.remove()
-    with torch.no_grad():
-        values = torch.cat(pooled)
-        if encoder.pooled_norm not in still:
-            _hold_statistics(encoder.pooled_norm, values)
-        if encoder.embedding_norm not in still:
-            _hold_statistics(encoder.embedding_norm, encoder.embedding(encoder.pooled_norm(values)))
-
-
-def _hold_statistics(norm: nn.BatchNorm1d, values: Tensor) -> None:
-    norm.running_mean.copy_(values.mean(0))
-    norm.running_var.copy_(values.var(0))
-
-
 def directory_of(run: dict, data: Path | None) -> Path:
     """The data directory given, or the one that the run was trained on.
 
     Raises:
-        SpkverError: that one is gone.
+        SpkverError: that one is gone, or not known.
     """
+    if data is None and "data" not in run:
+        raise SpkverError("the run does not say where its data directory is; name it with --data")
     path = Path(data or run["data"])
     if not path.is_dir():
         raise SpkverError(f"{path}: the data directory of this run is gone; name it with --data")

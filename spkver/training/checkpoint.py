@@ -5,8 +5,8 @@ and on a signal. ``checkpoints/epoch-007.safetensors`` are the weights after an 
 and the best stay. All of them appear whole or not at all.
 """
 
-import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import torch
@@ -28,17 +28,50 @@ def has_state(folder: Path) -> bool:
     return (folder / "last.pt").is_file()
 
 
-def load_state(folder: Path) -> dict:
+def load_state(folder: Path, kinds: dict[str, type | tuple[type, ...]]) -> dict:
     """Read ``last.pt``; only tensors and plain values are ever unpickled.
 
+    Args:
+        folder: of the checkpoints.
+        kinds: the types of what it must hold.
+
     Raises:
-        SpkverError: it is damaged.
+        SpkverError: it is damaged, or something is missing or of another type.
     """
     path = folder / "last.pt"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-        raise SpkverError(f"{path}: is no whole checkpoint ({str(error).splitlines()[0]})") from None
+        state = _checked(path)
+    except OSError as error:
+        raise SpkverError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # what damaged bytes lead to, there is no list of
+        raise damaged(path, error) from None
+    if not isinstance(state, dict):
+        raise damaged(path, "it holds no state of a training")
+    for key, kind in kinds.items():
+        if key not in state:
+            raise damaged(path, f"it has no '{key}'")
+        if not isinstance(state[key], kind):
+            raise damaged(path, f"its '{key}' is of type {type(state[key]).__name__}")
+    return state
+
+
+def damaged(path: Path, why: Exception | str) -> SpkverError:
+    """What to say of a state that no run can go on from."""
+    # Short: some put the damaged bytes into it.
+    reason = " ".join(str(why).split())[:120] or type(why).__name__
+    return SpkverError(
+        f"{path}: is no whole checkpoint ({reason}); put a copy in its place, or train anew in another folder "
+        "(`spkver average` still makes a model of the epochs that are finished)"
+    )
+
+
+def _checked(path: Path) -> object:
+    # torch leaves the check sums that it writes unread.
+    with zipfile.ZipFile(path) as archive:
+        bad = archive.testzip()
+    if bad is not None:
+        raise ValueError(f"bytes of '{bad}' have changed")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def save_epoch(folder: Path, epoch: int, encoder: dict[str, Tensor], head: dict[str, Tensor]) -> None:
@@ -71,12 +104,33 @@ def average(paths: list[Path]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
     Returns:
         The weights of encoder and head.
+
+    Raises:
+        SpkverError: a file is damaged, or holds other weights than the first.
     """
+    weights = [load_tensors(path) for path in paths]
+    for path, tensors in zip(paths, weights):
+        _check_like(weights[0], tensors, path, paths[0])
     parts = ({}, {})
-    for name, mean in mean_of([load_tensors(path) for path in paths]).items():
+    for name, mean in mean_of(weights).items():
         part, _, rest = name.partition(".")
         parts[part == "head"][rest] = mean
     return parts
+
+
+def _check_like(first: dict[str, Tensor], tensors: dict[str, Tensor], path: Path, first_path: Path) -> None:
+    advice = "delete the damaged one, or train again"
+    for name in sorted(first.keys() ^ tensors.keys()):
+        has, lacks = (first_path, path) if name in first else (path, first_path)
+        raise SpkverError(f"{lacks}: has no '{name}', as {has.name} has; {advice}")
+    for name, tensor in tensors.items():
+        if (tensor.shape, tensor.dtype) != (first[name].shape, first[name].dtype):
+            raise SpkverError(
+                f"{path}: '{name}' has shape {tuple(tensor.shape)} of {tensor.dtype}, in {first_path.name} it has "
+                f"{tuple(first[name].shape)} of {first[name].dtype}; {advice}"
+            )
+        if not tensor.isfinite().all():
+            raise SpkverError(f"{path}: '{name}' holds values that are not finite; {advice}")
 
 
 def mean_of(weights: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import signal
 import torch
 
 from spkver.errors import SpkverError
+from spkver.training.stopping import SIGNALS
 
 
 def choose_device(name: str) -> torch.device:
@@ -42,5 +43,5 @@ def ignore_interrupts(worker: int) -> None:
     take away the batch that the main process waits for before it saves. Workers end with their parent.
     """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -13,7 +13,7 @@ import torch
 import spkver
 from spkver.config import Config, dump_config, load_run
 from spkver.errors import SpkverError
-from spkver.files import is_file
+from spkver.files import is_file, remove_leftovers
 from spkver.whole_file import whole_file
 
 
@@ -29,6 +29,12 @@ class Experiment:
         self.model = self.folder / "model"
         self.untrained = self.folder / "untrained"
         self.metrics_file = self.folder / "metrics.json"
+        self.training_lock = self.folder / ".training.lock"
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files of a training that was killed."""
+        for folder in (self.folder, self.checkpoints, self.snapshots, self.untrained):
+            remove_leftovers(folder)
 
     def begin(self, config: Config, run: dict) -> None:
         """Keep the configuration of a new run.

@@ -1,9 +1,9 @@
 """Muon: steps of a matrix along its orthogonalised momentum.
 
 K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; the scale of the steps is that of
-J. Liu et al., "Muon is scalable for LLM training", 2025. Notable: the products are in bfloat16 only where the machine
-multiplies it. ``torch.optim.Muon``, of the same steps and state, always takes bfloat16, which a CPU that has to emulate
-it needs many times longer for than for the encoder's whole step.
+J. Liu et al., "Muon is scalable for LLM training", 2025. Notable: the products are in the precision of the run.
+``torch.optim.Muon``, of the same steps and state, always takes bfloat16, which a CPU that has to emulate it needs many
+times longer for than for the encoder's whole step.
 """
 
 import math
@@ -11,8 +11,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-
-from spkver.training.device import choose_dtype
 
 # A quintic that takes singular values in (0, 1] near 1 in few steps (Jordan et al.); not to 1: that needs more.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -30,13 +28,22 @@ class Muon(torch.optim.Optimizer):
         lr: learning rate, of AdamW's size: a step's root mean square is about .2 of it.
         momentum: of the gradients, with Nesterov's look ahead.
         weight_decay: share of the weights, times ``lr``, that a step takes away.
+        dtype: of the matrix products.
 
     Raises:
         ValueError: a parameter is not a matrix.
     """
 
-    def __init__(self, params: Iterable, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.dim() != 2:
@@ -54,7 +61,7 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         average = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-        update = orthogonalised(parameter.grad.lerp(average, group["momentum"]), choose_dtype("auto", parameter.device))
+        update = orthogonalised(parameter.grad.lerp(average, group["momentum"]), self.dtype)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(parameter.shape)))
 

@@ -13,11 +13,12 @@ from spkver.training.row_optimizer import RowAdamW
 
 
 def build_optimizer(
-    config: Optimizer, encoder: nn.Module, head: Head, rows: RowAdamW | None = None
+    config: Optimizer, encoder: nn.Module, head: Head, dtype: torch.dtype, rows: RowAdamW | None = None
 ) -> "torch.optim.Optimizer | Together":
     """The optimizer that ``config.name`` names; biases and norms are not decayed, frozen weights not touched.
 
-    Where ``rows`` changes the head's weights, this leaves them to it.
+    Where ``rows`` changes the head's weights, this leaves them to it. Muon's matrix products are in ``dtype``, the
+    run's precision; what is added up over the steps is float32.
 
     Its groups have an ``lr_factor`` each, by which the rate of the schedule is multiplied.
 
@@ -25,15 +26,15 @@ def build_optimizer(
         SpkverError: a pattern in ``config.lr_factors`` matches nothing.
     """
     if rows is not None:
-        return Together(_of_weights(config, encoder, _trained(config, encoder)), rows)
-    return _of_weights(config, encoder, _trained(config, encoder) | dict.fromkeys(head.parameters(), 1.0))
+        return Together(_of_weights(config, encoder, _trained(config, encoder), dtype), rows)
+    return _of_weights(config, encoder, _trained(config, encoder) | dict.fromkeys(head.parameters(), 1.0), dtype)
 
 
 def _of_weights(
-    config: Optimizer, encoder: nn.Module, factors: dict[nn.Parameter, float]
+    config: Optimizer, encoder: nn.Module, factors: dict[nn.Parameter, float], dtype: torch.dtype
 ) -> "torch.optim.Optimizer | Together":
     if config.name == "muon":
-        return _build_muon(config, encoder, factors)
+        return _build_muon(config, encoder, factors, dtype)
     groups = _groups(factors, config.weight_decay)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
@@ -80,7 +81,9 @@ class Together:
             part.load_state_dict(own)
 
 
-def _build_muon(config: Optimizer, encoder: nn.Module, factors: dict[nn.Parameter, float]) -> Together:
+def _build_muon(
+    config: Optimizer, encoder: nn.Module, factors: dict[nn.Parameter, float], dtype: torch.dtype
+) -> Together:
     """Muon for the encoder's matrices, AdamW for convolutions, vectors and the head.
 
     One learning rate serves both. A head's rows are classes, of which a step sees a few: no matrix in that sense.
@@ -93,7 +96,8 @@ def _build_muon(config: Optimizer, encoder: nn.Module, factors: dict[nn.Paramete
     adamw = torch.optim.AdamW(_groups(rest, config.weight_decay), lr=config.lr, betas=tuple(config.betas), fused=True)
     if not matrices:
         return Together(adamw)
-    return Together(Muon(_groups(matrices, config.weight_decay), config.lr, config.momentum), adamw)
+    muon = Muon(_groups(matrices, config.weight_decay), config.lr, config.momentum, dtype=dtype)
+    return Together(muon, adamw)
 
 
 def _trained(config: Optimizer, encoder: nn.Module) -> dict[nn.Parameter, float]:

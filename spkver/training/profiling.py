@@ -6,6 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from spkver.errors import SpkverError
+from spkver.training.batches import Batches, WorkerDied
 from spkver.training.trainer import Trainer
 
 # Steps before those that are timed: memory is taken, workers start, files are decoded for the first time.
@@ -25,7 +26,7 @@ def profile_training(trainer: Trainer, n_steps: int) -> str:
         A table of milliseconds a step, and lines on utterances a second and on arithmetic.
 
     Raises:
-        SpkverError: an epoch has too few steps, or a file cannot be read.
+        SpkverError: an epoch has too few steps, a file cannot be read, or a data worker died.
     """
     n_batches = trainer.sampler.n_batches
     n_steps = min(n_steps, n_batches - WARM_UP)
@@ -34,18 +35,18 @@ def profile_training(trainer: Trainer, n_steps: int) -> str:
     step, clock = trainer.training_step, trainer.training_step.clock
     clock.exact = True
     trainer.to_train_mode()
-    batches = iter(trainer.loader())
-    started = 0.0
-    for index in range(WARM_UP + n_steps):
-        if index == WARM_UP:
-            clock.seconds.clear()
-            started = time.perf_counter()
-        with clock(WAITING):
-            batch = next(batches)
-        if isinstance(batch, SpkverError):
-            raise batch
-        step(batch, 0, index, n_batches)
-    seconds = time.perf_counter() - started
+    try:
+        with Batches(trainer.loader()) as batches:
+            for index in range(WARM_UP + n_steps):
+                if index == WARM_UP:
+                    clock.seconds.clear()
+                    started = time.perf_counter()
+                with clock(WAITING):
+                    batch = next(batches)
+                step(batch, 0, index, n_batches)
+            seconds = time.perf_counter() - started
+    except WorkerDied as died:
+        raise SpkverError(str(died)) from None
     parts = {part: spent / n_steps for part, spent in clock.seconds.items()}
     with FlopCounterMode(display=False) as counter:
         step(batch, 0, index, n_batches)

@@ -4,7 +4,8 @@ Notable:
 
 - The encoder runs in bfloat16 with channels-last convolutions where the machine computes that natively; head,
   pooling statistics and loss are float32.
-- A step whose loss or gradient is not finite changes nothing: it is skipped and counted.
+- A step whose loss, gradient or BatchNorm statistics are not finite changes nothing, the statistics included: it is
+  skipped and counted.
 - Each part is timed, which costs nothing; `spkver train --profile` prints it.
 """
 
@@ -21,6 +22,7 @@ from spkver.extraction import build_fbank
 from spkver.features import SpecAugment, mean_normalise
 from spkver.heads import Head, chunked_loss, draw_classes
 from spkver.training.clock import Clock
+from spkver.training.norm_statistics import NormStatistics
 from spkver.training.optimizer import build_optimizer, set_learning_rate
 from spkver.training.row_optimizer import RowAdamW
 from spkver.training.schedules import learning_rate, margin
@@ -50,7 +52,8 @@ class TrainingStep:
         self.fbank = build_fbank(config, config.augment.formant_factors).to(device)
         self.specaugment = SpecAugment(**config.augment.specaugment.model_dump())
         self.rows = self._row_optimizer()
-        self.optimizer = build_optimizer(config.optimizer, encoder, head, self.rows)
+        self.optimizer = build_optimizer(config.optimizer, encoder, head, dtype, self.rows)
+        self.statistics = NormStatistics(encoder, head)
         self.clock = Clock(device)
         self.skipped_in_a_row = 0
         self.gradients: Tensor | None = None
@@ -70,6 +73,7 @@ class TrainingStep:
         waveforms, labels, formants = (part.to(self.device) for part in batch)
         with self.clock("features"):
             features, average = self._features(waveforms, formants)
+        self.statistics.keep()
         with (
             self.clock("encoder forward"),
             torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
@@ -83,15 +87,20 @@ class TrainingStep:
             loss.backward()
         with self.clock("clipping"):
             grad_norm = self._clip(head, watch)
-        finite = math.isfinite(loss.item()) and math.isfinite(grad_norm)
+        # One transfer: a GPU stops at each.
+        figures = torch.stack([loss.detach(), grad_norm, n_correct.float(), self.statistics.are_finite().to(loss)])
+        loss, grad_norm, n_correct, statistics_finite = figures.tolist()
+        finite = math.isfinite(loss) and math.isfinite(grad_norm) and bool(statistics_finite)
         with self.clock("optimizer"):
             if finite:
                 self.optimizer.step()
+            else:
+                self.statistics.take_back()
         record = {
             "epoch": epoch + 1,
             "step": step + 1,
-            "loss": loss.item(),
-            "accuracy": n_correct.item() / len(labels),
+            "loss": loss,
+            "accuracy": n_correct / len(labels),
             "lr": lr,
             "margin": getattr(self.head, "margin", 0.0),
             "grad_norm": grad_norm,
@@ -140,11 +149,11 @@ class TrainingStep:
         logits = head(embeddings, labels)
         return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).sum()
 
-    def _clip(self, head: Head, watch: bool) -> float:
-        """Clip the gradients of encoder and head together; returns their norm before."""
+    def _clip(self, head: Head, watch: bool) -> Tensor:
+        """Clip the gradients of encoder and head together; returns their norm () before."""
         parameters = [*self.encoder.parameters(), *head.parameters()]
         before = gradient_histogram(parameters) if watch else None
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip_norm).item()
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip_norm)
         if watch:
             self.gradients = torch.stack([before, gradient_histogram(parameters)])
         return grad_norm

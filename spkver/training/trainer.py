@@ -23,21 +23,39 @@ from spkver.data.directory import DataDirectory
 from spkver.data.sampler import SpeakerBatchSampler
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor
+from spkver.files import locked
 from spkver.heads import build_head
-from spkver.model_folder import read_speakers, save_model
+from spkver.model_folder import fit, read_speakers, save_model
 from spkver.models import build_encoder
 from spkver.training import checkpoint
+from spkver.training.batches import Batches, WorkerDied
 from spkver.training.device import choose_device, choose_dtype, ignore_interrupts
 from spkver.training.experiment import Experiment
 from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
 from spkver.training.init import start_from
 from spkver.training.layers import freeze
 from spkver.training.log import Log
+from spkver.training.norm_statistics import renew_statistics
 from spkver.training.progress import Progress, Sums, training_line
 from spkver.training.snapshots import Snapshots
 from spkver.training.step import TrainingStep
-from spkver.training.stopping import Stopped, StopRequest
+from spkver.training.stopping import TRY_AGAIN, StopNow, Stopped, StopRequest
 from spkver.views import AS_RECORDED
+
+# What a checkpoint holds, with the types.
+_STATE = {
+    "epoch": int,
+    "step": int,
+    "sums": dict,
+    "seconds": float,
+    "skipped_in_a_row": int,
+    "best": (tuple, type(None)),
+    "gradients": (Tensor, type(None)),
+    "log_size": int,
+    "encoder": dict,
+    "head": dict,
+    "optimizer": dict,
+}
 
 
 class Trainer:
@@ -75,7 +93,7 @@ class Trainer:
             known = [] if init is None else read_speakers(init) or []
             n_held_out = config.data.held_out_speakers
             train_speakers, held_out_speakers = split_speakers(directory, n_held_out, config.seed, known)
-        training = directory.subset(speakers=train_speakers)
+        self.training = training = directory.subset(speakers=train_speakers)
         self.speakers = training.speakers
         held_out = directory.subset(speakers=held_out_speakers) if held_out_speakers else None
         self.held_out = None
@@ -135,36 +153,56 @@ class Trainer:
             run: what the run is made of, kept beside the configuration.
 
         Raises:
-            Stopped: by ctrl-C or SIGTERM, with everything saved.
+            Stopped: by ctrl-C, SIGTERM or SIGHUP, or since a data worker died, with everything saved.
+            SpkverError: another process trains here, or a file cannot be read or written.
         """
-        log_size = 0
+        with locked(self.experiment.training_lock, "training"):
+            self.experiment.remove_leftovers()
+            self.log = Log(self.experiment.log_file, self._begin(run))
+            self._saved_at, self._steps_saved = time.monotonic(), None
+            try:
+                self._train()
+            finally:
+                self.log.close()
+
+    def _begin(self, run: dict) -> int:
+        """Prepare the folder, or take up what it holds; returns the length of the log."""
         if self.resume:
             self.experiment.check_same(self.config)
         else:
             self.experiment.begin(self.config, run)
         if self.begun:
-            log_size = self._load()
-        else:
-            self._save_untrained(run)
-        self.log = Log(self.experiment.log_file, log_size)
-        self._saved_at = time.monotonic()
+            return self._load()
+        self._save_untrained(run)
+        return 0
+
+    def _train(self) -> None:
         try:
             with StopRequest() as self.stop_request:
                 while self.epoch < self.config.training.epochs:
                     self._train_epoch()
                     self._finish_epoch()
-        finally:
-            self.log.close()
+        except StopNow:
+            number = self.stop_request.signal_number
+            raise self._stopped("stopped", 128 + number) from None
+        except WorkerDied as died:
+            raise self._stopped(str(died), TRY_AGAIN) from None
+
+    def _stopped(self, why: str, status: int) -> Stopped:
+        if self._steps_saved != self._steps_done():
+            self._save()
+        place = f"epoch {self.epoch + 1}, step {self.step}"
+        return Stopped(f"{why}{';' if why != 'stopped' else ' and'} saved at {place}; go on with --resume", status)
 
     def _train_epoch(self) -> None:
         self.sampler.set_epoch(self.epoch, self.step)
         self.to_train_mode()
-        batches = self.loader()
-        with Progress(self.epoch, self.config.training.epochs, self.sampler.n_batches, self.step) as progress:
+        with (
+            Progress(self.epoch, self.config.training.epochs, self.sampler.n_batches, self.step) as progress,
+            Batches(self.loader(), self.stop_request) as batches,
+        ):
             before = time.monotonic()
             for batch in batches:
-                if isinstance(batch, SpkverError):
-                    raise batch
                 record = self._step(batch)
                 now = time.monotonic()
                 self.seconds += now - before
@@ -173,7 +211,8 @@ class Trainer:
                 self.step += 1
                 self.log.write("step", self._steps_done(), record)
                 progress.show(self.step, self.sums.running(record))
-                self._save_when_due()
+                if time.monotonic() - self._saved_at > 60 * self.config.training.checkpoint_minutes:
+                    self._save()
 
     def to_train_mode(self) -> None:
         """Dropout and BatchNorm as in training, but for what is frozen."""
@@ -193,13 +232,19 @@ class Trainer:
         record = {"epoch": self.epoch + 1, **self.sums.mean(), "seconds": round(self.seconds, 1)}
         # As recorded: the further views of a finished model would cost as many times the time, each epoch.
         extractor = Extractor(self.encoder, self.config, AS_RECORDED)
-        if self.snapshots is not None:
-            self.snapshots.take(self.epoch + 1, extractor, self.head, self.gradients)
-        if self.held_out is not None:
-            record["held_out_eer"], record["held_out_threshold"] = self.held_out.equal_error_rate(extractor)
-            # The later one of equals: it has seen more.
-            if self.best is None or record["held_out_eer"] <= self.best[0]:
-                self.best = (record["held_out_eer"], self.epoch + 1)
+        try:
+            # Nothing of the training changes here: a signal need not wait, and a resumed run measures again.
+            with self.stop_request.at_once():
+                if self.snapshots is not None:
+                    self.snapshots.take(self.epoch + 1, extractor, self.head, self.gradients)
+                if self.held_out is not None:
+                    record["held_out_eer"], record["held_out_threshold"] = self.held_out.equal_error_rate(extractor)
+        except SpkverError:
+            self._save()  # whoever mends the file that cannot be used goes on from here
+            raise
+        # The later one of equals: it has seen more.
+        if self.held_out is not None and (self.best is None or record["held_out_eer"] <= self.best[0]):
+            self.best = (record["held_out_eer"], self.epoch + 1)
         checkpoint.save_epoch(
             self.experiment.checkpoints, self.epoch + 1, self.encoder.state_dict(), self.head.state_dict()
         )
@@ -209,20 +254,8 @@ class Trainer:
         best = None if self.best is None else self.best[1]
         checkpoint.prune(self.experiment.checkpoints, self.config.training.keep_last, best)
         print(Progress.epoch_line(record, self.config.training.epochs), flush=True)
-        self._stop_if_asked()
-
-    def _save_when_due(self) -> None:
-        due = time.monotonic() - self._saved_at > 60 * self.config.training.checkpoint_minutes
-        if due or self.stop_request.signal_number is not None:
-            self._save()
-            self._stop_if_asked()
-
-    def _stop_if_asked(self) -> None:
         if self.stop_request.signal_number is not None:
-            raise Stopped(
-                f"stopped and saved at epoch {self.epoch + 1}, step {self.step}; go on with --resume",
-                self.stop_request.signal_number,
-            )
+            raise StopNow
 
     def _save(self) -> None:
         """Everything that the rest of the run depends on."""
@@ -242,21 +275,35 @@ class Trainer:
                 "optimizer": self.training_step.optimizer.state_dict(),
             },
         )
-        self._saved_at = time.monotonic()
+        self._saved_at, self._steps_saved = time.monotonic(), self._steps_done()
 
     def _load(self) -> int:
         """Take the state of the last checkpoint; returns the length of the log then."""
-        state = checkpoint.load_state(self.experiment.checkpoints)
-        self.encoder.load_state_dict(state["encoder"])
-        self.head.load_state_dict(state["head"])
-        self.training_step.optimizer.load_state_dict(state["optimizer"])
+        path = self.experiment.checkpoints / "last.pt"
+        state = checkpoint.load_state(self.experiment.checkpoints, _STATE)
+        try:
+            fit(self.encoder, state["encoder"], path)
+            fit(self.head, state["head"], path)
+            self.training_step.optimizer.load_state_dict(state["optimizer"])
+            self.sums = Sums(**state["sums"])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise checkpoint.damaged(path, error) from None
         self.epoch, self.step = state["epoch"], state["step"]
-        self.sums = Sums(**state["sums"])
         self.seconds = state["seconds"]
         self.training_step.skipped_in_a_row = state["skipped_in_a_row"]
         self.best = state["best"]
         self.gradients = state["gradients"]
+        self._heal(path)
         return state["log_size"]
+
+    def _heal(self, path: Path) -> None:
+        """Renew BatchNorm statistics that a skipped step made NaN, as it did before spkver took them back."""
+        for name, parameter in [*self.encoder.named_parameters(), *self.head.named_parameters()]:
+            if not parameter.isfinite().all():
+                raise checkpoint.damaged(path, f"'{name}' is not finite")
+        if not self.training_step.statistics.are_finite():
+            renew_statistics(self.encoder, self.training, self.config)
+            print(f"{path}: statistics of a BatchNorm were not finite; renewed from training utterances", flush=True)
 
     def _save_untrained(self, run: dict) -> None:
         """The model before the first step, the floor that training is measured against, and its snapshot."""

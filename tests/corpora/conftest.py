@@ -1,6 +1,7 @@
 """What tests of corpora share: miniatures, and a way to run a recipe quickly."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,9 @@ def rirs(tmp_path_factory) -> Path:
 def run_recipe(tmp_path_factory):
     """``run_recipe(NAME, WORD, ..)`` runs a recipe of this repository in a folder of its own; its finished process."""
     folder = tmp_path_factory.mktemp("recipes")
-    (folder / "recipes").symlink_to(ROOT / "recipes")  # without .venv and conf: the environment that runs the tests
+    # Without .venv and conf: the environment that runs the tests, and its spkver.
+    shutil.copytree(ROOT / "recipes", folder / "recipes", ignore=shutil.ignore_patterns("__pycache__", "*.png"))
+    (folder / "spkver").symlink_to(ROOT / "spkver")
     address = folder / "socket"
     server = subprocess.Popen(
         [sys.executable, Path(__file__).with_name("spkver_server.py"), address],

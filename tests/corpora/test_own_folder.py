@@ -255,7 +255,7 @@ def test_the_verb_has_the_limits_of_the_function_and_trains(tree, tmp_path, caps
     tiny = ["model.channels=[8, 8]", "model.d_model=16", "model.n_layers=1", "model.n_heads=2", "model.groups=4",
             "model.feedforward=32", "training.epochs=1", "training.keep_last=1", "training.average_last=1",
             "margin_schedule.start_epoch=0", "margin_schedule.end_epoch=0", "lr_schedule.warmup_epochs=0.5",
-            "data.crop_seconds=0.5", "data.workers=0", "training.threads=1"]  # fmt: skip
+            "data.crop_seconds=0.5", "data.workers=0", "training.threads=1", "training.precision=float32"]  # fmt: skip
     for name, init in (("config", []), ("config_lmf", ["--init", str(tmp_path / "exp" / "model")])):
         exp = tmp_path / name.replace("config", "exp")
         words = [str(out / f"{name}.yaml"), "--data", str(out / "train"), "--exp", str(exp), *init, *tiny]

@@ -1,11 +1,15 @@
 """Crops: what they depend on, the labels of speeds, and the cache."""
 
+import re
+
 import numpy as np
 import pytest
+import soundfile
 
 from spkver.config import load_config
+from spkver.data import shared_memory
 from spkver.data.dataset import SpeakerCrops, WaveformCache, collate
-from spkver.data.directory import read_data_directory
+from spkver.data.directory import Utterance, read_data_directory, write_data_directory
 from spkver.data.sampler import Draw
 from spkver.data.survey import keep_usable
 from spkver.errors import SpkverError
@@ -66,15 +70,75 @@ def test_crops_start_anywhere_in_the_file(make, directory):
     assert len(np.unique(first.round(3), axis=0)) > 35
 
 
-def test_cached_crops_equal_those_read_from_the_file_to_16_bits(make):
-    cached, read = make(*PLAIN), make(*PLAIN, cache_gigabytes=0.0)
-    assert cached._cache is not None
-    assert read._cache is None
-    for draw in (Draw(0, 0, 0, 0), Draw(0, 0, 1, 0)):
-        # The start may differ by a sample where a time in seconds is rounded.
-        a, b = cached[draw][0], read[draw][0]
-        assert min(np.abs(a - b).max(), np.abs(a[1:] - b[:-1]).max(), np.abs(a[:-1] - b[1:]).max()) < 1e-4
-    assert np.array_equal(cached[Draw(0, 0, 0, 0)][0], cached[Draw(0, 0, 0, 0)][0])
+FORMS = {
+    "16.wav": ("WAV", "PCM_16", 16000, 1),
+    "stereo.wav": ("WAV", "PCM_16", 16000, 2),
+    "24.wav": ("WAV", "PCM_24", 16000, 1),
+    "float.wav": ("WAV", "FLOAT", 16000, 1),
+    "law.wav": ("WAV", "ULAW", 16000, 1),
+    "16.flac": ("FLAC", "PCM_16", 16000, 1),
+    "8k.wav": ("WAV", "PCM_16", 8000, 1),
+    "22k.flac": ("FLAC", "PCM_16", 22050, 2),
+    "odd.wav": ("WAV", "PCM_16", 22051, 1),
+    "44k.mp3": ("MP3", "MPEG_LAYER_III", 44100, 1),
+    "16k.mp3": ("MP3", "MPEG_LAYER_III", 16000, 1),
+    "48k.opus": ("OGG", "OPUS", 48000, 1),
+    "16k.ogg": ("OGG", "VORBIS", 16000, 1),
+    "44k.ogg": ("OGG", "VORBIS", 44100, 2),
+}
+
+
+@pytest.fixture(scope="module")
+def many_forms(tmp_path_factory):
+    """An utterance of each form, of peaks of 3 where a form can hold them, and an MP3 shorter than a crop."""
+    folder = tmp_path_factory.mktemp("forms")
+    rng = np.random.default_rng(0)
+    for name, (container, coding, rate, channels) in FORMS.items():
+        seconds = 0.4 if name == "16k.mp3" else 3.1
+        samples = 0.4 * rng.standard_normal((round(seconds * rate), channels)).cumsum(0)
+        samples = (samples % 2 - 1) * (3.0 if coding == "FLOAT" else 0.7)
+        soundfile.write(folder / name, samples, rate, format=container, subtype=coding)
+    write_data_directory(folder, [Utterance(name, folder / name, name[:2]) for name in FORMS])
+    return keep_usable(read_data_directory(folder), 16000)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_crop_is_the_same_to_the_last_bit_with_the_cache_and_without(many_forms, tiny_config, form):
+    augment = load_config(tiny_config, [*PLAIN, "augment.speed_factors=[1.0, 0.9]"]).augment
+    cached, read = (SpeakerCrops(many_forms, 16000, 0.5, augment, 1, gigabytes) for gigabytes in (1.0, 0.0))
+    assert cached._cache is not None and read._cache is None
+    index = [utterance.id for utterance in many_forms.utterances].index(form)
+    # The first is decoded, the rest are from the cache.
+    for step in range(30):
+        for item in (index, index + len(FORMS)):
+            draw = Draw(item, 0, step, 0)
+            np.testing.assert_array_equal(cached[draw][0], read[draw][0])
+    assert cached._cache.get(index, 0, 10) is not None
+    if form == "float.wav":
+        assert max(np.abs(read[Draw(index, 0, step, 0)][0]).max() for step in range(3)) > 2.5
+
+
+def test_the_cache_takes_two_bytes_a_sample_where_that_is_exact_and_four_elsewhere(many_forms, tiny_config):
+    augment = load_config(tiny_config).augment
+    exact = {"16.wav", "law.wav", "16.flac"}
+    lengths = {utt: round(seconds * 16000) for utt, seconds in many_forms.durations.items()}
+    n_bytes = sum((2 if utt in exact else 4) * length for utt, length in lengths.items())
+    fits = SpeakerCrops(many_forms, 16000, 0.5, augment, 1, (n_bytes + 100) / 1e9)
+    assert fits._cache is not None
+    assert len(fits._cache._bytes) == pytest.approx(n_bytes, abs=2 * len(exact))
+    assert SpeakerCrops(many_forms, 16000, 0.5, augment, 1, (n_bytes - 100) / 1e9)._cache is None
+
+
+def test_a_file_that_became_shorter_is_named(tiny_config, tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(48000), 16000)
+    write_data_directory(tmp_path, [Utterance("a", path, "s")])
+    directory = keep_usable(read_data_directory(tmp_path), 16000)
+    soundfile.write(path, 0.1 * np.ones(1600), 16000)
+    for gigabytes in (1.0, 0.0):
+        crops = SpeakerCrops(directory, 16000, 0.5, load_config(tiny_config, list(PLAIN)).augment, 1, gigabytes)
+        errors = [crops[Draw(0, epoch, 0, 0)] for epoch in range(9)]
+        assert any(isinstance(error, SpkverError) and "a.wav" in str(error) for error in errors)
 
 
 def test_a_faster_voice_is_higher(make):
@@ -108,14 +172,71 @@ def test_babble_comes_from_other_speakers(make, directory):
     assert not any(directory.utterances[index].speaker == "v3" for index in drawn)
 
 
+def test_babble_without_another_speaker_is_refused_at_the_start(directory, tiny_config):
+    augment = load_config(tiny_config).augment
+    with pytest.raises(SpkverError, match=r"only one, 'v3'; set augment\.babble\.probability=0, or add speakers"):
+        SpeakerCrops(directory.subset(["v3"]), 16000, 0.5, augment, 1, 1.0)
+    alone = load_config(tiny_config, list(PLAIN)).augment
+    assert SpeakerCrops(directory.subset(["v3"]), 16000, 0.5, alone, 1, 1.0).n_classes == 2
+
+
+def test_without_memory_for_the_cache_crops_are_read_from_files_and_it_is_said(make, monkeypatch, capsys):
+    def refuse(*arguments):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(shared_memory.mmap, "mmap", refuse)
+    dataset = make(*PLAIN)
+    assert dataset._cache is None
+    assert len(dataset[Draw(0, 0, 0, 0)][0]) == 8000
+    assert "are not there ([Errno 12] Cannot allocate memory): every crop is read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(5, "Input/output error"), r"\.wav: cannot be read \(Input/output error\)"),
+        (MemoryError(), r"\.wav: no memory is left to read it; lower data\.workers"),
+    ],
+)
+def test_what_the_machine_refuses_while_reading_is_an_item_in_one_line(make, monkeypatch, error, said):
+    dataset = make(*PLAIN)
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(dataset, "_read", fail)
+    item = dataset[Draw(0, 0, 0, 0)]
+    assert isinstance(item, SpkverError)
+    assert re.search(said, str(item))
+
+
+def test_a_crop_that_is_not_finite_is_an_item_in_one_line(make, directory, monkeypatch):
+    dataset = make(*PLAIN)
+    monkeypatch.setattr(dataset, "_read", lambda index, n, position: np.full(n, 1e39))
+    item = dataset[Draw(0, 0, 0, 0)]
+    assert isinstance(item, SpkverError)
+    assert re.search(rf"^{directory.utterances[0].path}: augmented samples .* are not finite", str(item))
+
+
 def test_the_cache_gives_back_what_was_put():
-    cache = WaveformCache([5, 3, 4])
-    assert cache.get(1) is None
-    put = cache.put(1, np.array([0.5, -1.5, 0.25, 9.0], np.float32))
-    assert list(put) == [16384, -32767, 8192]
-    assert list(cache.get(1)) == list(put)
-    assert cache.get(0) is None
-    assert cache.get(2) is None
+    cache = WaveformCache([5, 3, 4], [False, True, True])
+    assert cache.get(0, 0, 5) is None
+    floats = np.array([0.1, -7.5, 1e-9, 3.0, 0.0], np.float32)
+    steps = np.array([-1.0, 32767 / 32768, 1 / 32768], np.float32)
+    cache.put(0, floats)
+    cache.put(1, steps)
+    np.testing.assert_array_equal(cache.get(0, 1, 9), floats[1:])
+    np.testing.assert_array_equal(cache.get(1, 0, 3), steps)
+    assert cache.get(1, 0, 3).dtype == np.float32
+    assert cache.get(2, 0, 4) is None
+
+
+@pytest.mark.parametrize("samples", [[0.1, 0.2, 0.3, 0.4], [1.0, 0.0, 0.0, 0.0], [0.0] * 3, [0.0] * 5])
+def test_what_the_cache_could_not_give_back_exactly_is_not_kept(samples):
+    cache = WaveformCache([4, 4], [True, True])
+    cache.put(0, np.array(samples, np.float32))
+    assert cache.get(0, 0, 4) is None
+    assert cache.get(1, 0, 4) is None
 
 
 def test_collate_gives_tensors_or_the_first_error():

@@ -1,4 +1,4 @@
-"""The survey finds what is of no use, keeps what it found, and takes it up again."""
+"""The survey finds what cannot be used, keeps what it found, and takes it up again."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from spkver.errors import SpkverError
 
 @pytest.fixture
 def directory(tmp_path):
-    """Ten good utterances of two speakers, and one of each kind that is of no use."""
+    """Ten good utterances of two speakers, and one of each kind that cannot be used."""
     audio = tmp_path / "my audio"
     audio.mkdir()
     rng = np.random.default_rng(0)
@@ -28,6 +28,9 @@ def directory(tmp_path):
     save("empty.wav", np.zeros(0))
     save("silent.flac", np.zeros(16000))
     save("nan.wav", np.full(100, np.nan, np.float32), subtype="FLOAT")
+    save("loud.wav", 10_000 * rng.standard_normal(100), subtype="FLOAT")
+    save("joined.flac", 0.1 * rng.standard_normal(1000))
+    (audio / "joined.flac").write_bytes(2 * (audio / "joined.flac").read_bytes())
     save("truncated.ogg", 0.1 * rng.standard_normal(32000), format="OGG", subtype="VORBIS")
     whole = (audio / "truncated.ogg").read_bytes()
     (audio / "truncated.ogg").write_bytes(whole[: len(whole) // 2])
@@ -41,6 +44,8 @@ def directory(tmp_path):
 
 REASONS = {
     "empty": "empty",
+    "joined": "joined",
+    "loud": "out-of-range",
     "nan": "non-finite",
     "silent": "silent",
     "truncated": "truncated",
@@ -82,7 +87,7 @@ def test_too_many_unusable_files_stop_with_the_key_that_allows_more(directory):
     with pytest.raises(SpkverError) as caught:
         survey(directory, 16000, max_unusable_share=0.3)
     text = str(caught.value)
-    assert "5 of 15 files (33.3%)" in text and "empty.wav (empty)" in text and "data.max_unusable_share" in text
+    assert "7 of 17 files (41.2%)" in text and "empty.wav (empty)" in text and "data.max_unusable_share" in text
     assert "\n" not in text
 
 
@@ -97,42 +102,42 @@ def test_the_unusable_are_left_out_and_the_rest_have_durations(directory):
     assert list(usable.durations) == [u.id for u in usable.utterances]
     assert read_data_directory(directory.path).durations == usable.durations
     lines = (directory.path / "unusable").read_text().splitlines()
-    assert lines[0] == f"empty {directory.path}/my audio/empty.wav empty" and len(lines) == 5
+    assert lines[0] == f"empty {directory.path}/my audio/empty.wav empty" and len(lines) == 7
 
 
 def test_a_survey_is_taken_up_again_until_the_list_is_newer(directory, decoded):
     first = keep_usable(directory, 16000, max_unusable_share=0.5)
-    assert len(decoded) == 15
+    assert len(decoded) == 17
     again = keep_usable(directory, 16000, max_unusable_share=0.5)
-    assert again == first and len(decoded) == 15
+    assert again == first and len(decoded) == 17
     later = (directory.path / "utt2dur").stat().st_mtime + 10
     os.utime(directory.path / "wav.scp", (later, later))
     assert keep_usable(directory, 16000, max_unusable_share=0.5) == first
-    assert len(decoded) == 30
+    assert len(decoded) == 34
 
 
 def test_a_stored_survey_is_held_to_the_share_too_and_is_kept_when_refused(directory, decoded):
     for _ in range(2):
-        with pytest.raises(SpkverError, match="5 of 15"):
+        with pytest.raises(SpkverError, match="7 of 17"):
             keep_usable(directory, 16000, max_unusable_share=0.1)
-    assert len(decoded) == 15
+    assert len(decoded) == 17
 
 
 def test_only_utterances_that_an_earlier_survey_does_not_know_are_decoded(directory, decoded):
-    keep_usable(directory.subset(speakers=["bert"]), 16000, max_unusable_share=0.5)
+    keep_usable(directory.subset(speakers=["bert"]), 16000, max_unusable_share=0.6)
     n_bert = len(decoded)
-    assert 0 < n_bert < 15
+    assert 0 < n_bert < 17
     assert len(keep_usable(directory, 16000, max_unusable_share=0.5).utterances) == 10
     assert sorted(decoded) == sorted(u.id for u in directory.utterances)
     # And a part does not overwrite what is known of the whole.
     keep_usable(directory.subset(speakers=["anna"]), 16000, max_unusable_share=1.0)
-    assert len(decoded) == 15 and len(read_data_directory(directory.path).durations) == 10
+    assert len(decoded) == 17 and len(read_data_directory(directory.path).durations) == 10
 
 
 def test_durations_of_another_tool_are_no_survey(directory, decoded):
     (directory.path / "utt2dur").write_text("".join(f"{u.id} 1.0\n" for u in directory.utterances))
     assert keep_usable(directory, 16000, max_unusable_share=0.5).durations["good0"] == pytest.approx(0.1)
-    assert len(decoded) == 15
+    assert len(decoded) == 17
 
 
 def test_a_folder_that_cannot_be_written_works_without_storing(directory, monkeypatch, capsys):

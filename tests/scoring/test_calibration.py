@@ -375,7 +375,7 @@ def test_a_calibration_is_read_back_to_the_bit(tmp_path):
     assert np.array_equal(read.llrs(features), written.llrs(features))
     text = path.read_text(encoding="utf-8")
     assert "zweite Größe" in text
-    assert list(json.loads(text)) == ["weights", "offset", "p_target", "belongs_to"]
+    assert list(json.loads(text)) == ["weights", "offset", "p_target", "belongs_to", "ranges"]
 
 
 NAMES = st.text(st.characters(codec="utf-8"))
@@ -402,7 +402,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["calibration.json"]
 
 
-GOOD = {"weights": {"cosine": 2}, "offset": -1.5, "p_target": 0.05, "belongs_to": {}}
+GOOD = {"weights": {"cosine": 2}, "offset": -1.5, "p_target": 0.05, "belongs_to": {}, "ranges": {}}
 
 
 @pytest.mark.parametrize(
@@ -425,6 +425,12 @@ GOOD = {"weights": {"cosine": 2}, "offset": -1.5, "p_target": 0.05, "belongs_to"
         ({"p_target": 1}, "p_target must lie between 0 and 1, got 1"),
         ({"belongs_to": []}, r"belongs_to must be a dictionary that JSON can hold, got \[\]"),
         ({"belongs_to": {"trials": float("nan")}}, "belongs_to must be a dictionary that JSON can hold"),
+        ({"ranges": []}, r"ranges must map names of weights to \[lowest, highest\], got \[\]"),
+        ({"ranges": {"magnitude_min": [1, 2]}}, "ranges must map names of weights"),
+        ({"ranges": {"cosine": [2, 1]}}, r"'cosine': \[2, 1\]"),
+        ({"ranges": {"cosine": [1, float("nan")]}}, r"'cosine': \[1, nan\]"),
+        ({"ranges": {"cosine": 1}}, "'cosine': 1"),
+        ({"ranges": ..., "weights": {"score": 1, "log_duration_min": 1}}, "missing keys: 'ranges'"),
         (b"\xff\xfe", "cannot be read"),
         ("[" * 100_000, "cannot be read"),
         (None, r"cannot be read \(No such file or directory\)"),
@@ -442,6 +448,46 @@ def test_a_file_that_is_no_calibration_is_refused_in_one_line(tmp_path, content,
         read_calibration(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_scores_alone_from_before_there_were_ranges_is_read(tmp_path):
+    old = {key: value for key, value in GOOD.items() if key != "ranges"}
+    (tmp_path / "calibration.json").write_text(json.dumps(old))
+    assert read_calibration(tmp_path / "calibration.json").llrs({"cosine": [3.0]}).tolist() == [4.5]
+
+
+def test_beyond_the_range_of_the_fit_a_held_measure_counts_as_its_end():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([1, 0], 500)
+    length = rng.uniform(1, 2, 1000)
+    features = {"cosine": labels + rng.normal(size=1000), "log_duration_min": length + 0.3 * labels}
+    held = fit_calibration(features, labels, 0.05, 1e-6, held=["log_duration_min"])
+    free = fit_calibration(features, labels, 0.05, 1e-6)
+    assert held.weights == free.weights and held.weights["log_duration_min"] > 1
+    low, high = held.ranges["log_duration_min"]
+    assert (low, high) == (features["log_duration_min"].min(), features["log_duration_min"].max())
+    assert held.quality == ["duration"] and "cosine" not in held.ranges
+    assert np.array_equal(held.llrs(features), free.llrs(features))
+    beyond = {"cosine": [0.0] * 4, "log_duration_min": [low, low - 5, high, high + 5]}
+    llrs = held.llrs(beyond)
+    assert llrs[0] == llrs[1] < llrs[2] == llrs[3]
+    assert free.llrs(beyond)[3] > llrs[3] + 5
+    with pytest.raises(ValueError, match="held must name columns, 'cosine', 'log_duration_min'; got 'magnitude_min'"):
+        fit_calibration(features, labels, 0.05, 1e-6, held=["magnitude_min"])
+
+
+def test_a_weight_of_two_is_the_trial_twice():
+    features, labels = two_systems(0, 50, 200)
+    twice = np.arange(250) % 3 == 0
+    weighted = fit_calibration(features, labels, 0.05, 1e-6, trial_weights=1 + twice)
+    repeated = {name: np.concatenate([column, column[twice]]) for name, column in features.items()}
+    plain = fit_calibration(repeated, np.concatenate([labels, labels[twice]]), 0.05, 1e-6)
+    assert list(weighted.weights.values()) == pytest.approx(list(plain.weights.values()))
+    assert weighted.offset == pytest.approx(plain.offset)
+    assert weighted.offset != pytest.approx(fit_calibration(features, labels, 0.05, 1e-6).offset, rel=1e-3)
+    for wrong in (twice, np.ones(3), np.full(250, np.nan)):
+        with pytest.raises(ValueError, match="trial_weights must be 250 finite numbers above 0"):
+            fit_calibration(features, labels, 0.05, 1e-6, trial_weights=wrong)
 
 
 def test_a_file_edited_by_hand_is_read(tmp_path):

@@ -9,6 +9,7 @@ from spkver.errors import SpkverError
 from spkver.scoring.enrolment import Models, enrolment_means, expand_trials, read_models, score_means
 from spkver.scoring.lookup import Rows
 from spkver.scoring.pairs import unit_rows
+from spkver.scoring.systems import Voices, enrolled_voices
 
 UTTS = [f"u{n}" for n in range(8)]
 ROWS = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
@@ -70,3 +71,14 @@ def test_a_models_length_does_not_count_and_opposite_utterances_are_refused():
     np.testing.assert_allclose(enrolment_means(rows, models), [[0.5**0.5] * 2], atol=1e-7)
     with pytest.raises(ValueError, match="the utterances of model 'b' cancel each other out"):
         enrolment_means(rows, Models(["a", "b"], np.array([0, 0, 2]), np.array([0, 1, 3])))
+
+
+def test_the_measures_of_a_model_are_the_means_of_its_utterances():
+    voices = Voices(ROWS, {"duration": np.arange(1.0, 9.0), "magnitude": np.arange(8.0) ** 2})
+    enrolled = enrolled_voices(voices, Models(["a", "b"], np.array([0, 1, 5, 3]), np.array([0, 3, 4])))
+    assert enrolled.measures["duration"].tolist() == [3.0, 4.0]
+    assert enrolled.measures["magnitude"] == pytest.approx([26 / 3, 9])
+    # The same recordings again tell nothing new.
+    twice = enrolled_voices(voices, Models(["a"], np.array([0, 1, 5] * 2), np.array([0, 6])))
+    assert twice.measures["duration"].tolist() == [3.0]
+    np.testing.assert_allclose(twice.embeddings, enrolled.embeddings[:1], atol=1e-6)

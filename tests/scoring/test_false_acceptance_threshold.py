@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spkver.cli import main
+from spkver.provenance import data_record, file_record, write_record
 from spkver.scoring.metrics import equal_error_rate, threshold_at_false_acceptance
 from spkver.scoring.scores import write_scores
-from spkver.scoring.trials import Trials
+from spkver.scoring.trials import Trials, write_trials
+from spkver.systems import System
 
 SCORES = st.lists(st.integers(-5, 5), min_size=1, max_size=15)
 
@@ -53,8 +55,13 @@ def scored(tmp_path):
     utts = [f"u{i}" for i in range(n + 5)]
     trials = Trials(utts, np.zeros(n + 4, np.int64), np.arange(1, n + 5), np.repeat([0, 1], [n, 4]).astype(np.int8))
     scores = np.r_[np.arange(n) / n, 0.5, 0.985, 2, 3].astype(np.float32)
-    (tmp_path / "data").mkdir()
-    write_scores(tmp_path / "exp" / "scores" / "data" / "trials-cosine", trials, scores)
+    data, system = tmp_path / "data", System(tmp_path / "exp")
+    data.mkdir()
+    (data / "wav.scp").write_text("".join(f"{utt} {utt}.wav\n" for utt in utts))
+    write_trials(data / "trials", trials)
+    write_scores(system.scores(data, data / "trials"), trials, scores)
+    made_of = {"data": data_record(data), "trials": file_record(data / "trials"), "model": None}
+    write_record(system.scores_record(data, data / "trials"), made_of)
     return tmp_path
 
 
@@ -63,8 +70,12 @@ def test_the_verb_tells_the_threshold_and_both_errors(scored, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "exp, cosine: accept from this score on (4 + 100 trials)" in lines[0]
     # 2 % of the nontargets lie from .98 on, .97 is the first to reject; two of four targets are below.
-    assert lines[3].split() == ["--far", "0.02", "0.9700", "2.00%", "25.00%"]
-    assert lines[4].split() == ["--far", "0.1", "0.8900", "10.00%", "25.00%"]
+    for line, rate, rejected, shares in ((lines[3], "0.02", 0.97, "2.00%"), (lines[4], "0.1", 0.89, "10.00%")):
+        far, given, text, *errors = line.split()
+        system, _, digits = text.partition(":")
+        assert (far, given, system, errors) == ("--far", rate, "cosine", [shares, "25.00%"])
+        # As many digits as it takes to reject what it must reject.
+        assert np.float32(rejected) < float(digits) < rejected + 1e-6
     assert "100 nontarget trials are few for such a rate, 1500 would tell it" in lines[5]
 
 

@@ -42,7 +42,7 @@ def test_the_state_reads_back(tmp_path):
     state = {"epoch": 3, "best": (0.1, 2), "weights": torch.arange(4.0)}
     checkpoint.save_state(tmp_path, state)
     assert checkpoint.has_state(tmp_path)
-    back = checkpoint.load_state(tmp_path)
+    back = checkpoint.load_state(tmp_path, {"epoch": int, "best": (tuple, type(None)), "weights": torch.Tensor})
     assert (back["epoch"], back["best"]) == (3, (0.1, 2))
     assert torch.equal(back["weights"], state["weights"])
 
@@ -52,7 +52,7 @@ def test_a_damaged_state_is_one_line(tmp_path):
     path = tmp_path / "last.pt"
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(SpkverError, match=r"last.pt: is no whole checkpoint") as caught:
-        checkpoint.load_state(tmp_path)
+        checkpoint.load_state(tmp_path, {})
     assert "\n" not in str(caught.value)
 
 
@@ -64,5 +64,5 @@ class Evil:
 def test_a_state_from_a_stranger_cannot_run_code(tmp_path, capsys):
     torch.save({"x": Evil()}, tmp_path / "last.pt", pickle_module=pickle)
     with pytest.raises(SpkverError):
-        checkpoint.load_state(tmp_path)
+        checkpoint.load_state(tmp_path, {})
     assert "executed" not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Muon: torch's steps, in a precision that the machine multiplies."""
+"""Muon: torch's steps, in the precision of the run."""
 
 import copy
 
@@ -96,16 +96,18 @@ def test_a_checkpoint_of_torchs_muon_is_taken_up():
         assert ((ours - value).norm() / (value - start).norm()).item() < 0.02
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_products_are_in_bfloat16_only_where_the_machine_multiplies_it(monkeypatch, native):
-    monkeypatch.setattr("spkver.training.device._has_bfloat16", lambda device: native)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("hardware", [True, False])
+def test_products_are_in_the_precision_that_is_asked_for_whatever_the_machine_multiplies(monkeypatch, dtype, hardware):
+    monkeypatch.setattr("spkver.training.device._has_bfloat16", lambda device: hardware)
     seen = []
     monkeypatch.setattr(
         muon, "orthogonalised", lambda matrix, dtype: seen.append(dtype) or orthogonalised(matrix, dtype)
     )
     parameters = matrices()
-    run(Muon(parameters, lr=0.1), parameters, 1)
-    assert seen == [torch.bfloat16 if native else torch.float32] * 3
+    run(Muon(parameters, lr=0.1, dtype=dtype), parameters, 1)
+    assert seen == [dtype] * 3
+    assert all(parameter.dtype == torch.float32 for parameter in parameters)
 
 
 def test_a_parameter_without_a_gradient_stays():

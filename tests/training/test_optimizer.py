@@ -25,7 +25,7 @@ def built(name, *overrides):
     torch.manual_seed(0)
     encoder, head = Encoder(), nn.Linear(6, 20, bias=False)
     config = load_config(BASE, [f"optimizer.name={name}", *overrides]).optimizer
-    return encoder, head, build_optimizer(config, encoder, head)
+    return encoder, head, build_optimizer(config, encoder, head, torch.float32)
 
 
 def train(encoder, head, optimizer, steps, seed=1):

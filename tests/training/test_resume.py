@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +63,41 @@ def test_a_stopped_run_goes_on_to_the_same_losses(
 
     resumed = start(tiny_config, voices, exp, *words, "--resume")
     assert resumed.wait(timeout=120) == 0, resumed.communicate()
+    assert figures(exp) == figures(trained)
+
+
+def test_a_run_whose_worker_was_killed_is_saved_and_goes_on_to_the_same_losses(trained, tiny_config, voices, tmp_path):
+    exp = tmp_path / "exp"
+    process = start(tiny_config, voices, exp, "data.workers=1")
+    wait_for_steps(process, exp, 4)
+    (worker,) = (int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    os.kill(worker, signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75  # EX_TEMPFAIL: try again
+    (line,) = errors.splitlines()
+    assert re.fullmatch(
+        rf"{exp}: data worker \(process {worker}\) was killed by SIGKILL: .* memory .*; "
+        r"saved at epoch 1, step \d+; go on with --resume",
+        line,
+    )
+    resumed = start(tiny_config, voices, exp, "data.workers=1", "--resume")
+    assert resumed.wait(timeout=120) == 0, resumed.communicate()
+    assert figures(exp) == figures(trained)
+
+
+def test_a_second_training_in_the_same_folder_is_refused_and_the_first_not_disturbed(
+    trained, tiny_config, voices, tmp_path
+):
+    exp = tmp_path / "exp"
+    first = start(tiny_config, voices, exp)
+    wait_for_steps(first, exp, 1)
+    for words in ((), ("--resume",)):
+        second = start(tiny_config, voices, exp, *words)
+        _, errors = second.communicate(timeout=60)
+        if first.poll() is None:
+            assert second.returncode == 1
+            assert re.fullmatch(rf"{exp}: training is under way .*process {first.pid} on \S+, since .*\n", errors)
+    assert first.wait(timeout=120) == 0
     assert figures(exp) == figures(trained)
 
 

@@ -1,11 +1,11 @@
-"""Ctrl-C and SIGTERM are noted first and obeyed after the step; a second one acts at once."""
+"""Ctrl-C, SIGTERM and SIGHUP are noted first and obeyed after the step; a second one acts at once."""
 
 import os
 import signal
 
 import pytest
 
-from spkver.training.stopping import StopRequest
+from spkver.training.stopping import StopNow, StopRequest
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,7 @@ def interrupts_raise():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_is_noted(number):
     before = signal.getsignal(number)
     with StopRequest() as request:
@@ -39,3 +39,20 @@ def test_an_ignored_signal_stays_ignored():
         os.kill(os.getpid(), signal.SIGINT)
         assert request.signal_number is None
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_block_that_may_be_left_is_not_entered_after_a_signal():
+    entered = []
+    with StopRequest() as request:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StopNow), request.at_once():
+            entered.append(True)
+    assert not entered
+
+
+def test_no_alarm_is_left_behind():
+    before = signal.getsignal(signal.SIGALRM)
+    with StopRequest():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -14,8 +14,9 @@ from spkver.data.directory import read_data_directory
 from spkver.data.survey import keep_usable
 from spkver.errors import SpkverError
 from spkver.model_folder import load_model, load_tensors
+from spkver.training import device, muon
 from spkver.training.checkpoint import epochs_kept
-from spkver.training.device import choose_dtype
+from spkver.training.device import choose_device
 from spkver.training.experiment import Experiment
 from spkver.training.held_out import split_speakers
 from spkver.training.log import read_log
@@ -34,6 +35,12 @@ def make_trainer(tiny_config, directory, tmp_path):
         return Trainer(load_config(tiny_config, list(overrides)), directory, Experiment(tmp_path / exp), init, resume)
 
     return make
+
+
+# Two ways of adding up the same float32 numbers differ by some units of the last place (1.2e-7), of which each step
+# makes more: a thousand times as much within an epoch of this size. What only one of them rounds to bfloat16
+# (eps 7.8e-3) stands out all the same.
+SAME_IN_FLOAT32 = torch.finfo(torch.bfloat16).eps / 4
 
 
 def losses(trainer):
@@ -138,6 +145,40 @@ def test_an_unreadable_file_stops_training_with_its_path(make_trainer):
         trainer.run({})
 
 
+def test_an_epoch_that_cannot_be_measured_is_saved_and_measured_when_the_file_is_mended(make_trainer):
+    words = ("training.epochs=1", "snapshots.speakers=0")
+    whole = make_trainer(*words, exp="whole")
+    whole.run({})
+    trainer = make_trainer(*words)
+    path = trainer.held_out.utterances[0].path
+    content = path.read_bytes()
+    try:
+        path.unlink()
+        with pytest.raises(SpkverError, match=rf"^{path}: no such audio file"):
+            trainer.run({})
+    finally:
+        path.write_bytes(content)
+    assert len(losses(trainer)) == trainer.sampler.n_batches
+    resumed = make_trainer(*words, resume=True)
+    assert resumed.begun
+    resumed.run({})
+    assert losses(resumed) == losses(whole)
+    eers = [read_log(each.experiment.log_file, "epoch")[0]["held_out_eer"] for each in (whole, resumed)]
+    assert eers[0] == eers[1]
+
+
+def test_what_a_killed_run_left_behind_is_removed(make_trainer):
+    trainer = make_trainer("training.epochs=1")
+    folders = [trainer.experiment.folder / name for name in ("", "checkpoints", "snapshots", "untrained")]
+    left = [folder / ".last.pt.abcdefgh.unfinished" for folder in folders]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    trainer.run({})
+    assert not any(path.exists() for path in left)
+    assert not list(trainer.experiment.folder.rglob(".*"))
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(make_trainer):
     make_trainer("training.epochs=1").run({})
     with pytest.raises(SpkverError, match="already holds a run; go on with --resume"):
@@ -201,17 +242,36 @@ def test_without_held_out_speakers_training_has_no_eer(make_trainer):
     assert "held_out_eer" not in epoch
 
 
-def test_precision_by_name():
-    cpu = torch.device("cpu")
-    assert choose_dtype("float32", cpu) == torch.float32
-    assert choose_dtype("bfloat16", cpu) == torch.bfloat16
-    assert choose_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+@pytest.mark.parametrize("hardware", [False, True])
+@pytest.mark.parametrize("precision", ["auto", "bfloat16", "float32"])
+@pytest.mark.parametrize("head_rows", [1, 10**6])
+def test_the_precision_of_a_run_reaches_all_of_a_step(make_trainer, monkeypatch, hardware, precision, head_rows):
+    monkeypatch.setattr(device, "_has_bfloat16", lambda _: hardware)
+    expected = {"bfloat16": torch.bfloat16, "float32": torch.float32, "auto": [torch.float32, torch.bfloat16][hardware]}
+    trainer = make_trainer(f"training.precision={precision}", f"training.chunked_head_rows={head_rows}")
+    seen = {"encoder": set(), "optimizer": set(), "head": set()}
+    trainer.encoder.layers[0].qkv.register_forward_hook(lambda *call: seen["encoder"].add(call[-1].dtype))
+    monkeypatch.setattr(muon, "orthogonalised", lambda matrix, dtype: seen["optimizer"].add(dtype) or matrix)
+    real = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda a, *rest, **out: seen["head"].add(a.dtype) or real(a, *rest, **out))
+    trainer.sampler.set_epoch(0)
+    trainer.encoder.train()
+    trainer.training_step(next(iter(trainer.loader())), 0, 0, trainer.sampler.n_batches)
+    assert seen["encoder"] == seen["optimizer"] == {expected[precision]}
+    # A chunked head has a precision of its own in the configuration, and a head held whole is float32.
+    assert seen["head"] == ({torch.float32} if head_rows == 1 else set())
+
+
+def test_a_gpu_that_is_not_there_is_refused_and_auto_is_the_cpu():
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(SpkverError, match="torch sees no GPU; use auto or cpu"):
+        choose_device("cuda")
 
 
 def test_the_log_leaves_out_a_line_that_a_stop_cut_short(tmp_path):
     path = tmp_path / "log.jsonl"
-    path.write_text(json.dumps({"kind": "step", "loss": 1.0}) + "\n" + '{"kind": "st')
-    assert read_log(path, "step") == [{"loss": 1.0}]
+    path.write_text(json.dumps({"kind": "step", "epoch": 1, "loss": 1.0}) + "\n" + '{"kind": "st')
+    assert read_log(path, "step") == [{"epoch": 1, "loss": 1.0}]
 
 
 @pytest.mark.parametrize("head", ["arc_margin", "intertopk_subcenter"])
@@ -226,7 +286,7 @@ def test_a_head_computed_in_chunks_trains_as_the_plain_one(make_trainer, head):
         found[rows] = losses(trainer)
     # The first step is the same sum in another order; what rounding moves grows from there.
     assert found[1][0] == pytest.approx(found[10**6][0], rel=1e-5)
-    assert found[1] == pytest.approx(found[10**6], rel=0.02)
+    assert found[1] == pytest.approx(found[10**6], rel=SAME_IN_FLOAT32)
 
 
 def test_training_by_kernels_is_training_by_torch(make_trainer, monkeypatch):
@@ -241,7 +301,7 @@ def test_training_by_kernels_is_training_by_torch(make_trainer, monkeypatch):
         found[kernels] = losses(trainer)
     # The same sums in another order; what rounding moves grows from there.
     assert found[True][0] == pytest.approx(found[False][0], rel=1e-5)
-    assert found[True] == pytest.approx(found[False], rel=0.02)
+    assert found[True] == pytest.approx(found[False], rel=SAME_IN_FLOAT32)
     assert found[True] != found[False]
     # Whoever trains without them is told.
     assert said[False].endswith("(cpu, float32, slower without compiled kernels)")

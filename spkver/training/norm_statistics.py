@@ -1,0 +1,101 @@
+"""The running statistics of BatchNorms: taken back after a bad step, and renewed for a finished model.
+
+A BatchNorm takes a batch into its statistics in the forward pass, before anybody knows whether the step is any good.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from spkver.config import Config
+from spkver.data.directory import DataDirectory
+from spkver.errors import SpkverError
+from spkver.extraction import Extractor
+from spkver.models.speech_encoder_v3 import SpeechEncoderV3
+from spkver.training.layers import freeze
+from spkver.views import AS_RECORDED
+
+
+class NormStatistics:
+    """The statistics of all BatchNorms in some modules, kept so that they can be taken back: a few thousand numbers."""
+
+    def __init__(self, *modules: nn.Module):
+        norms = [norm for module in modules for norm in batch_norms(module)]
+        self._buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+        self._kept: list[Tensor] = []
+
+    def keep(self) -> None:
+        """Remember them as they are."""
+        self._kept = [buffer.clone() for buffer in self._buffers]
+
+    def take_back(self) -> None:
+        """Make them as they were when ``keep`` was called."""
+        for buffer, kept in zip(self._buffers, self._kept):
+            buffer.copy_(kept)
+
+    def are_finite(self) -> Tensor:
+        """() bool, on the device of the statistics: their variance overflows where every gradient is still finite."""
+        if not self._buffers:
+            return torch.tensor(True)
+        return torch.stack([buffer.isfinite().all() for buffer in self._buffers]).all()
+
+
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    """The BatchNorms in a module, in the order of their definition."""
+    return [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+
+
+def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config: Config) -> None:
+    """Let every BatchNorm of the encoder hold the statistics of whole, clean training utterances.
+
+    Averaged weights need statistics of their own (Izmailov et al., UAI 2018), and those of the training
+    were those of short, masked, augmented crops: embeddings of whole utterances would not be centred.
+    Frozen ones stay.
+
+    Raises:
+        SpkverError: a file cannot be read, or the weights are damaged.
+    """
+    still = freeze(encoder, config.optimizer.freeze)
+    norms = [norm for norm in batch_norms(encoder) if norm not in still]
+    n = min(config.training.statistics_utterances, len(directory.utterances))
+    chosen = np.random.default_rng([config.seed, 0xBA7C]).choice(len(directory.utterances), n, replace=False)
+    chosen = directory.subset(utterances={directory.utterances[index].id for index in chosen})
+    while norms:
+        seen = _inputs(encoder, norms, chosen, config)
+        # What a later norm sees depends on the earlier ones' statistics; only the embedding's follows from the
+        # pooled values without another pass over the audio.
+        first = next(iter(seen))
+        _hold_statistics(first, seen[first])
+        norms.remove(first)
+        if first is encoder.pooled_norm and encoder.embedding_norm in norms:
+            with torch.no_grad():
+                _hold_statistics(encoder.embedding_norm, encoder.embedding(first.eval()(seen[first])))
+            norms.remove(encoder.embedding_norm)
+
+
+def _inputs(
+    encoder: SpeechEncoderV3, norms: list[nn.Module], directory: DataDirectory, config: Config
+) -> dict[nn.Module, Tensor]:
+    """What norms are given for whole utterances, each ``(n_utterances, n_features)``, in the order of their use."""
+    seen: dict[nn.Module, list[Tensor]] = {}
+
+    def keep(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        seen.setdefault(norm, []).append(inputs[0])
+
+    hooks = [norm.register_forward_pre_hook(keep) for norm in norms]
+    try:
+        extractor = Extractor(encoder, config, AS_RECORDED)
+        extractor.embed_utterances(directory.utterances, directory.durations, "statistics")
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {norm: torch.cat(inputs) for norm, inputs in seen.items()}
+
+
+@torch.no_grad()
+def _hold_statistics(norm: nn.Module, values: Tensor) -> None:
+    if not values.isfinite().all():
+        raise SpkverError("training utterances have embeddings that are not finite: the weights are damaged")
+    norm.running_mean.copy_(values.mean(0))
+    norm.running_var.copy_(values.var(0))

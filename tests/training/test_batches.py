@@ -1,0 +1,159 @@
+"""Batches from data workers: one that hangs, is killed or finds no shared memory does not cost the run."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from spkver.data.shared_memory import Piped, ready_to_send, shared_zeros
+from spkver.errors import SpkverError
+from spkver.training import batches as batches_module
+from spkver.training import stopping
+from spkver.training.batches import Batches, WorkerDied
+from spkver.training.device import ignore_interrupts
+from spkver.training.stopping import StopNow, StopRequest
+
+N = 8
+
+
+class Numbers(Dataset):
+    """Item i is ``(3,)`` of i, or whatever ``faults[i]`` does instead."""
+
+    def __init__(self, faults=None):
+        self.faults = faults or {}
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        return self.faults.get(index, lambda: torch.full((3,), index))()
+
+
+def collate(items):
+    if isinstance(items[0], SpkverError):
+        return items[0]
+    return (items[0],) if get_worker_info() is None else ready_to_send((items[0],))
+
+
+def loader_of(faults=None, workers=1):
+    return DataLoader(
+        Numbers(faults), num_workers=workers, collate_fn=collate, worker_init_fn=ignore_interrupts if workers else None
+    )
+
+
+def hang():
+    time.sleep(60)
+
+
+def be_killed():
+    time.sleep(0.3)  # else the item before, which is not fetched yet, dies with the worker
+    os.kill(os.getpid(), signal.SIGKILL)
+    hang()
+
+
+def values(batches):
+    return [int(batch[0][0]) for batch in batches]
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(batches_module, "_SECONDS_TO_END", 0.3)
+    monkeypatch.setattr(stopping, "_PATIENCE", 0.2)
+
+
+@pytest.fixture(autouse=True)
+def no_worker_is_left():
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    assert multiprocessing.active_children() == []
+    assert signal.getsignal(signal.SIGCHLD) is before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_all_batches_come_in_order(workers):
+    with Batches(loader_of(workers=workers)) as batches:
+        assert values(batches) == list(range(N))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_among_the_batches_is_raised(workers):
+    faults = {2: lambda: SpkverError("a.wav: unreadable")}
+    with pytest.raises(SpkverError, match=r"a\.wav"), Batches(loader_of(faults, workers)) as batches:
+        assert values(batches)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_obeyed_though_a_worker_hangs(number):
+    got, began = [], time.monotonic()
+    threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+    with pytest.raises(StopNow), StopRequest() as request, Batches(loader_of({3: hang}), request) as batches:
+        for batch in batches:
+            got.append(int(batch[0][0]))  # noqa: PERF401 (what came before the end counts)
+    assert got == [0, 1, 2]
+    assert request.signal_number == number
+    assert time.monotonic() - began < 20
+
+
+def test_a_batch_that_comes_soon_after_a_signal_is_still_used(monkeypatch):
+    # A transfer that is left in the middle makes the worker print a traceback.
+    monkeypatch.setattr(stopping, "_PATIENCE", 10.0)
+    got = []
+    faults = {0: lambda: time.sleep(0.1) or torch.zeros(3)}
+    with pytest.raises(StopNow), StopRequest() as request, Batches(loader_of(faults, workers=0), request) as batches:
+        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        for batch in batches:
+            got.append(int(batch[0][0]))  # noqa: PERF401 (what came before the end counts)
+    assert got == [0]
+
+
+def test_a_killed_worker_is_told_with_a_guess_why():
+    expected = r"process \d+\) was killed by SIGKILL: .*memory.*data\.workers"
+    with pytest.raises(WorkerDied, match=expected), Batches(loader_of({4: be_killed})) as batches:
+        assert values(batches)
+
+
+def test_a_killed_worker_is_told_between_steps_only():
+    reached = []
+    with pytest.raises(WorkerDied), Batches(loader_of({1: be_killed})) as batches:
+        next(batches)
+        time.sleep(1.0)  # a step, in which the worker dies
+        reached.append("end of the step")
+        next(batches)
+    assert reached == ["end of the step"]
+
+
+def test_where_shared_memory_is_full_batches_come_by_a_pipe_and_it_is_said_once(monkeypatch, capsys):
+    def full(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with Batches(loader_of()) as batches:
+        assert values(batches) == list(range(N))
+    assert capsys.readouterr().err.count("/dev/shm is too small") == 1
+
+
+def test_what_is_ready_to_send_is_shared_already():
+    (tensor,) = ready_to_send((torch.arange(3),))
+    assert tensor.is_shared()
+
+
+def test_piped_tensors_are_the_same():
+    (tensor,) = Piped((torch.arange(3).numpy(),)).tensors()
+    assert torch.equal(tensor, torch.arange(3))
+
+
+def test_what_a_forked_process_writes_to_shared_memory_is_seen():
+    tensor = shared_zeros(5, torch.int16)
+    child = multiprocessing.get_context("fork").Process(target=tensor.fill_, args=(7,))
+    child.start()
+    child.join()
+    assert tensor.tolist() == [7] * 5
+
+
+def test_there_may_be_nothing_to_share():
+    assert shared_zeros(0, torch.int64).shape == (0,)
