@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torchaudio.compliance import kaldi
 
 from spkver import native
-from spkver.data.audio import speed
+from spkver.data.resampling import speed
 from spkver.errors import SpkverError
 from spkver.features import Fbank, SpecAugment, mean_normalise
 from spkver.mel_bank import _stretched

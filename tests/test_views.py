@@ -10,7 +10,7 @@ import yaml
 
 from spkver.cli import main
 from spkver.config import dump_config, load_config
-from spkver.data.audio import resample_up_down, speed
+from spkver.data.resampling import resample_up_down, speed
 from spkver.errors import SpkverError
 from spkver.export.resampler import Resampler
 from spkver.export.waveform_encoder import WaveformEncoder

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spkver.data.audio import speed_ratio
+from spkver.data.resampling import speed_ratio
 from spkver.export.resampler import Resampler
 from spkver.extraction import Extractor
 from spkver.features import ENERGY_FLOOR, INT16_RANGE, PREEMPHASIS, Fbank, mean_normalise

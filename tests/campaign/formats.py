@@ -176,7 +176,7 @@ def _nothing_leads_out(folder: Path) -> None:
 def _state(folder: Path, material: Path):
     from spkver.training.checkpoint import load_state
 
-    return load_state(folder / "checkpoints")
+    return load_state(folder / "checkpoints", {"epoch": int, "encoder": dict})
 
 
 def _resume(folder: Path, material: Path):

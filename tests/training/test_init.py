@@ -10,8 +10,9 @@ import torch.nn.functional as F
 
 from spkver.cli import main
 from spkver.config import load_config
-from spkver.data.audio import read_audio, speed
+from spkver.data.audio import read_audio
 from spkver.data.directory import read_data_directory, write_data_directory
+from spkver.data.resampling import speed
 from spkver.data.survey import keep_usable
 from spkver.errors import SpkverError
 from spkver.extraction import Extractor
