@@ -173,7 +173,7 @@ def _alone(prepare):
         from spkver.files import locked
 
         folder = options.folder.absolute()
-        with locked(folder.with_name(f".{folder.name}.preparing.lock"), f"preparing {folder.name}"):
+        with locked(folder.with_name(f".{folder.name}.preparing.lock"), f"preparing {options.folder}"):
             return prepare(options)
 
     return prepare_alone
