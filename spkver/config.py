@@ -176,7 +176,13 @@ def _parse_yaml(text: str, source: str) -> Any:
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
         raise SpkverError(f"{source}{line}: {problem}") from None
-    except (ValueError, TypeError, OverflowError, AttributeError) as error:  # the 99th of a month, `!!timestamp x`
+    except (
+        ValueError,
+        TypeError,
+        OverflowError,
+        AttributeError,
+        LookupError,
+    ) as error:  # the 99th of a month, `!!bool x`
         raise SpkverError(f"{source}: holds a value that is none ({error})") from None
 
 

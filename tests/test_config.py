@@ -184,6 +184,8 @@ MERGE_BOMB = "a0: &a0 {x: 1}\n" + "".join(
         ("seed: 2020-99-99\n", "holds a value that is none"),
         ("seed: !!timestamp x\n", "holds a value that is none"),
         ("seed: !!int x\n", "holds a value that is none"),
+        ("seed: !!int ''\n", "holds a value that is none"),
+        ("seed: !!bool x\n", "holds a value that is none"),
         ("seed: " + "9" * 5000 + "\n", "holds a value that is none"),
         ("seed: 2020-01-01\n", "seed"),
         ("seed: !!python/object/apply:os.system [id]\n", "could not determine a constructor"),
