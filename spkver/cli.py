@@ -5,7 +5,9 @@ line on standard error and exit status 1; being stopped by a signal has the shel
 """
 
 import argparse
+import codecs
 import contextlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -19,12 +21,14 @@ from spkver.own_folder_verb import add_own_folder
 from spkver.picture_verbs import add_picture_verbs
 from spkver.scoring_verbs import add_scoring_verbs
 from spkver.standard_streams import open_closed_streams
+from spkver.verb_parser import VerbParser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb; returns the exit status."""
     open_closed_streams()
-    options = _parse(arguments)
+    _print_any_name()
+    options = _parser().parse_args(arguments)
     # Before torch is loaded: its threads wait for one another at full speed for a millisecond and more, on the core
     # that the data worker needs. Training on two cores takes about a tenth less time so.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -57,6 +61,13 @@ def _forget_output() -> None:
         return
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_any_name() -> None:
+    """Let standard output take every name: what its encoding lacks is written as JSON writes it, ``\\u674e``."""
+    codecs.register_error("as_json", lambda error: (json.dumps(error.object[error.start : error.end])[1:-1], error.end))
+    if hasattr(sys.stdout, "reconfigure"):  # not where a caller has put something else in its place
+        sys.stdout.reconfigure(errors="as_json")
 
 
 def config(options) -> None:
@@ -154,18 +165,6 @@ def _read(path: Path, check_files: bool = True):
     return read_data_directory(path, check_files=check_files)
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Options and overrides in any order, which argparse alone does not allow."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    strange = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
-    if strange:
-        parser.error(f"unrecognized arguments: {' '.join(strange)}")
-    if rest:
-        options.overrides += rest
-    return options
-
-
 def _alone(prepare):
     """A verb ``prepare``, for one process at a time in a folder: another would remove what the first has half made."""
 
@@ -180,7 +179,7 @@ def _alone(prepare):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="spkver", description="Speaker verification: train an encoder, score trials, say how good it is."
     )
     parser.add_argument("--version", action="version", version=f"spkver {__version__}")
@@ -194,40 +193,55 @@ def _parser() -> argparse.ArgumentParser:
     prepare = verbs.add_parser("prepare", help="turn a corpus into data directories")
     corpora = prepare.add_subparsers(title="corpora", metavar="CORPUS", required=True)
     mini = verb("mini", prepare_mini, corpora)
-    mini.add_argument("folder", type=Path, help="gets train/ and test/")
-    mini.add_argument("--seed", type=int, default=1, help="of voices and sentences (1)")
-    mini.add_argument("--train-voices", type=int, default=64, help="(64)")
-    mini.add_argument("--test-voices", type=int, default=24, help="(24)")
-    mini.add_argument("--sentences", type=int, default=12, help="utterances a voice (12)")
+    mini.add_argument("folder", type=Path, help="where the data directories train/ and test/ are made")
+    mini.add_argument("--seed", type=int, default=1, help="random seed of voices and sentences (1)")
+    mini.add_argument("--train-voices", type=int, metavar="N", default=64, help="how many speakers train/ gets (64)")
+    mini.add_argument("--test-voices", type=int, metavar="N", default=24, help="how many speakers test/ gets (24)")
+    mini.add_argument("--sentences", type=int, metavar="N", default=12, help="how many utterances a speaker has (12)")
     ocean = verb("speechocean762", prepare_speechocean762, corpora)
-    ocean.add_argument("folder", type=Path, help="gets train/ and test/")
-    ocean.add_argument("--corpus", type=Path, help="the unpacked corpus, when it is here already")
-    ocean.add_argument("--downloads", type=Path, default=Path("downloads"), help="where to download to (downloads)")
-    ocean.add_argument("--checksum", help="expected SHA-256 or MD5 of the archive")
+    ocean.add_argument("folder", type=Path, help="where the data directories train/ and test/ are made")
+    ocean.add_argument(
+        "--corpus", type=Path, help="folder of the unpacked corpus, when it is here already: nothing is downloaded"
+    )
+    ocean.add_argument(
+        "--downloads", type=Path, default=Path("downloads"), help="folder that the archive is downloaded to (downloads)"
+    )
+    ocean.add_argument("--checksum", help="the SHA-256 or MD5 that the downloaded archive must have")
     add_corpus_verbs(lambda name, function: verb(name, function, corpora))
 
     add_own_folder(verb, corpora)
 
     for name, function in (("config", config), ("train", train)):
         added = verb(name, function)
-        added.add_argument("config", type=Path, help="a YAML file, see conf/")
-        added.add_argument("overrides", nargs="*", metavar="key.sub=value", help="values that differ")
+        added.add_argument("config", type=Path, help="configuration: a YAML file, such as those in conf/")
+        added.add_overrides("key.sub=value", "values of the configuration that differ, as optimizer.lr=0.1")
     added.add_argument("--data", type=Path, help="data directory with the training speakers")
-    added.add_argument("--exp", type=Path, help="folder of the experiment (exp/ and the name of CONFIG)")
-    added.add_argument("--init", type=Path, metavar="MODEL", help="model folder to fine-tune")
-    added.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    added.add_argument("--exp", type=Path, help="folder of the experiment (exp/NAME, where CONFIG is NAME.yaml)")
     added.add_argument(
-        "--profile", type=int, nargs="?", const=30, metavar="STEPS", help="time so many steps (30), tell, keep nothing"
+        "--init", type=Path, metavar="MODEL", help="model folder whose weights training begins with: fine-tuning"
+    )
+    added.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the experiment")
+    added.add_argument(
+        "--profile",
+        type=int,
+        nargs="?",
+        const=30,
+        metavar="STEPS",
+        help="instead of training: time so many steps (30), print where the time goes, keep nothing",
     )
 
     added = verb("average", average)
     added.add_argument("exp", type=Path, help="folder of the experiment")
-    added.add_argument("--data", type=Path, help="its data directory (where training found it)")
-    added.add_argument("overrides", nargs="*", metavar="scoring.key=value", help="for this model from then on")
+    added.add_argument(
+        "--data", type=Path, help="data directory that it was trained on (the one that training was given)"
+    )
+    added.add_overrides("scoring.key=value", "values of the scoring section, for this model from then on")
 
     add_scoring_verbs(verb)
     add_export_verbs(verb)
-    verb("results", results).add_argument("exps", nargs="+", type=Path, metavar="exp", help="experiments")
+    verb("results", results).add_argument(
+        "exps", nargs="+", type=Path, metavar="exp", help="folders of experiments that `spkver evaluate` has measured"
+    )
 
     add_daily_verbs(verb)
     add_picture_verbs(verbs, verb)

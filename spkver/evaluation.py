@@ -1,6 +1,6 @@
 """From scores to figures: metrics of a system, of another toolkit's scores, and of two systems side by side."""
 
-import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,16 @@ from spkver.provenance import data_name
 from spkver.schema import Evaluation
 from spkver.scoring.comparison import compare
 from spkver.scoring.conditions import Column, by_condition, column, lesser, shared
+from spkver.scoring.enrolment import kept_models
 from spkver.scoring.foreign_scores import match_scores
 from spkver.scoring.scores import read_scores
-from spkver.scoring.summary import format_table, summary, update_metrics_json
+from spkver.scoring.summary import format_table, read_metrics, summary, update_metrics_json
 from spkver.scoring.trial_table import is_table, read_trial_table
 from spkver.scoring.trials import Trials, read_trials
 from spkver.systems import System
+
+# Of fewer, an interval over resampled speakers says little.
+FEW_SPEAKERS = 20
 
 
 def evaluate_scores(
@@ -36,13 +40,13 @@ def evaluate_scores(
     trials, scores = read_scores(path)
     if trials.labels is None:
         raise SpkverError(f"{path}: has no labels, as its trial list had none; without them nothing can be counted")
-    speaker_of = {utterance.id: utterance.speaker for utterance in directory.utterances}
-    record = _summary(path, trials, scores, speaker_of, settings)
+    known = _Known.of(directory, path)
+    record = _summary(path, trials, scores, known, settings)
     update_metrics_json(
         system.exp / "metrics.json", f"{data_name(directory.path)}/{trials_file.name}", system.name, record
     )
-    parts = [_counts(record) + "\n" + format_table([(system.name, record)])]
-    columns = {title: _condition(title, directory, trials, trials_file) for title in by}
+    parts = [_table([(system.name, record)])]
+    columns = {title: _condition(title, known, trials, trials_file) for title in by}
     return "\n\n".join(parts + _breakdown(path, scores, trials.labels, columns, settings))
 
 
@@ -62,9 +66,12 @@ def evaluate_foreign(
     if trials.labels is None:
         raise SpkverError(f"{trials_file}: has no labels; without them nothing can be counted")
     matched = match_scores(scores_file, trials)
-    speaker_of = None if utt2spk is None else read_pairs(utt2spk)
-    record = _summary(scores_file, trials, matched.scores, speaker_of, settings)
-    parts = [matched.report(), _counts(record) + "\n" + format_table([(scores_file.name, record)])]
+    known = None
+    if utt2spk is not None:
+        speaker_of = read_pairs(utt2spk)
+        known = _Known(utt2spk, speaker_of, speaker_of)
+    record = _summary(scores_file, trials, matched.scores, known, settings)
+    parts = [matched.report(), _table([(scores_file.name, record)])]
     columns = {title: _table_column(title, trials_file) for title in by}
     return "\n\n".join(parts + _breakdown(scores_file, matched.scores, trials.labels, columns, settings))
 
@@ -82,8 +89,7 @@ def compare_systems(
         raise SpkverError(f"{paths[0]}: has no labels; without them nothing can be compared")
     if not settings.bootstrap:
         raise SpkverError("compare: scoring.bootstrap is 0, and a comparison needs resamples; set it, as to 1000")
-    speaker_of = {utterance.id: utterance.speaker for utterance in directory.utterances}
-    speakers = _speakers(paths[0], trials, speaker_of)
+    speakers = _speakers(paths[0], trials, _Known.of(directory, paths[0]))
     try:
         found = compare(scores_a, scores_b, trials.labels, *speakers, settings.p_targets, settings.bootstrap)
     except ValueError as error:
@@ -94,7 +100,7 @@ def compare_systems(
         interval = f"{d.low:+.4f} .. {d.high:+.4f}"
         figures = f"{d.a:>9.4f}{d.b:>9.4f}{d.difference:>+10.4f}"
         lines.append(f"{name:<14}{figures}   {interval:<20}{d.b_better:>8.0%} {d.p_value:>7.3f}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_few_speakers(len(np.unique(speakers)))])
 
 
 def results_table(exps: list[Path]) -> str:
@@ -108,7 +114,7 @@ def results_table(exps: list[Path]) -> str:
         path = exp / "metrics.json"
         if not path.is_file():
             raise SpkverError(f"{path}: there are no metrics yet; run `spkver evaluate`")
-        for trials, systems in json.loads(path.read_text(encoding="utf-8")).items():
+        for trials, systems in read_metrics(path).items():
             rows = tables.setdefault(trials, [])
             # Two heads of one configuration begin with the same encoder: one floor is enough.
             seen = [record for name, record in rows if name.endswith("untrained")]
@@ -119,8 +125,10 @@ def results_table(exps: list[Path]) -> str:
             ]
     parts = []
     for trials, rows in tables.items():
+        if not rows:
+            continue
         rows.sort(key=lambda row: not row[0].endswith("untrained"))
-        parts.append(f"{trials}: {_counts(rows[0][1])}\n{format_table(rows)}")
+        parts.append(f"{trials}: {_table(rows)}")
     return "\n\n".join(parts)
 
 
@@ -128,43 +136,127 @@ def _row_name(exp: Path, system: str, exps: list[Path]) -> str:
     return system if len(exps) == 1 else f"{exp.name}, {system}"
 
 
-def _counts(record: dict) -> str:
-    return f"{record['targets']} target, {record['nontargets']} nontarget trials"
+def _table(rows: list[tuple[str, dict]]) -> str:
+    """How many trials there are, the figures of some systems on them, and what a reader should know of these."""
+    record = rows[0][1]
+    lines = [
+        f"{record.get('targets', '?')} target, {record.get('nontargets', '?')} nontarget trials",
+        format_table(rows),
+    ]
+    for name, found in rows:
+        if (found.get("eer") or 0) > 0.5:
+            lines.append(f"{name}: an EER above 50 %; is lower more alike, as of distances? Then change all signs")
+    with_intervals = [found["speakers"] for _, found in rows if "eer_interval" in found and "speakers" in found]
+    return "\n".join([*lines, *_few_speakers(min(with_intervals, default=FEW_SPEAKERS))])
+
+
+def _few_speakers(n: int) -> list[str]:
+    """A line about intervals over few speakers, or none."""
+    if n >= FEW_SPEAKERS:
+        return []
+    return [f"the intervals are over {n} speakers only, so they are rough; {FEW_SPEAKERS} or more are wanted"]
 
 
 def _summary(
-    path: Path, trials: Trials, scores: np.ndarray, speaker_of: dict[str, str] | None, settings: Evaluation
+    path: Path, trials: Trials, scores: np.ndarray, known: "_Known | None", settings: Evaluation
 ) -> dict[str, float | int | list[float]]:
-    speakers = () if speaker_of is None else _speakers(path, trials, speaker_of)
+    with_intervals = known is not None and settings.bootstrap > 0
+    speakers = _speakers(path, trials, known) if with_intervals else ()
     try:
-        return summary(scores, trials.labels, *speakers, p_targets=settings.p_targets, n=settings.bootstrap)
+        record = summary(scores, trials.labels, *speakers, p_targets=settings.p_targets, n=settings.bootstrap)
     except ValueError as error:
         raise SpkverError(f"{path}: {error}") from None
+    return record | ({"speakers": len(np.unique(speakers))} if with_intervals else {})
 
 
-def _speakers(path: Path, trials: Trials, speaker_of: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class _Known:
+    """What is known of the names in trials.
+
+    Attributes:
+        source: the data directory or list that says so.
+        enroll: name -> speaker, of what is enrolled.
+        test: utterance -> speaker; the same dictionary where single utterances are enrolled.
+        genders: speaker -> gender.
+        enroll_seconds, test_seconds: name -> seconds.
+    """
+
+    source: Path
+    enroll: dict[str, str]
+    test: dict[str, str]
+    genders: dict[str, str] = field(default_factory=dict)
+    enroll_seconds: dict[str, float] = field(default_factory=dict)
+    test_seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, directory: DataDirectory, scores: Path) -> "_Known":
+        """From a data directory, and from the models that a score file is of.
+
+        Raises:
+            SpkverError: a model has utterances of two speakers, or one that is not in the directory.
+        """
+        speakers = {utterance.id: utterance.speaker for utterance in directory.utterances}
+        seconds = directory.durations or {}
+        models = kept_models(scores)
+        if not models:
+            return cls(directory.path, speakers, speakers, directory.genders, seconds, seconds)
+        enroll = {}
+        for model, utts in models.items():
+            found = list(dict.fromkeys(speakers.get(utt) for utt in utts))
+            if None in found:
+                raise SpkverError(f"{scores}: model '{model}' has an utterance that is not in {directory.path}")
+            if len(found) != 1:
+                raise SpkverError(f"{scores}: model '{model}' has utterances of '{found[0]}' and of '{found[1]}'")
+            enroll[model] = found[0]
+        complete = {model: utts for model, utts in models.items() if all(utt in seconds for utt in utts)}
+        enrolled_seconds = {model: sum(seconds[utt] for utt in utts) for model, utts in complete.items()}
+        return cls(directory.path, enroll, speakers, directory.genders, enrolled_seconds, seconds)
+
+
+def _speakers(path: Path, trials: Trials, known: _Known) -> tuple[np.ndarray, np.ndarray]:
     """The speaker of each side of each trial, as numbers."""
+    sides = [
+        _of_names(path, trials, side, of, "speaker") for side, of in (("enroll", known.enroll), ("test", known.test))
+    ]
+    _, numbers = np.unique(np.concatenate(sides), return_inverse=True)
+    enroll, test = np.split(numbers, 2)
+    return enroll[trials.enroll_index], test[trials.test_index]
+
+
+def _of_names(path: Path, trials: Trials, side: str, known: dict, what: str) -> np.ndarray:
+    """(n_names,) what is known of the names on one side; of names on the other side only, anything.
+
+    Raises:
+        SpkverError: it is not known of a name.
+    """
     names = trials.names.to_pylist()
-    stranger = next((name for name in names if name not in speaker_of), None)
+    index = trials.enroll_index if side == "enroll" else trials.test_index
+    used = np.bincount(index, minlength=len(names)) > 0
+    stranger = next((name for name, is_used in zip(names, used) if is_used and name not in known), None)
     if stranger is not None:
-        raise SpkverError(f"{path}: the speaker of '{stranger}' is not known; its utterance is in no utt2spk")
-    _, number = np.unique([speaker_of[name] for name in names], return_inverse=True)
-    return number[trials.enroll_index], number[trials.test_index]
+        raise SpkverError(
+            f"{path}: the {what} of '{stranger}' is not known; list its utterance in utt2spk and wav.scp, "
+            "or score models of several utterances by `spkver score --enrolment`"
+        )
+    anything = next(iter(known.values()))
+    return np.array([known.get(name, anything) for name in names])
 
 
-def _condition(title: str, directory: DataDirectory, trials: Trials, trials_file: Path) -> Column:
+def _condition(title: str, known: _Known, trials: Trials, trials_file: Path) -> Column:
     """The condition of each trial under this title, from what the data directory or a trial table knows."""
     if is_table(trials_file):
         return _table_column(title, trials_file)
-    index = trials.enroll_index, trials.test_index
-    names = trials.names.to_pylist()
-    if title == "duration" and directory.durations:
-        return column(lesser(np.array([directory.durations[name] for name in names]), *index))
-    if title == "gender" and directory.genders:
-        speaker_of = {utterance.id: utterance.speaker for utterance in directory.utterances}
-        return shared(np.array([directory.genders.get(speaker_of[name], "unknown") for name in names]), *index)
+    # The values of both sides stand one behind the other.
+    index = trials.enroll_index, trials.test_index + len(trials.names)
+    if title == "duration" and known.test_seconds:
+        both = (("enroll", known.enroll_seconds), ("test", known.test_seconds))
+        return column(lesser(np.concatenate([_of_names(trials_file, trials, *side, title) for side in both]), *index))
+    if title == "gender" and known.genders:
+        both = (("enroll", known.enroll), ("test", known.test))
+        speakers = np.concatenate([_of_names(trials_file, trials, *side, title) for side in both])
+        return shared(np.array([known.genders.get(speaker, "unknown") for speaker in speakers.tolist()]), *index)
     raise SpkverError(
-        f"--by {title}: {directory.path} knows no such condition; there are gender (spk2gender), duration (utt2dur), "
+        f"--by {title}: {known.source} knows no such condition; there are gender (spk2gender), duration (utt2dur), "
         "and the columns of a .csv or .tsv trial table"
     )
 
@@ -177,7 +269,7 @@ def _table_column(title: str, trials_file: Path) -> Column:
     try:
         return column(np.asarray(known[title], str if known[title].dtype == object else None))
     except ValueError as error:
-        raise SpkverError(f"--by {title}: {error}") from None
+        raise SpkverError(f"{trials_file}: column '{title}': {error}") from None
 
 
 def _breakdown(

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spkver.config import Config
-from spkver.data.audio import AudioError, audio_info, check_samples, read_audio, wrap_to
+from spkver.data.audio import AudioError, check_samples, read_audio, wrap_to
 from spkver.data.audio_blocks import audio_blocks
 from spkver.data.directory import Utterance
 from spkver.data.resampling import speed
@@ -153,12 +153,13 @@ class Extractor:
         Raises:
             AudioError: it cannot be read, is empty, silent, non-finite or without speech.
         """
-        rate, frames, _ = audio_info(path)
-        if frames <= self.config.scoring.max_seconds * rate:
-            return self.choose(read_audio(path, self.sample_rate), path)
-        chosen = choose_speech(
-            lambda: audio_blocks(path, self.sample_rate, BLOCK_SECONDS), self.fbank, self.config.scoring.max_seconds
-        )
+        most = self.config.scoring.max_seconds
+        # A second more tells that there is more; of a file that is not longer these are all of its samples.
+        samples = read_audio(path, self.sample_rate, duration_seconds=most + 1)
+        if len(samples) <= most * self.sample_rate:
+            return self.choose(samples, path)
+        del samples
+        chosen = choose_speech(lambda: audio_blocks(path, self.sample_rate, BLOCK_SECONDS), self.fbank, most)
         return _refuse_no_speech(chosen, path)
 
     def choose(self, samples: np.ndarray, name: str | os.PathLike) -> Chosen:

@@ -69,7 +69,8 @@ def fuse_systems(
     fused = System(exp, FUSION)
     out, record = fused.scores(data, trials_file), fused.scores_record(data, trials_file)
     made_of = {"data": data_record(data), "trials": file_record(trials_file), "model": None}
-    scored_already(out, record, made_of)
+    scored_already(out, record, made_of)  # refuses to replace the scores of another list
+    record.unlink(missing_ok=True)
     write_scores(out, asked, llrs)
     write_record(record, made_of)
     lines = [f"{name:<40} {calibration_loss(train_columns[name], trials.labels, settings)}" for name in names]

@@ -19,6 +19,7 @@ from spkver.files import is_file, locked
 from spkver.model_fingerprint import IMPORTED
 from spkver.models import build_encoder
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
+from spkver.names import composed
 from spkver.schema import Scoring
 from spkver.whole_file import whole_file
 from spkver.younger_keys import YOUNGER_KEYS
@@ -149,7 +150,7 @@ def read_speakers(folder: str | Path) -> list[str] | None:
         return None
     path = Path(folder) / "speakers"
     try:
-        return path.read_text(encoding="utf-8").split()
+        return composed(path.read_text(encoding="utf-8")).split()
     except OSError as error:
         raise SpkverError(f"{path}: cannot be read ({error.strerror}); `spkver average EXP` writes it") from None
     except UnicodeDecodeError:

@@ -115,22 +115,28 @@ def add_picture_verbs(verbs, verb: Callable) -> None:
     plot = verbs.add_parser("plot", help="draw margins, runs, DET curves, a model")
     subjects = plot.add_subparsers(title="subjects", metavar="SUBJECT", required=True)
     added = verb("margin", plot_margin, subjects)
-    added.add_argument("--margin", type=float, nargs="+", default=[0.2, 0.5], help="in radians (0.2 0.5)")
-    added.add_argument("--scale", type=float, nargs="+", default=[32.0], help="of the cosines (32)")
+    added.add_argument(
+        "--margin", type=float, nargs="+", default=[0.2, 0.5], help="margins to draw, in radians (0.2 0.5)"
+    )
+    added.add_argument(
+        "--scale", type=float, nargs="+", default=[32.0], help="scales that the cosines are multiplied by (32)"
+    )
     added.add_argument(
         "--interactive",
         type=Path,
         metavar="PAGE.html",
-        help="instead: a page with sliders, which start at the first of each",
+        help="instead of pictures: a page with sliders for margin and scale, which start at the first of each",
     )
     _add_out(added, Path("pictures"))
     added = verb("run", plot_run, subjects)
     added.add_argument("exp", type=Path, help="folder of the experiment")
-    added.add_argument("--only", nargs="+", metavar="PICTURE", help="such as records det (all)")
+    added.add_argument("--only", nargs="+", metavar="PICTURE", help="pictures to draw, such as records det (all)")
     _add_out(added, None)
     added = verb("det", plot_det, subjects)
-    added.add_argument("exps", nargs="+", type=Path, metavar="exp", help="experiments")
-    added.add_argument("--systems", nargs="+", metavar="NAME", help="such as cosine cosine+asnorm (all)")
+    added.add_argument("exps", nargs="+", type=Path, metavar="exp", help="folders of the experiments")
+    added.add_argument(
+        "--systems", nargs="+", metavar="NAME", help="systems to draw, such as cosine cosine+asnorm (all)"
+    )
     _add_out(added, Path("pictures"))
     added = verb("architecture", plot_architecture, subjects)
     added.add_argument("model", type=Path, help="model folder, such as exp/mini/model")
@@ -138,28 +144,54 @@ def add_picture_verbs(verbs, verb: Callable) -> None:
 
     added = verb("animate", animate)
     added.add_argument("exp", type=Path, help="folder of the experiment")
-    methods = "pca, pca-window, tsne, umap, mphate; sphere for 3-D embeddings; several stand side by side"
+    methods = "projections, side by side: pca, pca-window, tsne, umap, mphate; sphere for 3-D embeddings"
     added.add_argument("--method", nargs="+", default=["pca"], metavar="METHOD", help=f"{methods} (pca)")
-    added.add_argument("--confusion", action="store_true", help="the confusion matrix beside them")
-    added.add_argument("--speakers", choices=("all", "train", "held_out"), default="all", help="whose embeddings (all)")
-    added.add_argument("--frames", type=int, default=60, help="interpolated between the epochs (60)")
-    added.add_argument("--smooth", type=int, default=1, metavar="N", help="running mean over N epochs, odd (1)")
-    added.add_argument("--pixels", type=int, default=500, help="side of a panel (500)")
-    added.add_argument("--out", type=Path, help=".gif, or .mp4 with ffmpeg (EXP/pictures/METHOD.gif)")
-    added.add_argument("--png", action="store_true", help="each frame as a file as well")
-    added.add_argument("--npz", action="store_true", help="the numbers as well")
+    added.add_argument(
+        "--confusion",
+        action="store_true",
+        help="show the confusion matrix of the training speakers beside the embeddings",
+    )
+    added.add_argument(
+        "--speakers", choices=("all", "train", "held_out"), default="all", help="whose embeddings are shown (all)"
+    )
+    added.add_argument("--frames", type=int, default=60, help="how many frames, interpolated between the epochs (60)")
+    added.add_argument(
+        "--smooth",
+        type=int,
+        default=1,
+        metavar="N",
+        help="running mean of the embeddings over N epochs, an odd number (1)",
+    )
+    added.add_argument("--pixels", type=int, default=500, help="height and width of a panel in pixels (500)")
+    added.add_argument(
+        "--out", type=Path, help="file to write: a .gif, or an .mp4, which needs ffmpeg (EXP/pictures/METHOD.gif)"
+    )
+    added.add_argument("--png", action="store_true", help="write each frame as a file as well")
+    added.add_argument("--npz", action="store_true", help="write the places of all frames as numbers as well")
 
     added = verb("report", report)
-    added.add_argument("exps", nargs="+", type=Path, metavar="exp", help="experiments")
-    added.add_argument("--out", type=Path, metavar="PAGE.html", help="(EXP/report.html of the first)")
+    added.add_argument("exps", nargs="+", type=Path, metavar="exp", help="folders of the experiments")
     added.add_argument(
-        "--method", default="pca", help="of the embedding map: pca, pca-window, tsne, umap, mphate (pca)"
+        "--out", type=Path, metavar="PAGE.html", help="the page to write (EXP/report.html of the first experiment)"
     )
-    added.add_argument("--audio", action="store_true", help="points of the map can be heard")
-    added.add_argument("--audio-megabytes", type=float, default=5.0, help="at most so much audio in the page (5)")
+    added.add_argument(
+        "--method", default="pca", help="projection of the map of embeddings: pca, pca-window, tsne, umap, mphate (pca)"
+    )
+    added.add_argument(
+        "--audio",
+        action="store_true",
+        help="put audio into the page: a click on a point of the map plays the utterance",
+    )
+    added.add_argument(
+        "--audio-megabytes", type=float, default=5.0, help="with --audio: at most so many megabytes of it (5)"
+    )
 
 
 def _add_out(parser: argparse.ArgumentParser, default: Path | None) -> None:
     where = "EXP/pictures" if default is None else default
-    parser.add_argument("--out", type=Path, default=default, help=f"folder for the pictures ({where})")
-    parser.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="(png)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", default=default, help=f"folder that gets the pictures ({where})"
+    )
+    parser.add_argument(
+        "--format", choices=("png", "svg", "pdf"), default="png", help="format of the pictures: png, svg or pdf (png)"
+    )

@@ -277,7 +277,7 @@ class Evaluation(Section):
 
 class Scoring(Evaluation):
     batch_seconds: Positive  # audio embedded at once
-    max_seconds: Positive  # of an utterance that are used, from its middle
+    max_seconds: Positive  # of an utterance that are used; of a longer one, of its speech, from the middle
     views: Views  # that an utterance is embedded in, see spkver/views.py
     norm: ScoreNorm
     plda: Plda

@@ -20,15 +20,16 @@ from spkver.extraction import Extractor
 from spkver.joined_speech import JoinedSpeech, embed_joined, joined_trials
 from spkver.model_fingerprint import IMPORTED, embedding_fingerprint
 from spkver.model_folder import load_model, read_speakers
+from spkver.names import composed
 from spkver.provenance import data_record, file_record, read_record, refuse_to_replace, write_record
 from spkver.schema import Calibration, Scoring
 from spkver.scoring.backend import Cohort
 from spkver.scoring.calibration import fit_calibration
 from spkver.scoring.cllr import cllr, min_cllr
 from spkver.scoring.embeddings import read_embeddings, write_embeddings
-from spkver.scoring.enrolment import read_models
+from spkver.scoring.enrolment import keep_models, read_models
 from spkver.scoring.interchange import export_kaldi, export_npz, import_embeddings
-from spkver.scoring.lookup import Rows, look_up
+from spkver.scoring.lookup import Rows, check_no_duplicates, look_up
 from spkver.scoring.metrics import actual_dcf
 from spkver.scoring.pairs import unit_rows
 from spkver.scoring.plda_fit import fit_plda
@@ -62,6 +63,8 @@ def import_directory(source: Path, data: DataDirectory, exp: Path, utts: Path | 
     if (system.model / "model.safetensors").exists():
         raise SpkverError(f"{system.model}: has a model of its own; import embeddings into another experiment")
     embeddings, names = import_embeddings(source, utts=utts, basenames=basenames)
+    names = [composed(name) for name in names]
+    check_no_duplicates(source, names)
     row_of = {name: row for row, name in enumerate(names)}
     wanted = [utterance.id for utterance in data.utterances]
     missing = [utt for utt in wanted if utt not in row_of]
@@ -160,13 +163,15 @@ def score_trials(
         score = build_system(system.name, enroll, test, backend)
         if models_file is not None and score_mean:
             score = ScoreMean(score, models)
+        record.unlink(missing_ok=True)  # never the old record beside new scores
+        keep_models(out, models_file)
         n = score_list(out, trials_file, (enroll_rows, rows), score, _contents(made_of))
     write_record(record, made_of | {"n_trials": n, "scores": file_fingerprint(out)})
     return f"{n} scores -> {out}"
 
 
 def scored_already(out: Path, record: Path, made_of: dict) -> int:
-    """The number of trials of a score file that was made of the very same; 0 of another one, which then has no record.
+    """The number of trials of a score file that was made of the very same; 0 of any other.
 
     Raises:
         SpkverError: the scores are of another list of the same name.
@@ -180,7 +185,6 @@ def scored_already(out: Path, record: Path, made_of: dict) -> int:
         kept = {name: value for name, value in old.items() if name not in ("n_trials", "scores")}
         if old.get("scores") == file_fingerprint(out) and _contents(kept) == _contents(made_of):
             return old.get("n_trials", 0)
-    record.unlink()  # never the old record beside new scores
     return 0
 
 

@@ -4,15 +4,18 @@ Heavy imports stand inside the verbs, so that ``spkver --help`` is instant.
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from spkver.errors import SpkverError
 
-_SYSTEMS = "such as cosine, plda, cosine+asnorm, cosine+asnorm+calibration (cosine)"
+_SYSTEMS = "how to score: cosine, plda, cosine+asnorm, cosine+asnorm+calibration, ... (cosine)"
 # Of scores that come without a configuration.
 EVALUATION = {"p_targets": [0.01, 0.05], "bootstrap": 1000}
-_UNTRAINED = "the encoder before its first step"
+_UNTRAINED = "take the encoder as it was before its first step of training"
+_TRIALS = "list of the trials (DATA/trials)"
+_TRAIN = "data directory of the training speakers, which must be embedded"
 
 
 def add_scoring_verbs(verb: Callable) -> None:
@@ -20,71 +23,132 @@ def add_scoring_verbs(verb: Callable) -> None:
 
     def scoring_verb(name: str, function) -> argparse.ArgumentParser:
         added = verb(name, function)
-        added.add_argument("data", type=Path, help="data directory")
+        added.add_argument("data", type=Path, help="data directory: the folder with wav.scp and utt2spk")
         added.add_argument("exp", type=Path, help="folder of the experiment")
         return added
 
     def scoring_options(added: argparse.ArgumentParser) -> None:
-        added.add_argument("--trials", type=Path, help="trial list (DATA/trials)")
-        added.add_argument("overrides", nargs="*", metavar="scoring.key=value", help="scoring values that differ")
+        added.add_argument("--trials", type=Path, metavar="FILE", help=_TRIALS)
+        added.add_overrides("scoring.key=value", "values of the scoring section that differ, as scoring.bootstrap=0")
 
     added = scoring_verb("embed", embed)
     added.add_argument("--untrained", action="store_true", help=_UNTRAINED)
-    added.add_argument("--workers", type=_count, metavar="N", help="threads (what torch would take: one a core)")
-    added.add_argument("--onnx", type=Path, metavar="FILE", help="embed with what export made: system onnx, onnx_int8")
+    added.add_argument(
+        "--workers", type=_count, metavar="N", help="how many threads embed (as many as torch would take: one a core)"
+    )
+    added.add_argument(
+        "--onnx",
+        type=Path,
+        metavar="FILE",
+        help="embed by the file that `spkver export` made; the system is then called onnx, or onnx_int8",
+    )
 
     added = scoring_verb("import-embeddings", import_embeddings)
-    added.add_argument("source", type=Path, help="a file or folder of another toolkit")
-    added.add_argument("--utts", type=Path, metavar="FILE", help="ids of the rows of a .npy, one a line")
-    added.add_argument("--basenames", action="store_true", help="a file's id is its name without folders")
-    scoring_verb("export-embeddings", export_embeddings).add_argument("target", type=Path, help="X.ark, X.scp or X.npz")
+    added.add_argument(
+        "source",
+        type=Path,
+        help="embeddings of another toolkit: an .ark, .scp, .npy or .npz file, or a folder of .npy files",
+    )
+    added.add_argument(
+        "--utts",
+        type=Path,
+        metavar="FILE",
+        help="with a .npy of all embeddings: the utterance ids of its rows, one a line",
+    )
+    added.add_argument(
+        "--basenames",
+        action="store_true",
+        help="with a folder of .npy files: an utterance's id is the file's name without its folders",
+    )
+    scoring_verb("export-embeddings", export_embeddings).add_argument(
+        "target", type=Path, help="the file to write: X.ark or X.scp (both are made), or X.npz"
+    )
 
     added = scoring_verb("score", score)
-    added.add_argument("--trials", type=Path, help="trial list (DATA/trials)")
+    added.add_argument("--trials", type=Path, metavar="FILE", help=_TRIALS)
     added.add_argument("--system", default="cosine", help=_SYSTEMS)
     added.add_argument("--untrained", action="store_true", help=_UNTRAINED)
-    added.add_argument("--enrolment", type=Path, metavar="FILE", help="MODEL utt utt ..: models that the list enrols")
-    added.add_argument("--score-mean", action="store_true", help="mean of scores, not score of the mean embedding")
+    added.add_argument(
+        "--enrolment",
+        type=Path,
+        metavar="FILE",
+        help="the first column of the trial list names models of several utterances: 'MODEL utt utt ...' a line",
+    )
+    added.add_argument(
+        "--score-mean",
+        action="store_true",
+        help="with --enrolment: the mean of the utterances' scores, not the score of their mean embedding",
+    )
 
     for name, function in (("norm", norm), ("plda", plda), ("calibrate", calibrate)):
         added = scoring_verb(name, function)
-        added.add_argument("--train", type=Path, required=True, help="data directory of the training speakers")
+        added.add_argument("--train", type=Path, required=True, metavar="DATA", help=_TRAIN)
         if name == "plda":
-            added.add_argument("--adapt", type=Path, metavar="DATA", help="move the model to these unlabelled voices")
+            added.add_argument(
+                "--adapt",
+                type=Path,
+                metavar="DATA",
+                help="data directory without speaker labels whose recordings PLDA is adapted to",
+            )
         if name == "calibrate":
             added.add_argument("--system", default="cosine", help=_SYSTEMS)
         scoring_options(added)
 
     added = verb("fuse", fuse)
-    added.add_argument("data", type=Path, help="data directory")
-    added.add_argument("systems", nargs="+", metavar="EXP[:SYSTEM]", help="two or more")
-    added.add_argument("--train", type=Path, required=True, help="data directory of the training speakers")
-    added.add_argument("--exp", type=Path, required=True, help="folder for the scores and metrics of the fusion")
-    added.add_argument("--trials", type=Path, help="trial list (DATA/trials)")
-    added.set_defaults(overrides=[])  # `scoring.key=value` words stand among the systems
+    added.add_argument("data", type=Path, help="data directory that the trial list is about")
+    added.add_argument(
+        "systems",
+        nargs="+",
+        metavar="EXP[:SYSTEM]",
+        help="two or more systems: an experiment, and which of its systems (cosine)",
+    )
+    added.add_argument("--train", type=Path, required=True, metavar="DATA", help=_TRAIN)
+    added.add_argument("--exp", type=Path, required=True, help="folder that gets the scores and metrics of the fusion")
+    added.add_argument("--trials", type=Path, metavar="FILE", help=_TRIALS)
+    added.add_overrides("scoring.key=value", "values of the scoring section that differ, as scoring.bootstrap=0")
 
     added = verb("evaluate", evaluate)
-    added.add_argument("data", type=Path, nargs="?", help="data directory")
+    added.add_argument("data", type=Path, nargs="?", help="data directory that was scored")
     added.add_argument("exp", type=Path, nargs="?", help="folder of the experiment")
     added.add_argument("--system", default="cosine", help=_SYSTEMS)
     added.add_argument("--untrained", action="store_true", help=_UNTRAINED)
-    added.add_argument("--by", nargs="+", default=[], metavar="CONDITION", help="gender, duration, a table's column")
-    added.add_argument("--scores", type=Path, metavar="FILE", help="any toolkit's scores, instead of DATA and EXP")
-    added.add_argument("--utt2spk", type=Path, metavar="FILE", help="with --scores: for intervals over speakers")
+    added.add_argument(
+        "--by",
+        nargs="+",
+        default=[],
+        metavar="CONDITION",
+        help="tables of the figures by gender, duration, or a column of a .csv or .tsv trial list",
+    )
+    added.add_argument(
+        "--scores",
+        type=Path,
+        metavar="FILE",
+        help="instead of DATA and EXP: a score file of any toolkit, for the trials of --trials",
+    )
+    added.add_argument(
+        "--utt2spk",
+        type=Path,
+        metavar="FILE",
+        help="with --scores: 'utterance speaker' a line, for intervals over speakers",
+    )
     scoring_options(added)
 
     added = scoring_verb("threshold", threshold)
     added.add_argument("--system", help=f"{_SYSTEMS.rpartition(' (')[0]} (the one by which `spkver verify` decides)")
-    added.add_argument("--trials", type=Path, help="trial list (DATA/trials)")
+    added.add_argument("--trials", type=Path, metavar="FILE", help=_TRIALS)
     rates = {"type": float, "nargs": "+", "default": [], "metavar": "RATE"}
     added.add_argument("--far", **rates, help="strangers that may be accepted, fractions (0.01 0.001)")
     keep = "keep the threshold of one --far RATE, or of equal error, in the model: verify and identify decide by it"
     added.add_argument("--save", action="store_true", help=keep)
 
     added = verb("compare", compare)
-    added.add_argument("data", type=Path, help="data directory")
-    added.add_argument("a", metavar="EXP[:SYSTEM]", help="the system to compare with")
-    added.add_argument("b", metavar="EXP[:SYSTEM]", help="the other one")
+    added.add_argument("data", type=Path, help="data directory that the trial list is about")
+    added.add_argument(
+        "a",
+        metavar="EXP[:SYSTEM]",
+        help="system a, the one to compare with: an experiment, and which of its systems (cosine)",
+    )
+    added.add_argument("b", metavar="EXP[:SYSTEM]", help="system b, of which is asked whether it is better")
     scoring_options(added)
 
 
@@ -160,8 +224,8 @@ def fuse(options) -> None:
     from spkver.config import scoring_overrides
     from spkver.fusion import fuse_systems
 
-    overrides = scoring_overrides([text for text in options.systems if "=" in text] + options.overrides)
-    systems = [_named_system(text) for text in options.systems if "=" not in text]
+    overrides = scoring_overrides(options.overrides)
+    systems = [_named_system(text) for text in options.systems]
     train = _directory(options.train, check_files=False)
     print(fuse_systems(train, options.data, options.trials, systems, options.exp, overrides))
 
@@ -170,13 +234,6 @@ def evaluate(options) -> None:
     """EER, minDCF, Cllr and their intervals, of an experiment's system or of any toolkit's score file."""
     from spkver.evaluation import evaluate_foreign, evaluate_scores
 
-    # Overrides may stand where DATA and EXP would, or behind the conditions.
-    options.overrides += [word for word in options.by if "=" in word]
-    options.by = [word for word in options.by if "=" not in word]
-    for place in ("data", "exp"):
-        if "=" in str(getattr(options, place) or ""):
-            options.overrides.insert(0, str(getattr(options, place)))
-            setattr(options, place, None)
     if options.scores is not None:
         if options.data is not None or options.trials is None:
             raise SpkverError("evaluate: --scores FILE goes with --trials FILE, and without DATA and EXP")
@@ -184,7 +241,8 @@ def evaluate(options) -> None:
         print(evaluate_foreign(options.scores, options.trials, options.utt2spk, settings, options.by))
         return
     if options.exp is None:
-        raise SpkverError("evaluate: name DATA and EXP, or --scores FILE and --trials FILE")
+        taken = f" (no path {options.overrides[0]} is here)" if options.overrides else ""
+        raise SpkverError(f"evaluate: name DATA and EXP, or --scores FILE and --trials FILE{taken}")
     directory, system = _directory(options.data, check_files=False), _system(options)
     # A fusion has no model, and so no configuration of its own.
     settings = _scoring(options)[0] if system.model.is_dir() else _evaluation_settings(options.overrides)
@@ -221,11 +279,18 @@ def _system(options):
 
 
 def _named_system(text: str):
-    """``EXP`` or ``EXP:SYSTEM``."""
+    """``EXP`` or ``EXP:SYSTEM``; the name of a folder may hold colons too."""
     from spkver.systems import System
 
-    exp, _, name = text.partition(":")
-    return System(Path(exp), name or "cosine")
+    exp, colon, name = text.rpartition(":")
+    if not colon or os.path.lexists(text):
+        return System(Path(text))
+    try:
+        return System(Path(exp), name)
+    except SpkverError:
+        if os.path.lexists(exp):
+            raise
+        return System(Path(text))
 
 
 def _scoring(options):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from spkver.errors import SpkverError
+from spkver.names import composed
 from spkver.whole_file import whole_file
 
 # A snapshot has some hundred kilobytes.
@@ -77,7 +78,7 @@ def read_subset(folder: Path) -> Subset:
     """
     path = folder / "utterances"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = composed(path.read_text(encoding="utf-8")).splitlines()
     except OSError as error:
         raise SpkverError(f"{path}: cannot be read ({error.strerror}); train with snapshots.speakers above 0") from None
     except UnicodeDecodeError:

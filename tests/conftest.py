@@ -18,6 +18,8 @@ from pathlib import Path
 # For child processes too.
 THREADS = int(os.environ.get("SPKVER_TEST_THREADS", "1"))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
+# Threads that spin while they wait take the cores of the other test processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if os.environ.get("SPKVER_TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -94,7 +94,7 @@ def test_a_whole_rate_of_any_type_is_taken():
         assert checked_rate(rate) == 16000
 
 
-@pytest.mark.parametrize("rate", [0, -16000, 16000.5, float("nan"), float("inf"), True, 10**5000, "16000", [16000], 1j])
+@pytest.mark.parametrize("rate", [0, -16000, 16000.5, float("nan"), float("inf"), True, 10**400, "16000", [16000], 1j])
 def test_a_rate_that_is_none_is_refused(rate):
     with pytest.raises(SpkverError, match="sample_rate must be a whole number of Hz above 0, got "):
         checked_rate(rate)

@@ -1,6 +1,7 @@
 """The ``spkver`` command: every verb from a run to its table, and a user's mistakes in one line."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -161,3 +162,15 @@ def test_results_name_an_untrained_encoder_that_runs_share_once(tmp_path, capsys
         "b, cosine",
         "c, cosine",
     ]
+
+
+def test_a_name_that_the_output_cannot_write_is_escaped_as_json_writes_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    folder = tmp_path / os.fsdecode("é李\U0001f600".encode() + b"\xe9")
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps({os.fsdecode(b"\xe9/trials"): {"cosine": {"eer": 0.5}}}))
+    done = subprocess.run([sys.executable, "-m", "spkver.cli", "results", folder, tmp_path], capture_output=True)
+    assert done.returncode == 1
+    done = subprocess.run([sys.executable, "-m", "spkver.cli", "results", folder], capture_output=True)
+    assert done.stdout.splitlines()[0].startswith(b"\\udce9/trials")

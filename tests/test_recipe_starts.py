@@ -87,13 +87,13 @@ def paths_of(name):
     return [option for option, takes in options_of(name).items() if takes in ("DIR", "FILE", "MODEL", "DIR_OR_TABLE")]
 
 
-def shown(noted, name, variables, *words, cwd):
+def shown(noted, name, variables, *words, cwd, **environment):
     """What a recipe's variables are once its options are read."""
     script = (noted.root / "recipes" / name / "run.sh").read_text()
     values = " ".join(f'"${variable}"' for variable in variables)
     show = noted.root / "recipes" / name / "show.sh"
     show.write_text(script.partition("set_up ")[0] + f'printf "%s|" {values} "$(pwd)"\n')
-    done = noted.start("bash", show, *NEEDED.get(name, []), *words, cwd=cwd)
+    done = noted.start("bash", show, *NEEDED.get(name, []), *words, cwd=cwd, **environment)
     assert done.returncode == 0, done.stderr
     *values, folder, _ = done.stdout.split("|")
     assert folder == str(noted.root)
@@ -131,6 +131,9 @@ def test_a_path_may_be_given_in_any_form(noted, tmp_path):
     for given, meant in forms.items():
         assert shown(noted, "mini", ["exp"], "--exp", given, cwd=tmp_path) == {"exp": meant}
         assert shown(noted, "mini", ["exp"], f"--exp={given}", cwd=tmp_path) == {"exp": meant}
+    (tmp_path / "other" / "recipes").mkdir(parents=True)
+    here = shown(noted, "mini", ["exp"], "--exp", "recipes/.", cwd=noted.root, CDPATH=str(tmp_path / "other"))
+    assert here == {"exp": str(noted.root / "recipes")}
 
 
 def test_a_list_among_the_overrides_is_relative_to_where_the_recipe_is_started(noted, tmp_path):

@@ -308,8 +308,70 @@ def test_det_curves_of_chosen_systems_are_drawn(made, tmp_path, capsys):
     words = ["plot", "det", exp, "--out", tmp_path, "--systems"]
     assert run(*words, "cosine", "cosine+asnorm") == 0
     assert (tmp_path / "det.png").stat().st_size > 10_000
-    assert run(*words, "cosine+snorm") == 1
-    assert "plot det: no system cosine+snorm; there are exp, cosine" in capsys.readouterr().err
+    assert run(*words, "onnx_int8") == 1
+    assert "plot det: no system onnx_int8; there are exp, " in capsys.readouterr().err
+
+
+def models_of(data, folder, per_model=3):
+    """A model list of the first utterances of each speaker, and trials of the models against the others."""
+    of = {}
+    for line in (data / "utt2spk").read_text().splitlines():
+        utt, speaker = line.split()
+        of.setdefault(speaker, []).append(utt)
+    (folder / "models").write_text("".join(f"m-{s} {' '.join(utts[:per_model])}\n" for s, utts in of.items()))
+    trials = [(f"m-{s}", utt, s == other) for s in of for other, utts in of.items() for utt in utts[per_model:]]
+    (folder / "of_models").write_text("".join(f"{m} {u} {'target' if x else 'nontarget'}\n" for m, u, x in trials))
+    return folder / "models", folder / "of_models"
+
+
+def test_models_of_several_utterances_are_evaluated_by_their_speakers(made, tmp_path, capsys):
+    data, exp = made / "test", made / "exp"
+    models, trials = models_of(data, tmp_path)
+    assert run("score", data, exp, "--trials", trials, "--enrolment", models) == 0
+    assert run("evaluate", data, exp, "--trials", trials, "--by", "gender", "duration") == 0
+    out = capsys.readouterr().out
+    record = json.loads((exp / "metrics.json").read_text())["test/of_models"]["cosine"]
+    assert (record["targets"], record["nontargets"], record["speakers"]) == (30, 270, 10)
+    assert record["eer_interval"][0] <= record["eer"] <= record["eer_interval"][1]
+    assert "the intervals are over 10 speakers only, so they are rough; 20 or more are wanted" in out
+    assert "\nf  (15 + 60 trials)" in out and "\nmixed  (0 + 150 trials)" in out
+    assert "\nduration" in out
+    assert run("compare", data, exp, exp, "--trials", trials, "scoring.bootstrap=20") == 0
+
+    first, second, *rest = models.read_text().splitlines()
+    swapped = first.split()[0] + " " + " ".join([*first.split()[1:-1], second.split()[1]])
+    models.write_text("\n".join([swapped, second, *rest]) + "\n")
+    assert run("score", data, exp, "--trials", trials, "--enrolment", models) == 0
+    capsys.readouterr()
+    assert run("evaluate", data, exp, "--trials", trials) == 1
+    assert "model 'm-other-v0' has utterances of 'other-v0' and of 'other-v1'\n" in capsys.readouterr().err
+
+    assert run("score", data, exp) == 0
+    assert run("evaluate", data, exp) == 0
+
+
+def test_a_name_whose_speaker_is_not_known_needs_no_speaker_without_intervals(made, tmp_path, capsys):
+    data, exp = made / "test", made / "exp"
+    models, trials = models_of(data, tmp_path)
+    assert run("score", data, exp, "--trials", trials, "--enrolment", models) == 0
+    (exp / "scores/test/enrolled/of_models-cosine").unlink()
+    capsys.readouterr()
+    assert run("evaluate", data, exp, "--trials", trials) == 1
+    assert "the speaker of 'm-other-v0' is not known; list its utterance" in capsys.readouterr().err
+    assert run("evaluate", data, exp, "--trials", trials, "scoring.bootstrap=0") == 0
+
+
+def test_distances_are_asked_about_and_priors_have_their_columns(foreign, capsys):
+    folder, trials, rows, _ = foreign
+    (folder / "scores").write_text("".join(f"{e} {t} {-float(s)}\n" for e, t, s, _ in rows))
+    words = ["evaluate", "--scores", folder / "scores", "--trials", trials, "scoring.p_targets=[0.001, 0.5]"]
+    assert run(*words) == 0
+    out = capsys.readouterr().out
+    assert "scores: an EER above 50 %; is lower more alike, as of distances? Then change all signs" in out
+    assert " minDCF(.001) " in out and " minDCF(.5) " in out and " - " not in out
+    (folder / "scores").write_text("".join(f"{e} {t} {s}\n" for e, t, s, _ in rows))
+    assert run(*words) == 0
+    assert "above 50 %" not in capsys.readouterr().out
 
 
 def test_figures_are_broken_down_by_gender_and_duration(made, capsys):
@@ -386,7 +448,8 @@ def louder(data, target):
 
 def test_two_data_directories_of_one_name_are_not_mixed(copy, tmp_path, capsys):
     exp, clean, noisy = copy / "exp", copy / "test", louder(copy / "test", tmp_path / "noisy" / "test")
-    assert run("score", clean, exp) == 0
+    for verb in ("embed", "score"):
+        assert run(verb, clean, exp) == 0
     before = (exp / "embeddings/test/embeddings.npy").read_bytes()
     capsys.readouterr()
     refused = {

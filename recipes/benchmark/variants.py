@@ -35,10 +35,10 @@ from spkver.scoring.cosine import cosine_scores
 from spkver.scoring.lookup import map_trials
 from spkver.scoring.metrics import equal_error_rate
 from spkver.scoring.trial_making import make_trials
-from spkver.training.averaging import renew_statistics
 from spkver.training.checkpoint import mean_of
 from spkver.training.device import choose_dtype
 from spkver.training.held_out import split_speakers
+from spkver.training.norm_statistics import renew_statistics
 
 DEFAULT = Path(__file__).parent / "variants.yaml"
 MEASURES = ["eer", "area_above", "by_speaker"]  # what a kept result has of all of its weights

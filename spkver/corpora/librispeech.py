@@ -160,11 +160,8 @@ def _read_speakers(path: Path, subset: str) -> tuple[dict[str, str], set[str]]:
 
 def _transcribed(path: Path) -> list[str]:
     """The utterances that a chapter's transcript names."""
-    return [
-        line.split(None, 1)[0]
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.strip()
-    ]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line.split(None, 1)[0] for line in lines if line.strip()]
 
 
 def _joined(path: Path, parts: Sequence[DataDirectory]) -> DataDirectory:

@@ -1,8 +1,11 @@
 """Kaldi-style data directories: ``wav.scp``, ``utt2spk``, ``spk2utt`` and optional companions.
 
 Everything that comes after trusts what is read here, so a list is checked once, at this border, and
-a fault is told as ``file:line``. Ids hold no white space; paths may. UTF-8, LF or CRLF is read, LF is
+a fault is named by ``file:line``. Ids hold no white space; paths may. UTF-8, LF or CRLF is read, LF is
 written. Relative paths in ``wav.scp`` are relative to the data directory, not to where one stands.
+
+Notable: ids are brought to Unicode's composed form (NFC), as every reader of lists here does, because macOS writes
+``ü`` as two characters and others as one. Paths stay as they are on the disk, bytes that are no UTF-8 included.
 """
 
 import os
@@ -12,6 +15,7 @@ from pathlib import Path
 
 from spkver.errors import SpkverError
 from spkver.files import is_file
+from spkver.names import composed, is_utf8
 from spkver.whole_file import whole_file
 
 
@@ -178,7 +182,8 @@ def read_path_list(path: str | os.PathLike, check_files: bool = True) -> dict[st
     if not path.is_file():
         raise SpkverError(f"{path}: no such list")
     paths: dict[str, Path] = {}
-    for line, name, location in read_columns(path):
+    for line, name, location in _rows(path):
+        name = _text(name, path, line)
         if name in paths:
             raise SpkverError(f"{path}:{line}: '{name}' is listed twice")
         if location.endswith("|"):
@@ -187,8 +192,11 @@ def read_path_list(path: str | os.PathLike, check_files: bool = True) -> dict[st
                 "convert the audio to files first"
             )
         paths[name] = path.parent / location
-        if check_files and not os.path.isfile(paths[name]):
-            raise SpkverError(f"{path}:{line}: no audio file {paths[name]}")
+        if is_utf8(location) and not check_files:
+            continue
+        if not os.path.isfile(paths[name]):
+            advice = "" if is_utf8(location) else "; the list is not UTF-8, save it as UTF-8"
+            raise SpkverError(f"{path}:{line}: no audio file {paths[name]}{advice}")
     if not paths:
         raise SpkverError(f"{path}: the list is empty")
     return paths
@@ -207,21 +215,40 @@ def read_pairs(path: Path) -> dict[str, str]:
 
 
 def read_columns(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Line number, first column and the rest of each line that is not blank, of a UTF-8 file."""
-    content = path.read_bytes()
+    """Line number, first column and the rest of each line that is not blank, of a UTF-8 file; both in NFC.
+
+    Raises:
+        SpkverError: the file cannot be read, or a line is not UTF-8 or has one column only.
+    """
+    for line, first, rest in _rows(path):
+        yield line, _text(first, path, line), _text(rest, path, line)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, str, str]]:
+    """As `read_columns`, but text as it stands; bytes that are no UTF-8 become lone surrogates, as in file names."""
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise SpkverError(f"{path}:{line}: not UTF-8; save the list as UTF-8") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise SpkverError(f"{path}: cannot be read ({error.strerror})") from None
     # Not splitlines(), which also breaks at characters that a path may hold.
-    for line, row in enumerate(text.split("\n"), start=1):
+    for line, row in enumerate(content.decode("utf-8-sig", "surrogateescape").split("\n"), start=1):
         columns = row.strip().split(None, 1)
         if not columns:
             continue
+        if "\0" in row:
+            raise SpkverError(f"{path}:{line}: holds a NUL byte, the list is damaged; write it again")
         if len(columns) == 1:
-            raise SpkverError(f"{path}:{line}: one column only, '{columns[0]}'; expected two or more")
+            raise SpkverError(f"{path}:{line}: one column only, {columns[0]!r}; expected two or more")
         yield line, columns[0], columns[1]
+
+
+def _text(words: str, path: Path, line: int) -> str:
+    """Words in NFC; refused where they are not UTF-8."""
+    if words.isascii():
+        return words
+    if not is_utf8(words):
+        raise SpkverError(f"{path}:{line}: not UTF-8; save the list as UTF-8")
+    return composed(words)
 
 
 def _read_speakers(folder: Path, audio: Mapping[str, Path]) -> dict[str, str]:
@@ -280,9 +307,11 @@ def _check_writable(folder: Path, utterances: list[Utterance]) -> None:
         for name in (utterance.id, utterance.speaker):
             if len(name.split()) != 1 or name != name.strip():
                 raise SpkverError(f"{folder}: '{name}' cannot be an id: it is empty or holds white space")
-        if utterance.id in seen:
+            if not is_utf8(name):
+                raise SpkverError(f"{folder}: {name!r} cannot be an id: it is not UTF-8; rename its file or folder")
+        if composed(utterance.id) in seen:
             raise SpkverError(f"{folder}: utterance '{utterance.id}' is given twice")
-        seen.add(utterance.id)
+        seen.add(composed(utterance.id))
         if "\n" in str(utterance.path) or str(utterance.path) != str(utterance.path).strip():
             raise SpkverError(f"{folder}: the path {str(utterance.path)!r} does not fit on a line")
 
@@ -293,5 +322,5 @@ def _listed_path(path: Path, folder: Path) -> str:
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    with whole_file(path) as file:
-        file.writelines(f"{line}\n" for line in lines)
+    with whole_file(path, "wb") as file:
+        file.writelines(f"{line}\n".encode("utf-8", "surrogateescape") for line in lines)

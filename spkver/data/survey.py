@@ -17,16 +17,20 @@ from tqdm import tqdm
 from spkver.data.audio import AudioError, check_samples, read_audio
 from spkver.data.directory import DataDirectory, Utterance, read_columns, read_durations, write_durations
 from spkver.errors import SpkverError
+from spkver.features import Fbank
+from spkver.speech_detection import NO_SPEECH, is_steady
 from spkver.whole_file import whole_file
 
 MAX_REPORTED = 20
+# Enough for telling steady sounds, and few enough for 4 kHz.
+_DETECTION_MELS = 24
 
 
 @dataclass(frozen=True)
 class Survey:
     """``durations``: utterance -> seconds of the usable; ``unusable``: ``(utterance, path, reason)``.
 
-    Reasons are ``silent`` and the words of `spkver.data.containers.AudioError`.
+    Reasons are ``silent``, ``no-speech`` (a steady sound) and the words of `spkver.data.containers.AudioError`.
     """
 
     durations: dict[str, float] = field(default_factory=dict)
@@ -77,8 +81,9 @@ def keep_usable(
 
 def _decode_all(utterances: Sequence[Utterance], sample_rate: int, workers: int) -> Survey:
     found = Survey()
+    fbank = Fbank(sample_rate, n_mels=_DETECTION_MELS).eval()
     with ThreadPool(workers) as pool:
-        looked = pool.imap(partial(_look_at, sample_rate=sample_rate), utterances, chunksize=16)
+        looked = pool.imap(partial(_look_at, fbank=fbank), utterances, chunksize=16)
         bar = tqdm(looked, total=len(utterances), desc="decoding every file once", unit="file", disable=None)
         for utterance, (seconds, reason) in zip(utterances, bar):
             if reason is None:
@@ -97,13 +102,14 @@ def report_unusable(found: Survey) -> None:
         print(f"... and {len(found.unusable) - MAX_REPORTED} more left out", file=sys.stderr)
 
 
-def _look_at(utterance: Utterance, sample_rate: int) -> tuple[float, str | None]:
+def _look_at(utterance: Utterance, fbank: Fbank) -> tuple[float, str | None]:
     """Seconds of a file, and why it is of no use (None if it is)."""
     try:
-        samples = read_audio(utterance.path, sample_rate)
+        samples = read_audio(utterance.path, fbank.sample_rate)
     except AudioError as error:
         return 0.0, error.reason
-    return len(samples) / sample_rate, check_samples(samples)
+    reason = check_samples(samples) or (NO_SPEECH if is_steady(samples, fbank) else None)
+    return len(samples) / fbank.sample_rate, reason
 
 
 def refuse_too_many(found: Survey, directory: DataDirectory, max_unusable_share: float) -> None:

@@ -3,7 +3,6 @@
 The back end (cohort, calibration) stays at home: a cohort holds the voices of the training speakers.
 """
 
-import json
 import shutil
 from importlib.metadata import files
 from pathlib import Path
@@ -16,6 +15,7 @@ from spkver.errors import SpkverError
 from spkver.extraction import Extractor
 from spkver.model_folder import Model, load_model
 from spkver.scoring.backend import Backend
+from spkver.scoring.summary import read_metrics
 from spkver.whole_file import whole_file
 
 # Of what a run was made: nothing that tells of the machine, its folders or its commands.
@@ -49,7 +49,7 @@ def export_huggingface(folder: Path, metrics: Path, out: Path, licence: str = "a
         SpkverError: no model in the folder, or a file cannot be read.
     """
     model = load_model(folder)
-    measured = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
+    measured = read_metrics(metrics) if metrics.is_file() else {}
     out.mkdir(parents=True, exist_ok=True)
     with open(folder / "model.safetensors", "rb") as weights, whole_file(out / "model.safetensors", "wb") as file:
         shutil.copyfileobj(weights, file)
@@ -73,7 +73,7 @@ def _card(model: Model, measured: dict, name: str, licence: str) -> str:
         (trials, system, record)
         for trials, systems in measured.items()
         for system, record in systems.items()
-        if system in _OF_WEIGHTS
+        if system in _OF_WEIGHTS and {"eer", "targets", "nontargets"} <= set(record)
     ]
     front = {
         "license": licence,

@@ -28,4 +28,4 @@ def draw_classes(label: Tensor, n_classes: int, n_drawn: int) -> tuple[Tensor, T
         others = torch.randperm(n_classes, device=label.device)
         drawn[others[~drawn[others]][:missing]] = True
     classes = drawn.nonzero()[:, 0]
-    return classes, torch.searchsorted(classes, label)
+    return classes, torch.searchsorted(classes, label.contiguous())

@@ -29,7 +29,7 @@ class GroupNormReLU(nn.GroupNorm):
         if mask is None:
             return F.relu(group_norm(x, self.num_groups, self.weight, self.bias, self.eps), inplace=True)
         mask = mask.expand(x.shape[0], x.shape[2])
-        return torch.where(mask[:, None, :, None], F.relu(self._masked(x, mask), inplace=True), 0.0)
+        return F.relu(self._masked(x, mask), inplace=True) * mask[:, None, :, None]
 
     def _kernel_fits(self, x: Tensor, mask: Tensor | None) -> bool:
         parameters = self.weight, self.bias
@@ -47,7 +47,8 @@ class GroupNormReLU(nn.GroupNorm):
     def _masked(self, x: Tensor, mask: Tensor) -> Tensor:
         batch, channels, _, n_bins = x.shape
         in_group = channels // self.num_groups
-        count = in_group * n_bins * mask.sum(1, keepdim=True)
+        # Of an item without valid frames everything becomes 0.
+        count = in_group * n_bins * mask.sum(1, keepdim=True).clamp(min=1)
 
         def mean_of_groups(values: Tensor) -> Tensor:
             # Bins first, then the valid frames, then the channels of a group: thrice as fast as all at once.

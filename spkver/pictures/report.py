@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +23,7 @@ from spkver.pictures.projection import METHODS
 from spkver.pictures.records import smoothed
 from spkver.pictures.run import Run
 from spkver.scoring.metrics import det_points, equal_error_rate, min_dcf
+from spkver.scoring.summary import read_metrics
 
 # Points of a curve: more cannot be told apart on a page.
 _DET_POINTS = 300
@@ -97,7 +97,7 @@ def _metrics(run: Run) -> dict:
     path = run.experiment.metrics_file
     if not path.is_file():
         raise SpkverError(f"{path}: there are no metrics yet; run `spkver evaluate`")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_metrics(path)
 
 
 def _records(run: Run) -> dict:

@@ -133,21 +133,25 @@ class Run:
         return found
 
     def scores(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Scores and labels of each system of the first trial list that was scored.
+        """Scores and labels of each system on each trial list that has both labels, by ``"system"``.
+
+        Where several lists were scored the names are ``"list, system"``, such as ``"test/trials, cosine"``.
 
         Raises:
-            SpkverError: none was scored, or only without labels.
+            SpkverError: there are none.
         """
-        files = sorted((self.folder / "scores").glob("*/*-*"))
         found: dict[str, dict] = {}
-        for path in files:
+        # What begins with a dot is not finished.
+        for path in sorted((self.folder / "scores").glob("[!.]*/[!.]*-*")):
             trials_name, _, system = path.name.rpartition("-")
             trials, scores = read_scores(path)
-            if trials.labels is not None:
+            if trials.labels is not None and 0 < trials.labels.sum() < len(trials):
                 found.setdefault(f"{path.parent.name}/{trials_name}", {})[system] = (scores, trials.labels)
         if not found:
             raise SpkverError(f"{self.folder}/scores: no labelled trial list was scored yet; run `spkver score`")
-        return next(iter(found.values()))
+        if len(found) == 1:
+            return next(iter(found.values()))
+        return {f"{name}, {system}": both for name, systems in found.items() for system, both in systems.items()}
 
     def _log(self, kind: str) -> dict[str, np.ndarray]:
         path = self.experiment.log_file

@@ -155,7 +155,8 @@ class Backend:
 
     def fingerprint(self) -> dict[str, list[int]]:
         """What tells that nothing that makes scores has changed."""
-        paths = [path for path in sorted(self.folder.glob("*")) if not path.name.startswith("threshold-")]
+        # What begins with a dot is not finished.
+        paths = [path for path in sorted(self.folder.glob("[!.]*")) if not path.name.startswith("threshold-")]
         status = {path.name: path.stat() for path in paths}
         return {name: [found.st_size, found.st_mtime_ns] for name, found in status.items()}
 

@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from spkver.errors import SpkverError
 from spkver.scoring.lookup import Rows
 from spkver.scoring.pairs import check_range, unit_rows
 from spkver.scoring.text_tables import table_rows
+from spkver.whole_file import whole_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,30 @@ def read_models(path: str | os.PathLike, rows: Rows) -> Models:
         who = f"utterance '{found[unknown[0]]}' of model '{names[model]}'"
         raise SpkverError(f"{path}:{lines[model]}: {who} is in no line of {rows.source}")
     return Models(names, places, starts)
+
+
+def keep_models(scores: Path, models_file: str | os.PathLike | None) -> None:
+    """Keep a model list beside the scores of its models, or note that these scores are of none."""
+    kept = _kept(scores)
+    if models_file is None:
+        kept.unlink(missing_ok=True)
+        return
+    with whole_file(kept) as file:
+        file.writelines(" ".join(columns) + "\n" for _, columns in table_rows(models_file))
+
+
+def kept_models(scores: Path) -> dict[str, list[str]]:
+    """The utterances of each model that a score file is of; none where it is of utterances.
+
+    Raises:
+        SpkverError: the list that was kept cannot be read.
+    """
+    kept = _kept(scores)
+    return {name: utts for _, (name, *utts) in table_rows(kept)} if kept.exists() else {}
+
+
+def _kept(scores: Path) -> Path:
+    return scores.parent / "enrolled" / scores.name
 
 
 def enrolment_means(embeddings: np.ndarray, models: Models) -> np.ndarray:

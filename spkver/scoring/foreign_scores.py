@@ -2,18 +2,22 @@
 
 Known forms, told apart by looking which columns hold names of the trial list, labels and numbers:
 
-- ``enroll test score``, with a label before or behind (Kaldi, WeSpeaker, 3D-Speaker, SpeechBrain, this house);
+- ``enroll test score``, with a label before or behind (Kaldi, WeSpeaker, 3D-Speaker, SpeechBrain, `spkver score`);
 - ``score enroll test`` (VoxSRC's submissions);
 - ``enroll*test score``, with a label behind (ESPnet);
 - ``score`` alone, or with a label: in the order of the trial list;
 - a ``.csv`` or ``.tsv`` table with a header that names ``enroll``, ``test`` and ``score``.
 
-Notable: names must agree to the letter, base names are not guessed. A pair that has two different scores is refused,
-as is a trial without a score; scores of pairs that are not in the list are counted and left out.
+Notable:
+- Names must agree to the letter, base names are not guessed. A pair that has two different scores is refused, as is
+  a trial without a score; scores of pairs that are not in the list are counted and left out.
+- Where ids are numbers, scores and labels look like them: the two columns whose pairs are in the trial list are ids.
+- Labels of the score file must be those of the list.
 """
 
 import os
 from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +25,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spkver.errors import SpkverError
+from spkver.scoring.label_words import LABEL_OF_DIGIT, LABEL_OF_WORD, WORD_OF_LABEL
 from spkver.scoring.scores import finite_score
 from spkver.scoring.text_tables import Block, Irregular, line_number, read_blocks, table_rows
 from spkver.scoring.trial_table import is_table, read_trial_table
-from spkver.scoring.trials import Trials
+from spkver.scoring.trials import Trials, labels_of
 
-_LABEL_WORDS = {"0", "1", "target", "nontarget"}
+_LABELS = LABEL_OF_WORD | LABEL_OF_DIGIT
+_LINES_LOOKED_AT = 1000
 
 
 class Matched(NamedTuple):
@@ -50,23 +56,32 @@ def match_scores(path: str | os.PathLike, trials: Trials) -> Matched:
 
     Raises:
         SpkverError: naming file and line: no form fits, a score is no finite number, a trial has no score or two,
-            or the counts differ where order alone tells.
+            a label is not the list's, or the counts differ where order alone tells.
     """
-    enroll, test, scores = _read(path, trials)
-    if enroll is None:
-        if len(scores) != len(trials):
-            raise SpkverError(
-                f"{path}: {len(scores)} scores without names, but {len(trials)} trials in {trials.path}; "
-                "a file of scores alone must follow the list line by line"
-            )
-        return Matched(scores, "order", 0, 0)
-    return _by_names(path, trials, enroll, test, scores)
+    found = _read(path, trials)
+    if found.enroll is not None:
+        return _by_names(path, trials, found)
+    if len(found.scores) != len(trials):
+        raise SpkverError(
+            f"{path}: {len(found.scores)} scores without names, but {len(trials)} trials in {trials.path}; "
+            "a file of scores alone must follow the list line by line"
+        )
+    _check_labels(path, trials, found.labels, np.arange(len(trials)))
+    return Matched(found.scores, "order", 0, 0)
 
 
-def _by_names(
-    path: str | os.PathLike, trials: Trials, enroll: np.ndarray, test: np.ndarray, scores: np.ndarray
-) -> Matched:
+class _Entries(NamedTuple):
+    """The lines of a score file, each (n_lines,)."""
+
+    enroll: np.ndarray | None  # positions among the list's names, -1: not there; None where there are no names
+    test: np.ndarray | None
+    scores: np.ndarray
+    labels: np.ndarray | None
+
+
+def _by_names(path: str | os.PathLike, trials: Trials, found: _Entries) -> Matched:
     """Join on the pair, as one number."""
+    enroll, test, scores, labels = found
     n_names = len(trials.names)
     known = (enroll >= 0) & (test >= 0)
     line_of = np.flatnonzero(known)
@@ -95,17 +110,37 @@ def _by_names(
             f"{trials.where(first)}: no score of '{a}' and '{b}' in {path}{hint}; "
             f"{missing.size} of {len(trials)} trials have none"
         )
+    _check_labels(path, trials, labels, line_of[place])
     asked = np.isin(keys, wanted)
     return Matched(scores[line_of[place]], "names", len(again), int((~known).sum() + (~asked).sum()))
 
 
-def _read(path: str | os.PathLike, trials: Trials) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
-    """Each line's positions among the list's names (-1: not there; None where there are no names), and its score."""
+def _check_labels(path: str | os.PathLike, trials: Trials, labels: np.ndarray | None, entries: np.ndarray) -> None:
+    """Refuse labels of a score file that are not those of the list; ``entries``: (n_trials,) a line of each trial."""
+    if labels is None or trials.labels is None:
+        return
+    differing = np.flatnonzero(labels[entries] != trials.labels)
+    if differing.size == len(trials):
+        raise SpkverError(
+            f"{path}: every label is the opposite of that in {trials.path}; 1 and target mean the same speaker: "
+            "turn the labels of one of them round"
+        )
+    if differing.size:
+        first = int(differing[0])
+        here, there = (WORD_OF_LABEL[label] for label in (labels[entries[first]], trials.labels[first]))
+        a, b = trials.pair(first)
+        raise SpkverError(
+            f"{_line(path, int(entries[first]))}: '{a}' and '{b}' are {here} here, but {there} on "
+            f"{trials.where(first)}; {differing.size} of {len(trials)} labels differ"
+        )
+
+
+def _read(path: str | os.PathLike, trials: Trials) -> _Entries:
     if is_table(path):
         table = read_trial_table(path)
         if table.scores is None:
             raise SpkverError(f"{path}:1: no column 'score' in the header")
-        return _find(table.enroll, trials), _find(table.test, trials), table.scores
+        return _Entries(_find(table.enroll, trials), _find(table.test, trials), table.scores, table.labels)
     try:
         blocks = list(read_blocks(path))
         if len({len(block.columns) for block in blocks}) > 1:
@@ -113,10 +148,8 @@ def _read(path: str | os.PathLike, trials: Trials) -> tuple[np.ndarray | None, n
     except Irregular:
         raise SpkverError(_complaint(path)) from None
     roles = _roles(path, blocks[0], trials)
-    parts = [_part(path, block, roles, trials) for block in blocks]
-    enroll, test, scores = zip(*parts)
-    joined = [None if side[0] is None else np.concatenate(side) for side in (enroll, test)]
-    return *joined, np.concatenate(scores)
+    parts = zip(*(_part(path, block, roles, trials) for block in blocks))
+    return _Entries(*(None if values[0] is None else np.concatenate(values) for values in parts))
 
 
 class _Roles(NamedTuple):
@@ -124,27 +157,34 @@ class _Roles(NamedTuple):
 
     ids: Sequence[int]  # two columns, one of pairs joined by a star, or none
     score: int
+    label: int | None
 
 
 def _roles(path: str | os.PathLike, block: Block, trials: Trials) -> _Roles:
     """Tell the columns of a file apart by its first block."""
     columns = range(len(block.columns))
     words = [block.columns[column].dictionary for column in columns]
-    named = [c for c in columns if pc.any(pc.is_in(words[c], trials.names)).as_py()]
+    named = [c for c in columns if pc.any(pc.is_in(words[c], trials.names)).as_py()] if len(words) > 2 else []
+    if len(named) > 2:
+        named = _columns_of_pairs(block, named, trials)
     starred = [c for c in columns if c not in named and pc.all(pc.match_substring(words[c], "*")).as_py()]
-    labels = [c for c in columns if c not in named and set(words[c][:3].to_pylist()) <= _LABEL_WORDS]
+    named = [] if starred else named  # a label of 0 or 1 may be an id as well
+    labels = [c for c in columns if c not in named and set(words[c][:3].to_pylist()) <= set(_LABELS)]
     rest = [c for c in columns if c not in {*named, *starred} and _numeric(words[c][0].as_py())]
     # A file whose scores are all 0 or 1 has no other number.
     numbers = [c for c in rest if c not in labels] or rest
     if len(numbers) == 1 and (len(named), len(starred)) in ((2, 0), (0, 1), (0, 0)):
         others = [c for c in columns if c not in {*named, *starred, *numbers}]
         if len(others) <= 1 and set(others) <= set(labels):
-            return _Roles(named or starred, numbers[0])
-    first = " ".join(word[0].as_py() for word in words)
+            return _Roles(named or starred, numbers[0], others[0] if others else None)
+    first = " ".join(block.columns[column][0].as_py() for column in columns)
     if len(named) < 2 and len(columns) >= 3:
         advice = f"its names are not those of {trials.path}, such as '{trials.names[0].as_py()}'"
     else:
-        advice = "expected 'enroll test score', 'score enroll test', 'enroll*test score' or a score alone"
+        advice = (
+            "expected 'enroll test score', 'score enroll test', 'enroll*test score' or a score alone, "
+            "with a label before or behind"
+        )
     raise SpkverError(f"{path}:1: cannot tell names and score apart in '{first}'; {advice}")
 
 
@@ -156,9 +196,22 @@ def _numeric(word: str) -> bool:
     return True
 
 
-def _part(
-    path: str | os.PathLike, block: Block, roles: _Roles, trials: Trials
-) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
+def _columns_of_pairs(block: Block, named: Sequence[int], trials: Trials) -> Sequence[int]:
+    """Of several columns that hold ids of the list, the two with the most pairs of it; none where two have as many."""
+    n_names = len(trials.names)
+    asked = trials.enroll_index.astype(np.int64) * n_names + trials.test_index
+    found = {c: _find(block.columns[c][:_LINES_LOOKED_AT], trials) for c in named}
+    hits = {}
+    for a, b in combinations(named, 2):
+        pairs = np.where((found[a] >= 0) & (found[b] >= 0), found[a] * n_names + found[b], -1)
+        # Each pair once: a label beside one of the ids makes few pairs, which may be trials by chance.
+        hits[a, b] = np.count_nonzero(np.isin(np.unique(pairs), asked))
+    best = max(hits.values())
+    winners = [pair for pair, count in hits.items() if count == best]
+    return winners[0] if len(winners) == 1 else ()
+
+
+def _part(path: str | os.PathLike, block: Block, roles: _Roles, trials: Trials) -> _Entries:
     column = block.columns[roles.score]
     try:
         scores = pc.cast(column.dictionary, pa.float32()).to_numpy()[column.indices.to_numpy()]
@@ -166,14 +219,21 @@ def _part(
         scores = np.array([np.nan])
     if not np.isfinite(scores).all():
         raise SpkverError(_bad_score(path, roles.score))
+    labels = None
+    if roles.label is not None:
+        try:
+            labels = labels_of(block, roles.label, _LABELS)
+        except Irregular:
+            raise SpkverError(_bad_label(path, roles.label)) from None
     if not roles.ids:
-        return None, None, scores
+        return _Entries(None, None, scores, labels)
     if len(roles.ids) == 2:
-        return *(_find(block.columns[column], trials) for column in roles.ids), scores
+        return _Entries(*(_find(block.columns[column], trials) for column in roles.ids), scores, labels)
     pairs = block.columns[roles.ids[0]]
     sides = pc.split_pattern(pairs.dictionary, "*", max_splits=1)
     index = pairs.indices.to_numpy()
-    return *(_positions(pc.list_element(sides, side), trials)[index] for side in (0, 1)), scores
+    enroll, test = (_positions(pc.list_element(sides, side), trials)[index] for side in (0, 1))
+    return _Entries(enroll, test, scores, labels)
 
 
 def _find(column: pa.DictionaryArray, trials: Trials) -> np.ndarray:
@@ -192,6 +252,12 @@ def _bad_score(path: str | os.PathLike, column: int) -> str:
         except SpkverError as error:
             return str(error)
     return f"{path}: a score is not a finite float32 number"
+
+
+def _bad_label(path: str | os.PathLike, column: int) -> str:
+    """The complaint about the first label that is none."""
+    line, word = next((line, columns[column]) for line, columns in table_rows(path) if columns[column] not in _LABELS)
+    return f"{path}:{line}: unknown label '{word}'; expected target or nontarget, or 1 or 0"
 
 
 def _complaint(path: str | os.PathLike) -> str:

@@ -189,7 +189,8 @@ def _read_arrays(path: Path, archive: zipfile.ZipFile) -> tuple[np.ndarray, list
 
 
 def _read_files(folder: Path, basenames: bool) -> tuple[np.ndarray, list[str]]:
-    paths = sorted(folder.rglob("*.npy"), key=lambda path: path.relative_to(folder).as_posix())
+    # Beside its files macOS keeps others, called `._NAME`.
+    paths = sorted(folder.rglob("[!.]*.npy"), key=lambda path: path.relative_to(folder).as_posix())
     if not paths:
         raise SpkverError(f"{folder}: holds neither embeddings.npy and utts nor one .npy an utterance")
     ids = [path.stem if basenames else path.relative_to(folder).with_suffix("").as_posix() for path in paths]

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spkver.errors import SpkverError
+from spkver.names import is_utf8
 
 if TYPE_CHECKING:
     from spkver.scoring.trials import Trials
@@ -70,11 +71,13 @@ def check_names(path: str | os.PathLike, names: Sequence[str]) -> None:
     """Refuse a name that a table of columns cannot hold.
 
     Raises:
-        SpkverError: a name is empty or holds white space; ``path`` is the file it was meant for.
+        SpkverError: a name is empty, holds white space or is not UTF-8; ``path`` is the file it was meant for.
     """
     for name in names:
         if name.split() != [name]:
             raise SpkverError(f"{path}: the id {name!r} is empty or holds white space; rename the utterance")
+        if not is_utf8(name):
+            raise SpkverError(f"{path}: the id {name!r} is not UTF-8; rename the utterance")
 
 
 def check_no_duplicates(source: str | os.PathLike, utts: Sequence[str]) -> None:

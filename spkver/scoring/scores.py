@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from spkver.errors import SpkverError
 from spkver.files import locked
+from spkver.scoring.label_words import LABEL_OF_WORD
 from spkver.scoring.lookup import Rows, check_names, look_up
 from spkver.scoring.text_tables import BLOCK_BYTES, Block, Irregular, joined_lines, read_blocks, table_rows
-from spkver.scoring.trials import LABEL_OF_WORD, Trials, joined, labels_of, read_trial_blocks
+from spkver.scoring.trials import Trials, joined, labels_of, read_trial_blocks, refuse_contradictions
 from spkver.whole_file import whole_file, writing
 
 _WRITTEN_AT_ONCE = 1 << 18
@@ -120,7 +121,7 @@ def read_scores(path: str | os.PathLike) -> tuple[Trials, np.ndarray]:
 
     Raises:
         SpkverError: naming file and line: a wrong number of columns, a score that is no finite number, an
-            unknown label, labels on some lines only; or an empty or unreadable file.
+            unknown label, labels on some lines only, a pair with both labels; or an empty or unreadable file.
     """
     width = len(next(table_rows(path))[1])
     if width not in (3, 4):
@@ -129,7 +130,9 @@ def read_scores(path: str | os.PathLike) -> tuple[Trials, np.ndarray]:
         blocks = [_scored(block, path, width) for block in read_blocks(path, numbers=(2,))]
     except Irregular:
         return _read_line_by_line(path)
-    return joined([trials for trials, _ in blocks]), np.concatenate([scores for _, scores in blocks])
+    trials = joined([trials for trials, _ in blocks])
+    refuse_contradictions(trials)
+    return trials, np.concatenate([scores for _, scores in blocks])
 
 
 def file_fingerprint(path: str | os.PathLike) -> dict:
@@ -213,7 +216,7 @@ def _scored(block: Block, path: str | os.PathLike, width: int) -> tuple[Trials, 
 
 
 def _read_line_by_line(path: str | os.PathLike) -> tuple[Trials, np.ndarray]:
-    """The same, or the complaint about the first line that is not lawful."""
+    """The same, or the complaint about the first line that cannot be read."""
     enroll, test, scores, labels = [], [], [], []
     width = None
     for line, columns in table_rows(path):
@@ -227,7 +230,9 @@ def _read_line_by_line(path: str | os.PathLike) -> tuple[Trials, np.ndarray]:
         enroll.append(columns[0])
         test.append(columns[1])
         scores.append(finite_score(columns[2], f"{path}:{line}"))
-    return Trials.of(enroll, test, labels or None, path), np.array(scores, np.float32)
+    trials = Trials.of(enroll, test, labels or None, path)
+    refuse_contradictions(trials)
+    return trials, np.array(scores, np.float32)
 
 
 def finite_score(text: str, where: str) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from spkver.scoring.metrics import actual_dcf
 from spkver.scoring.sorted_scores import SortedScores
 from spkver.whole_file import whole_file
 
-P_TARGETS = (0.01, 0.05)
+# Figures of a record, with their intervals.
+_FIGURE = re.compile(r"(eer|threshold|cllr|min_cllr|targets|nontargets|speakers|(min|act)_dcf_.*)(_interval)?")
+_MIN_DCF = re.compile(r"min_dcf_(\d*\.?\d+(e-?\d+)?)")
+_METRICS_ADVICE = "mend or remove the file"
 _LONGEST_WAIT_SECONDS = 60.0  # for other processes to write their records, each of which takes milliseconds
 
 
@@ -73,18 +77,22 @@ def format_table(rows: Sequence[tuple[str, dict]], first_column: str = "system")
     """A table of systems and their figures with 95 % intervals, for a terminal.
 
     Args:
-        rows: (system name, record of `summary`); a figure that a record lacks is shown as ``-``.
+        rows: (system name, record of `summary`), a minDCF for each prior that any of them has; a figure that a
+            record lacks is shown as ``-``.
         first_column: the heading of the names.
     """
-    header = (first_column, "EER", "minDCF(.01)", "minDCF(.05)", "Cllr", "threshold")
-    lines = [header, *((system, *_cells(record)) for system, record in rows)]
+    found = {key for _, record in rows for key in record if _MIN_DCF.fullmatch(key)}
+    min_dcfs = sorted(found, key=lambda key: float(key.removeprefix("min_dcf_")))
+    priors = (key.removeprefix("min_dcf_").removeprefix("0") for key in min_dcfs)
+    header = (first_column, "EER", *(f"minDCF({prior})" for prior in priors), "Cllr", "threshold")
+    lines = [header, *((system, *_cells(record, min_dcfs)) for system, record in rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     padded = ("   ".join(cell.ljust(width) for cell, width in zip(line, widths)) for line in lines)
     return "\n".join(line.rstrip() for line in padded)
 
 
-def _cells(record: dict) -> tuple[str, ...]:
-    plain = (_cell(record, key, "{:.3f}") for key in (*map(min_dcf_key, P_TARGETS), "cllr", "threshold"))
+def _cells(record: dict, min_dcfs: Sequence[str]) -> tuple[str, ...]:
+    plain = (_cell(record, key, "{:.3f}") for key in (*min_dcfs, "cllr", "threshold"))
     return _cell(record, "eer", "{:6.2%}"), *plain
 
 
@@ -108,22 +116,53 @@ def update_metrics_json(path: str | os.PathLike, trial_list: str, system: str, r
     """
     path = Path(path)
     with locked(path.with_name(f".{path.name}.lock"), f"writing {path.name}", wait_seconds=_LONGEST_WAIT_SECONDS):
-        metrics = _read_metrics(path)
+        metrics = read_metrics(path) if path.exists() else {}
         metrics.setdefault(trial_list, {})[system] = record
         text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
         with whole_file(path) as file:
             file.write(text + "\n")
 
 
-def _read_metrics(path: Path) -> dict[str, dict]:
-    if not path.exists():
-        return {}
+def read_metrics(path: str | os.PathLike) -> dict[str, dict[str, dict]]:
+    """Read ``metrics.json``: ``{trial list: {system: record}}``.
+
+    Raises:
+        SpkverError: naming the file, and the record: it cannot be read, is not JSON, or a figure is no number.
+    """
+    path = Path(path)
     try:
         metrics = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise SpkverError(f"{path}:{error.lineno}: not JSON ({error.msg}); mend or remove the file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpkverError(f"{path}: cannot be read ({error}); mend or remove the file") from None
+        raise SpkverError(f"{path}:{error.lineno}: not JSON ({error.msg}); {_METRICS_ADVICE}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise SpkverError(f"{path}: cannot be read ({' '.join(str(error).split())}); {_METRICS_ADVICE}") from None
     if not isinstance(metrics, dict) or not all(isinstance(systems, dict) for systems in metrics.values()):
-        raise SpkverError(f'{path}: expected {{"trial list": {{"system": {{...}}}}}}; mend or remove the file')
+        raise SpkverError(f'{path}: expected {{"trial list": {{"system": {{...}}}}}}; {_METRICS_ADVICE}')
+    for trial_list, systems in metrics.items():
+        for system, record in systems.items():
+            _check_record(f"{path}: the record of '{system}' on '{trial_list}'", record)
     return metrics
+
+
+def _check_record(where: str, record: object) -> None:
+    """Refuse a record whose figures are none; it may lack some, as those of earlier versions do."""
+    if not isinstance(record, dict):
+        raise SpkverError(f"{where} is {_shown(record)}, expected figures by name; {_METRICS_ADVICE}")
+    for key, value in record.items():
+        if not _FIGURE.fullmatch(key) or value is None:
+            continue
+        ends = value if key.endswith("_interval") else [value]
+        lawful = isinstance(ends, list) and len(ends) == (2 if key.endswith("_interval") else 1)
+        if not lawful or not all(_is_number(end) for end in ends):
+            wanted = "two numbers" if key.endswith("_interval") else "a number"
+            raise SpkverError(f"{where} has {_shown(value)} for '{key}', expected {wanted}; {_METRICS_ADVICE}")
+
+
+def _is_number(value: object) -> bool:
+    # Not math.isfinite(), which fails for an integer of 400 digits.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -4,7 +4,7 @@ Notable:
 - Lawful tables are parsed in blocks by Arrow, ids as numbers into the distinct ids of the block; ten million
   lines take seconds. What Arrow refuses is read again line by line, which finds the line to complain about.
 - Columns are parted by any white space; UTF-8 with or without byte order mark, LF or CRLF. Quotes and
-  backslashes are ordinary characters.
+  backslashes are ordinary characters. Text is brought to Unicode's composed form, see `spkver.names`.
 - A block knows where it ends in the file, so that a long job can go on there.
 """
 
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from spkver.errors import SpkverError
+from spkver.names import composed
 
 BLOCK_BYTES = 1 << 24
 _MARK = b"\xef\xbb\xbf"
@@ -100,9 +101,11 @@ def table_rows(path: str | os.PathLike) -> Iterator[tuple[int, list[str]]]:
             # Not splitlines(): that also breaks at form feeds, and line numbers would differ from an editor's.
             for line, row in enumerate(file, start=1):
                 try:
-                    columns = row.decode("utf-8-sig" if line == 1 else "utf-8").split()
+                    columns = composed(row.decode("utf-8-sig" if line == 1 else "utf-8")).split()
                 except UnicodeDecodeError:
                     raise SpkverError(f"{path}:{line}: not UTF-8; convert the file (iconv -t UTF-8)") from None
+                if b"\0" in row:
+                    raise SpkverError(f"{path}:{line}: holds a NUL byte, the file is damaged; write it again")
                 if columns:
                     found = True
                     yield line, columns
@@ -136,9 +139,11 @@ def _whole_lines(file: BinaryIO, block_bytes: int) -> Iterator[tuple[bytes, int]
 def _single_blanks(text: bytes) -> bytes:
     """The same lines with one blank between columns, none around them, and no carriage return."""
     text = text.removeprefix(_MARK).replace(b"\r\n", b"\n")
+    if b"\0" in text:
+        raise Irregular
     if not text.isascii():
         try:
-            text = re.sub(r"[^\S\n]", " ", text.decode()).encode()
+            text = re.sub(r"[^\S\n]", " ", composed(text.decode())).encode()
         except UnicodeDecodeError:
             raise Irregular from None
     text = text.translate(_BLANKS)

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv
 
 from spkver.errors import SpkverError
+from spkver.scoring.label_words import LABEL_OF_DIGIT, LABEL_OF_WORD
 
+_LABELS = LABEL_OF_WORD | LABEL_OF_DIGIT
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _TEXT = pa.dictionary(pa.int32(), pa.string())
-_LABELS = {"target": 1, "nontarget": 0, "1": 1, "0": 0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +55,12 @@ def read_trial_table(path: str | os.PathLike) -> TrialTable:
     """
     separator = SEPARATORS[Path(path).suffix.lower()]
     try:
+        content = Path(path).read_bytes()
+        if b"\0" in content:
+            line = content.count(b"\n", 0, content.index(b"\0")) + 1
+            raise SpkverError(f"{path}:{line}: holds a NUL byte, the table is damaged; write it again")
         table = csv.read_csv(
-            Path(path),
+            pa.BufferReader(content),
             csv.ReadOptions(block_size=1 << 30),
             csv.ParseOptions(delimiter=separator),
             csv.ConvertOptions(column_types={name: _TEXT for name in ("enroll", "test", "label")}, null_values=[]),
@@ -70,10 +76,13 @@ def read_trial_table(path: str | os.PathLike) -> TrialTable:
     if not table.num_rows:
         raise SpkverError(f"{path}: the list is empty")
     table = table.unify_dictionaries().combine_chunks()
-    columns = {name: column.chunk(0) for name, column in zip(names, table.columns)}
+    columns = {
+        name: _composed(column.chunk(0), f"{path}: column '{name}'") for name, column in zip(names, table.columns)
+    }
     for name in ("enroll", "test"):
         if name not in columns:
             found = ", ".join(names)
+            found = found if len(found) <= 100 else found[:97] + "..."
             raise SpkverError(f"{path}:1: no column '{name}'; the header must name enroll and test, found {found}")
     if len(columns) < len(names):
         raise SpkverError(f"{path}:1: a column's name stands twice in the header")
@@ -84,6 +93,19 @@ def read_trial_table(path: str | os.PathLike) -> TrialTable:
         _scores(path, columns.pop("score", None)),
         {name: column.to_numpy(zero_copy_only=False) for name, column in columns.items()},
     )
+
+
+def _composed(column: pa.Array, where: str) -> pa.Array:
+    """Text in Unicode's composed form, see `spkver.names`; numbers as they are; dates and the like as text."""
+    if isinstance(column, pa.DictionaryArray):
+        names = pc.utf8_normalize(column.dictionary, form="NFC").dictionary_encode()
+        return pa.DictionaryArray.from_arrays(names.indices.take(column.indices), names.dictionary)
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return column
+    if pa.types.is_binary(kind):
+        raise SpkverError(f"{where} is not UTF-8; save the table as UTF-8")
+    return pc.utf8_normalize(column.cast(pa.string()), form="NFC")
 
 
 def _labels(path: str | os.PathLike, column: pa.DictionaryArray | None) -> np.ndarray | None:

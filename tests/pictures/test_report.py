@@ -5,12 +5,15 @@ import io
 import json
 import re
 import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from scipy.stats import norm
 
+import spkver
 from spkver.cli import main
 from spkver.errors import SpkverError
 from spkver.pictures import Run
@@ -93,6 +96,36 @@ def test_margin_tables_are_the_heads_logits():
     theta = np.radians(np.arange(140))
     np.testing.assert_allclose(curves[row, :140], np.cos(theta + 0.5), atol=1e-3)
     assert tables["start"] == {"margin": 0.2, "scale": 32}
+
+
+RESULTS_ALONE = """
+const fs = require("fs"), said = [];
+const any = () => new Proxy(function () {}, {
+  get: (_, name) => name === Symbol.toPrimitive ? () => "" : any(), apply: any });
+globalThis.DATA = { runs: [{ name: "tiny", metrics: JSON.parse(process.argv[2]) }], ticks: [], margin: null };
+const element = (tag, parent, text) => { said.push([tag, text]); return any(); };
+try {
+  new Function("DATA", "PAGE", "COLOURS", "DASHES", "element", "section", fs.readFileSync(process.argv[1], "utf8"))(
+    DATA, any(), [], [], element, any());
+} catch (error) { if (!(error instanceof ReferenceError)) throw error; }  // what comes behind needs a browser
+console.log(JSON.stringify(said));
+"""
+
+
+def test_a_record_without_threshold_or_counts_does_not_empty_the_page():
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node to run the page's script")
+    metrics = {"empty": {}, "test/trials": {"old": {"eer": 0.25}, "cosine": {"eer": None, "min_dcf_0.001": 0.5}}}
+    script = Path(spkver.__file__).parent / "pictures/web/report.js"
+    done = subprocess.run(
+        [node, "-e", RESULTS_ALONE, "--", str(script), json.dumps(metrics)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert [text for tag, text in said if tag == "p"] == ["test/trials: ? target, ? nontarget trials"]
+    cells = [text for tag, text in said if tag == "td"]
+    assert cells == ["tiny", "old", "25.00 %", "-", "-", "-", "tiny", "cosine", "-", "-", "0.500", "-"]
 
 
 def test_names_in_the_data_cannot_become_markup(tmp_path):

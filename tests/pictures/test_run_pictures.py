@@ -175,6 +175,22 @@ def test_two_speakers_are_enough_for_every_picture(tiny_config, voices, tmp_path
     assert missing == ["no curvature", "no score_histograms", "no det"]
 
 
+def test_every_list_that_was_scored_is_drawn_and_nothing_unfinished(copy, scored):
+    folder = next((copy / "scores").iterdir())
+    (list_of_all,) = {path.name.rpartition("-")[0] for path in folder.iterdir() if "-" in path.name}
+    whole = (folder / f"{list_of_all}-cosine").read_text()
+    (folder / f".{list_of_all}-plda.unfinished").write_text(whole[:1000])
+    (folder / "same-cosine").write_text("".join(line for line in whole.splitlines(True) if " nontarget" not in line))
+    assert list(Run(copy).scores()) == list(Run(scored).scores()) == ["cosine", "untrained"]
+    (folder / "short-cosine").write_text(whole[: whole.index("\n", len(whole) // 2) + 1])
+    names = [
+        f"{folder.name}/{name}" for name in ("short, cosine", f"{list_of_all}, cosine", f"{list_of_all}, untrained")
+    ]
+    assert sorted(Run(copy).scores()) == sorted(names)
+    labels = [line.get_label() for line in Run(copy).det().axes[0].lines]
+    assert all(f"copy, {name}" in labels for name in names)
+
+
 def test_det_compares_several_runs(scored, copy, tmp_path, capsys):
     assert main(["plot", "det", str(scored), str(copy), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "det.png").stat().st_size > 10_000

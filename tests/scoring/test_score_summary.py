@@ -83,7 +83,15 @@ def test_the_table_shows_each_system_in_aligned_columns():
 
 
 def test_the_table_of_no_systems_is_its_header():
-    assert " ".join(format_table([]).split()) == "system EER minDCF(.01) minDCF(.05) Cllr threshold"
+    assert " ".join(format_table([]).split()) == "system EER Cllr threshold"
+
+
+def test_the_table_has_a_column_for_each_prior_that_was_measured():
+    rows = [("a", {"min_dcf_0.05": 0.5, "min_dcf_0.001": 0.7}), ("b", {"min_dcf_1e-05": 0.9, "act_dcf_0.1": 0.1})]
+    header, first, second = (line.split() for line in format_table(rows).split("\n"))
+    assert header == ["system", "EER", "minDCF(1e-05)", "minDCF(.001)", "minDCF(.05)", "Cllr", "threshold"]
+    assert first == ["a", "-", "-", "0.700", "0.500", "-", "-"]
+    assert second == ["b", "-", "0.900", "-", "-", "-", "-"]
 
 
 def test_a_record_joins_those_that_are_there(tmp_path):
@@ -105,6 +113,11 @@ def test_a_record_joins_those_that_are_there(tmp_path):
         ("", "metrics.json:1: not JSON"),
         ("[1]", "metrics.json: expected"),
         ('{"a": 3}', "metrics.json: expected"),
+        ('{"a": {"b": 3}}', "metrics.json: the record of 'b' on 'a' is 3, expected figures"),
+        ('{"a": {"b": {"eer": "5"}}}', """has "5" for 'eer', expected a number; mend or remove"""),
+        ('{"a": {"b": {"threshold": NaN}}}', "has NaN for 'threshold', expected a number"),
+        ('{"a": {"b": {"eer_interval": [1]}}}', "for 'eer_interval', expected two numbers"),
+        ("[" * 100_000, "metrics.json: cannot be read"),
     ],
 )
 def test_a_file_that_is_no_record_is_named_and_left_alone(tmp_path, text, message):

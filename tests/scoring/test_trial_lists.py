@@ -52,6 +52,47 @@ def test_both_forms_say_the_same_with_either_line_end_and_byte_order_mark(tmp_pa
         assert trials.labels.dtype == np.int8
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a b tgt\na c imp\n",
+        "a b genuine\na c impostor\n",
+        "a b 1\na c 0\n",
+        "1 1 0\n1 c 0\na b 1\n",  # ids that are numbers: the third line tells
+        "1 1 0\n1 0 1\n1 0 x\n",
+    ],
+)
+def test_labels_in_the_words_and_places_that_lists_have_them(tmp_path, text):
+    rows = [line.split() for line in text.splitlines()]
+    trials = read_trials(written(tmp_path, text))
+    first = rows[-1][2] == "x"
+    assert list(zip(trials.enroll, trials.test)) == [tuple(row[1:] if first else row[:2]) for row in rows]
+    assert trials.labels.tolist() == [row[0 if first else 2] in ("1", "tgt", "genuine") for row in rows]
+
+
+def test_where_every_line_begins_and_ends_with_0_or_1_the_label_is_asked_for(tmp_path):
+    expected = "trials:2: is the label the first or the last column? Every line begins and ends with 0 or 1; write"
+    assert complaint(tmp_path, "\n1 a 0\n0 b 1\n").startswith(expected)
+
+
+@pytest.mark.parametrize("at_once", [1 << 24, 2])
+def test_a_pair_that_is_target_and_nontarget_is_refused_with_both_lines(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr("spkver.scoring.trials._COMPARED_AT_ONCE", at_once)
+    text = "a c nontarget\na b target\nb a nontarget\n\na c nontarget\na b nontarget\na b target\n"
+    expected = "trials:6: 'a' and 'b' are a nontarget trial, but a target trial on line 2; which is it?"
+    assert complaint(tmp_path, text) == expected
+    read_trials(written(tmp_path, "a b target\nb a nontarget\na b target\n"))
+
+
+def test_names_are_the_same_in_either_unicode_form(tmp_path):
+    trials = read_trials(written(tmp_path, "u\u0308 \xfc target\nZoe\u0308 e nontarget\n"))
+    assert (trials.enroll, trials.test) == (["\xfc", "Zo\xeb"], ["\xfc", "e"])
+    table = tmp_path / "trials.csv"
+    table.write_text("enroll,test,label\nu\u0308,\xfc,tgt\n\xfc,e,imp\n")
+    trials = read_trials(table)
+    assert (trials.enroll, trials.test, trials.labels.tolist()) == (["\xfc"] * 2, ["\xfc", "e"], [1, 0])
+
+
 def test_two_columns_are_trials_without_labels(tmp_path):
     trials = read_trials(written(tmp_path, "a b\n1 c"))
     assert (trials.enroll, trials.test, trials.labels) == (["a", "1"], ["b", "c"], None)
@@ -78,6 +119,8 @@ def test_a_target_word_in_the_third_column_wins_over_0_and_1_in_the_first(tmp_pa
             "a b target\n1 a b\n",
             "trials:2: VoxCeleb's '1|0 enroll test', but the lines before are in Kaldi's",
         ),
+        ("a b 1\na b c\n", "trials:2: unknown label in 'c'; expected CN-Celeb's"),
+        ("a b 1\na b\0 1\n", "trials:2: holds a NUL byte, the file is damaged"),
         ("1 a b\n1 a target\n", "trials:2: ambiguous: is '1' the label or 'target'?"),
         ("a target\n", "trials:1: a label 'target' but only one id"),
         ("\n1 a\n0 b\n", "trials:2: two columns, the first of every line 0 or 1"),
@@ -161,7 +204,22 @@ LINES = st.lists(
     st.tuples(
         st.sampled_from(["1", "0", "a", "ü", 'q"', "b\\", "target", "NA"]),
         st.sampled_from([" ", "\t", "  ", "\u00a0", " \t ", "\x0b", "\u2003"]),
-        st.sampled_from(["a", "b c", "1 target", "x target", "y nontarget", "0", "'z' 'w'", "null nan"]),
+        st.sampled_from(
+            [
+                "a",
+                "b c",
+                "1 target",
+                "x target",
+                "y nontarget",
+                "0",
+                "'z' 'w'",
+                "null nan",
+                "b 1",
+                "1 0",
+                "b imp",
+                "u\u0308 0",
+            ]
+        ),
         st.sampled_from(["\n", "\r\n", " \n", "\n\n", "\n \t\n", "\r\r\n"]),
     ),
     min_size=1,

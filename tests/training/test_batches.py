@@ -132,8 +132,10 @@ def test_where_shared_memory_is_full_batches_come_by_a_pipe_and_it_is_said_once(
         raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    with Batches(loader_of()) as batches:
-        assert values(batches) == list(range(N))
+    monkeypatch.setattr(Batches, "_said", False)
+    for _ in range(2):
+        with Batches(loader_of()) as batches:
+            assert values(batches) == list(range(N))
     assert capsys.readouterr().err.count("/dev/shm is too small") == 1
 
 

@@ -1,7 +1,9 @@
 "use strict";
 const RUNS = DATA.runs;
 const lineOf = (index) => ({ color: COLOURS[index % COLOURS.length], dash: DASHES[index % DASHES.length] });
-const percent = (value) => (100 * value).toFixed(2) + " %";
+// A record of an earlier version may lack a figure.
+const percent = (value) => value == null ? "-" : (100 * value).toFixed(2) + " %";
+const decimals = (value) => value == null ? "-" : value.toFixed(3);
 const having = (key) => RUNS.map((run, index) => [run, index]).filter(([run]) => run[key]);
 
 element("h1", PAGE, RUNS.map((run) => run.name).join(", "));
@@ -16,9 +18,10 @@ if (having("metrics").length) {
   const place = linked("results", "Results", "Error rates with 95 % intervals over speakers.");
   for (const trials of new Set(RUNS.flatMap((run) => Object.keys(run.metrics || {})))) {
     const rows = having("metrics").flatMap(([run]) => Object.entries(run.metrics[trials] || {}).map(([system, record]) => [run, system, record]));
-    const costs = [...new Set(rows.flatMap(([, , record]) => Object.keys(record)))].filter((key) => /^min_dcf_[0-9.]+$/.test(key));
+    const costs = [...new Set(rows.flatMap(([, , record]) => Object.keys(record)))].filter((key) => /^min_dcf_[0-9.e-]+$/.test(key));
+    if (!rows.length) continue;
     const first = rows[0][2];
-    element("p", place, `${trials}: ${first.targets} target, ${first.nontargets} nontarget trials`, { className: "note" });
+    element("p", place, `${trials}: ${first.targets ?? "?"} target, ${first.nontargets ?? "?"} nontarget trials`, { className: "note" });
     const table = element("table", place);
     const head = element("tr", table);
     for (const name of ["run", "system", "EER", "95 %", ...costs.map((key) => `minDCF(${key.slice(8)})`), "threshold"]) element("th", head, name);
@@ -26,7 +29,7 @@ if (having("metrics").length) {
       const interval = record.eer_interval;
       const line = element("tr", table);
       const cells = [run.name, system, percent(record.eer), interval ? `${percent(interval[0])} to ${percent(interval[1])}` : "-",
-        ...costs.map((key) => key in record ? record[key].toFixed(3) : "-"), record.threshold.toFixed(3)];
+        ...costs.map((key) => decimals(record[key])), decimals(record.threshold)];
       for (const cell of cells) element("td", line, cell);
     }
   }
