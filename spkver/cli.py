@@ -6,6 +6,7 @@ line on standard error and exit status 1; being stopped by a signal has the shel
 
 import argparse
 import codecs
+import contextlib
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from spkver import __version__
 from spkver.corpus_verbs import add_corpus_verbs
 from spkver.daily_verbs import add_daily_verbs
-from spkver.errors import SpkverError
+from spkver.errors import SpkverError, one_line_for
 from spkver.export_verbs import add_export_verbs
 from spkver.own_folder_verb import add_own_folder
 from spkver.picture_verbs import add_picture_verbs
@@ -32,16 +33,34 @@ def main(arguments: list[str] | None = None) -> int:
     # that the data worker needs. Training on two cores takes about a tenth less time so.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
-        return options.verb(options) or 0
+        status = options.verb(options) or 0
+        sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
+        return status
     except SpkverError as error:
         print(error, file=sys.stderr)
         return 1
     except BrokenPipeError:  # `spkver config ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 141
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except Exception as error:
+        line = one_line_for(error)
+        if line is None:
+            raise
+        print(line, file=sys.stderr)
+        _forget_output()
+        return 1
+
+
+def _forget_output() -> None:
+    """Send what is still to be printed nowhere, so that Python does not stumble over it again when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_any_name() -> None:
@@ -146,6 +165,19 @@ def _read(path: Path, check_files: bool = True):
     return read_data_directory(path, check_files=check_files)
 
 
+def _alone(prepare):
+    """A verb ``prepare``, for one process at a time in a folder: another would remove what the first has half made."""
+
+    def prepare_alone(options):
+        from spkver.files import locked
+
+        folder = options.folder.absolute()
+        with locked(folder.with_name(f".{folder.name}.preparing.lock"), f"preparing {options.folder}"):
+            return prepare(options)
+
+    return prepare_alone
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = VerbParser(
         prog="spkver", description="Speaker verification: train an encoder, score trials, say how good it is."
@@ -155,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, function, parent=verbs) -> argparse.ArgumentParser:
         added = parent.add_parser(name, help=function.__doc__.rstrip("."), description=function.__doc__)
-        added.set_defaults(verb=function)
+        added.set_defaults(verb=_alone(function) if parent is corpora else function)
         return added
 
     prepare = verbs.add_parser("prepare", help="turn a corpus into data directories")

@@ -10,10 +10,12 @@ Notable:
 """
 
 import difflib
+import math
 import re
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -37,14 +39,25 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), schema: type[Se
     Raises:
         SpkverError: with one line that names file and key.
     """
+    return load_run(path, overrides, schema)[0]
+
+
+def load_run(
+    path: str | Path, overrides: Sequence[str] = (), schema: type[Section] = Config
+) -> tuple[Section, dict[str, Any]]:
+    """Read what `dump_config` wrote; raises as `load_config`.
+
+    Returns:
+        The configuration, and what it ran on: empty where the file does not say.
+    """
     path = Path(path)
     content = _read_with_bases(path, [])
-    stored = content.pop("run", None) is not None  # what a run wrote beside its values
-    if stored and schema is Config:
+    run = content.pop("run", None)  # what a run wrote beside its values
+    if run is not None and schema is Config:
         content = _merge(YOUNGER_KEYS, content)
     for override in overrides:
         content = _merge(content, _parse_override(override))
-    return _check(content, path, schema)
+    return _check(content, path, schema), _checked_run(run or {}, path)
 
 
 def complete(values: dict, overrides: Sequence[str], schema: type[Section], source: str):
@@ -74,12 +87,74 @@ def scoring_overrides(overrides: list[str]) -> list[str]:
     return overrides
 
 
+_RUN = {"threshold": float, "held_out_eer": float, "data": str, "init": str}
+
+
+def _checked_run(run: Any, path: Path) -> dict[str, Any]:
+    """What others rely on in the section that a run wrote is of the right kind, or not there."""
+    if not isinstance(run, dict):
+        raise SpkverError(f"{path}: key 'run' must be a section, got {_shown(run)}; remove it")
+    for key, kind in _RUN.items():
+        value = run.get(key)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and not (number if kind is float else isinstance(value, kind)):
+            raise SpkverError(f"{path}: key 'run.{key}' must be {_NAMES[kind]}, got {_shown(value)}; remove it")
+    return run
+
+
+_NAMES = {float: "a finite number", str: "text"}
+
+# A configuration has a few kilobytes and four levels; what has more is another file, or wants to fill the memory.
+_MOST_BYTES = 1 << 20
+_MOST_VALUES = 20_000
+_MOST_LEVELS = 30
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-3`` as a number, and refuses a key that stands twice."""
+    """SafeLoader that reads ``1e-3`` as a number, and refuses a key that stands twice.
+
+    It also refuses aliases that lead back to themselves, or that come to more than anybody writes
+    (`a: [*b, *b], b: [*c, *c], ..` doubles with each line).
+    """
+
+    _level = 0  # of what is read now
+
+    def compose_node(self, parent, index):
+        if self._level > _MOST_LEVELS:
+            raise yaml.composer.ComposerError(None, None, "is nested too deeply", self.peek_event().start_mark)
+        self._level += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._level -= 1
+
+    def construct_document(self, node):
+        self._check_size(node, {}, [])
+        return super().construct_document(node)
+
+    def _check_size(self, node: yaml.Node, known: dict[int, int], above: list[yaml.Node]) -> int:
+        """The number of values below a node, with each alias written out."""
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in known:
+            if any(node is one for one in above):
+                self._refuse("an alias leads back to itself", node)
+            if len(above) > _MOST_LEVELS:
+                self._refuse("is nested too deeply", node)
+            below = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+            known[id(node)] = 1 + sum(self._check_size(one, known, [*above, node]) for one in below)
+        if known[id(node)] > _MOST_VALUES:
+            self._refuse(f"comes to more than {_MOST_VALUES} values", node)
+        return known[id(node)]
+
+    def _refuse(self, why: str, node: yaml.Node) -> NoReturn:
+        raise yaml.constructor.ConstructorError(None, None, why, node.start_mark)
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._refuse("a key must be a word", key_node)
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key '{key_node.value}' stands twice", key_node.start_mark
@@ -99,19 +174,22 @@ def _parse_yaml(text: str, source: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
         raise SpkverError(f"{source}{line}: {problem}") from None
+    except (
+        ValueError,
+        TypeError,
+        OverflowError,
+        AttributeError,
+        LookupError,
+    ) as error:  # the 99th of a month, `!!bool x`
+        raise SpkverError(f"{source}: holds a value that is none ({error})") from None
 
 
 def _read_with_bases(path: Path, seen: list[Path]) -> dict:
+    text = _read_text(path, only_a_file=bool(seen))
     if path.resolve() in seen:
         raise SpkverError(f"{path}: its 'base' leads back to itself")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SpkverError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
-    except UnicodeDecodeError:
-        raise SpkverError(f"{path}: is not UTF-8 text") from None
     content = _parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise SpkverError(f"{path}: must hold 'key: value' lines, found {_kind(content)}")
@@ -121,6 +199,25 @@ def _read_with_bases(path: Path, seen: list[Path]) -> dict:
     if not isinstance(base, str):
         raise SpkverError(f"{path}: key 'base' must be the path of a YAML file, got {base!r}")
     return _merge(_read_with_bases(path.parent / base, [*seen, path.resolve()]), content)
+
+
+def _read_text(path: Path, only_a_file: bool) -> str:
+    """The text of a file; of a pipe, too, where somebody gave one to the command."""
+    try:
+        if only_a_file and path.exists() and not path.is_file():
+            raise SpkverError(f"{path}: is no file; a 'base' must be the path of a YAML file")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise SpkverError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+    except (ValueError, RuntimeError) as error:  # a NUL in the name, a link to itself
+        raise SpkverError(f"{path}: cannot be read ({error}); give the path of a YAML file") from None
+    if len(content) > _MOST_BYTES:
+        raise SpkverError(f"{path}: has more than {_MOST_BYTES >> 20} MB, which is no configuration")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise SpkverError(f"{path}: is not UTF-8 text") from None
 
 
 def _parse_override(override: str) -> dict:
@@ -138,7 +235,7 @@ def _merge(old: dict, new: dict) -> dict:
     for key, value in new.items():
         before = merged.get(key)
         both = isinstance(before, dict) and isinstance(value, dict)
-        renamed = both and key == "head" and value.get("name", before["name"]) != before["name"]
+        renamed = both and key == "head" and value.get("name", before.get("name")) != before.get("name")
         merged[key] = _merge(before, value) if both and not renamed else value
     return merged
 
@@ -172,6 +269,9 @@ def _explain(problem: dict, schema: type[Section]) -> str:
         return f"key '{key}' {said}, got {_shown(got)}"
     return f"key '{key}' must be {_WANTED.get(kind, _lower(problem['msg']))}, got {_shown(got)}"
 
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
 
 _WANTED = {
     "float_type": "a number",
@@ -228,5 +328,5 @@ def _kind(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return "a section" if "name" not in value else repr(value["name"])
-    return repr(value)
+        return "a section" if "name" not in value else _SHORT.repr(value["name"])
+    return _SHORT.repr(value)

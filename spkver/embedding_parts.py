@@ -7,14 +7,15 @@ an embedding depends on, the list of utterances, and size and time of each of it
 import hashlib
 import json
 import shutil
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from spkver.arrays import read_npz
 from spkver.data.directory import Utterance
+from spkver.errors import SpkverError
 from spkver.whole_file import whole_file
 
 # A few seconds of work on one core: little is lost by a stop, and little of it waits for the last part.
@@ -61,9 +62,11 @@ class EmbeddingParts:
     def read(self, number: int) -> Part | None:
         """A part that an earlier run made; None where there is none, it is damaged, or its audio has changed."""
         try:
-            with np.load(self._path(number), allow_pickle=False) as arrays:
-                part = Part(*(arrays[name] for name in Part._fields))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            part = Part(**read_npz(self._path(number), "it is made again"))
+        except (SpkverError, TypeError):  # TypeError: other arrays than a part has
+            return None
+        n = len(self.groups[number])
+        if part.embeddings.ndim != 2 or part.reasons.dtype.kind != "U" or any(len(values) != n for values in part):
             return None
         stamps = [stamp(utterance.path) for utterance in self.groups[number]]
         return part if np.array_equal(part.stamps, stamps) else None
@@ -78,7 +81,7 @@ class EmbeddingParts:
     def _plan(self) -> dict | None:
         try:
             return json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
 
 

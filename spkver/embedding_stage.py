@@ -19,7 +19,8 @@ from spkver.data.survey import Survey, read_survey, refuse_too_many, report_unus
 from spkver.embedding_parts import EmbeddingParts, Part
 from spkver.embedding_run import embed_parts
 from spkver.extraction import Extractor
-from spkver.model_folder import load_model
+from spkver.files import locked
+from spkver.model_folder import load_model, read_config
 from spkver.provenance import data_name, data_record, write_record
 from spkver.scoring.embeddings import write_embeddings
 from spkver.systems import MADE_OF, System, refuse_other_data
@@ -41,7 +42,15 @@ def embed_directory(
 
     Raises:
         SpkverError: more files are of no use than ``data.max_unusable_share`` allows; told as soon as it is known.
+            Or another process embeds the directory by this system.
     """
+    read_config(system.model)  # before anything is made, since there may be no model
+    name = f"{data_name(directory.path)}-{'onnx' if onnx else system.name}"
+    with locked(system.exp / f".embedding-{name}.lock", f"embedding {directory.path}"):
+        return _embed_directory(directory, system, workers, onnx)
+
+
+def _embed_directory(directory: DataDirectory, system: System, workers: int | None, onnx: Path | None) -> str:
     extractor, weights = _extractor(system, onnx)
     system = system if onnx is None else replace(system, name=extractor.system)
     folder = system.embeddings(directory.path)

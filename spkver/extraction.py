@@ -19,9 +19,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spkver.config import Config
-from spkver.data.audio import AudioError, check_samples, read_audio, speed, wrap_to
+from spkver.data.audio import AudioError, check_samples, read_audio, wrap_to
 from spkver.data.audio_blocks import audio_blocks
 from spkver.data.directory import Utterance
+from spkver.data.resampling import speed
 from spkver.errors import SpkverError
 from spkver.features import Fbank, mean_normalise
 from spkver.speech_detection import BLOCK_SECONDS, NO_SPEECH, Chosen, choose_speech, is_steady

@@ -14,7 +14,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spkver.errors import SpkverError
@@ -26,6 +26,7 @@ _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.unfinished", re.DOTALL)
 _LONGEST_NAME = 200  # of 255 bytes that a file name may have
 
 _held: set[int] = set()  # descriptors of locks of this process
+_tidied: set[Path] = set()  # folders without leftovers since this process began
 
 
 @contextmanager
@@ -68,14 +69,30 @@ def locked(lock_path: str | os.PathLike, what: str, wait_seconds: float = 0.0) -
         os.close(handle)
 
 
+def is_file(path: str | os.PathLike) -> bool:
+    """Whether a file is there.
+
+    Raises:
+        SpkverError: that cannot be found out, as where a folder above may not be looked into.
+    """
+    try:
+        return Path(path).is_file()
+    except OSError as error:
+        raise SpkverError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 def temporary_beside(path: Path) -> tuple[int, str]:
     """A new file ``.NAME.xxxxxxxx.unfinished`` in the folder of ``path``, as `tempfile.mkstemp` makes it.
 
-    It counts as being written as long as its descriptor is open, see `remove_leftovers`.
+    It counts as being written as long as its descriptor is open, see `remove_leftovers`, which this process calls when
+    it first writes to a folder: so a run removes what killed ones left.
 
     Returns:
         ``(descriptor, path)``
     """
+    if path.parent not in _tidied:
+        _tidied.add(path.parent)
+        remove_leftovers(path.parent)
     name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
     while True:
         handle, aside = tempfile.mkstemp(prefix=f".{name}.", suffix=".unfinished", dir=path.parent)
@@ -119,13 +136,19 @@ def _acquired(path: Path, until: float) -> int | None:
         # Never through a link: what it points to would be overwritten.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         if _locks(handle, fcntl.LOCK_EX | fcntl.LOCK_NB) is not False and _is_still(handle, path):
-            os.ftruncate(handle, 0)
-            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, since {_now()}\n".encode())
+            _sign(handle)
             return handle
         os.close(handle)
         if time.monotonic() >= until and _exists(path):
             return None
         time.sleep(_TRY_AGAIN_SECONDS)
+
+
+def _sign(handle: int) -> None:
+    """Say who has the lock, for whom it keeps waiting; it holds without that, as on a full disk."""
+    with suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, since {_now()}\n".encode())
 
 
 def _locks(handle: int, how: int) -> bool | None:
@@ -168,11 +191,13 @@ def _now() -> str:
 def _forget_in_child() -> None:
     """Close a child's copies of the lock descriptors, so that the lock ends with the process that took it.
 
-    Data workers would otherwise hold the lock of a training that was killed until they notice.
+    Data workers would otherwise hold the lock of a training that was killed until they notice. And what was left when
+    this process began may not be all that is left when a child begins.
     """
     for handle in _held:
         os.close(handle)
     _held.clear()
+    _tidied.clear()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

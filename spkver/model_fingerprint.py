@@ -7,6 +7,7 @@ from pathlib import Path
 
 from spkver.config import load_config
 from spkver.errors import SpkverError
+from spkver.files import is_file
 from spkver.younger_keys import YOUNGER_KEYS
 
 # Stands in place of a model where embeddings came from another toolkit.
@@ -26,10 +27,10 @@ def embedding_fingerprint(model: str | os.PathLike) -> str:
     """
     model = Path(model)
     imported = model / IMPORTED
-    if imported.is_file():
+    if is_file(imported):
         return _sha256(_content(imported))
     weights = _content(model / "model.safetensors")
-    if not (model / "config.yaml").is_file():
+    if not is_file(model / "config.yaml"):
         raise SpkverError(f"{model}: is no model folder (no config.yaml); `spkver average EXP` makes EXP/model")
     config = load_config(model / "config.yaml")
     sections = {

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from spkver.config import Config, complete, dump_config, load_config
+from spkver.config import Config, complete, dump_config, load_config, load_run
 from spkver.errors import SpkverError
+from spkver.files import is_file, locked
 from spkver.model_fingerprint import IMPORTED
 from spkver.models import build_encoder
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
@@ -48,7 +48,11 @@ class Model:
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors as safetensors, whole or not at all; ``metadata`` is what the file says beside them."""
     with whole_file(path, "wb") as file:
-        file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata))
+        file.write(_serialised(tensors, metadata))
+
+
+def _serialised(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -61,8 +65,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load(Path(path).read_bytes())
     except OSError as error:
         raise SpkverError(f"{path}: cannot be read ({error.strerror})") from None
-    except SafetensorError as error:
-        raise SpkverError(f"{path}: is not a whole safetensors file ({error})") from None
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise SpkverError(f"{path}: is not a whole safetensors file ({reason})") from None
 
 
 def save_model(
@@ -75,15 +80,22 @@ def save_model(
 ) -> None:
     """Write a model folder; ``config.yaml`` comes last, so a folder that has it is complete."""
     folder = Path(folder)
-    (folder / "config.yaml").unlink(missing_ok=True)
     # In the file, so that the same weights with other views count as another model: so do their embeddings.
     views = config.scoring.views
-    save_tensors(folder / "model.safetensors", encoder, {"views": str(views)} if len(views) > 1 else None)
-    save_tensors(folder / "head.safetensors", head)
-    with whole_file(folder / "speakers") as file:
-        file.writelines(f"{speaker}\n" for speaker in speakers)
-    with whole_file(folder / "config.yaml") as file:
-        file.write(dump_config(config, run))
+    with (
+        locked(folder / ".lock", "writing a model", wait_seconds=60.0),
+        whole_file(folder / "config.yaml") as settings,  # the first that is opened gets its name last
+        whole_file(folder / "speakers") as listed,
+        whole_file(folder / "head.safetensors", "wb") as classes,
+        whole_file(folder / "model.safetensors", "wb") as weights,
+    ):
+        weights.write(_serialised(encoder, {"views": str(views)} if len(views) > 1 else None))
+        classes.write(_serialised(head))
+        listed.writelines(f"{speaker}\n" for speaker in speakers)
+        settings.write(dump_config(config, run))
+        for file in (weights, classes, listed, settings):
+            file.flush()  # a full disk shows here, while the old model is whole
+        (folder / "config.yaml").unlink(missing_ok=True)
 
 
 def load_model(folder: str | Path) -> Model:
@@ -93,10 +105,9 @@ def load_model(folder: str | Path) -> Model:
         SpkverError: a file is missing or damaged, or weights do not fit the configuration.
     """
     folder = Path(folder)
-    config = read_config(folder)
+    config, run = load_run(_config_file(folder))
     encoder = build_encoder(config.model, config.features.n_mels)
     fit(encoder, load_tensors(folder / "model.safetensors"), folder / "model.safetensors")
-    run = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")).get("run") or {}
     return Model(folder, encoder.eval(), config, run)
 
 
@@ -106,10 +117,14 @@ def read_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         SpkverError: there is no model in the folder, or an override does not fit.
     """
-    path = Path(folder) / "config.yaml"
-    if not path.is_file():
+    return load_config(_config_file(Path(folder)), overrides)
+
+
+def _config_file(folder: Path) -> Path:
+    path = folder / "config.yaml"
+    if not is_file(path):
         raise SpkverError(f"{folder}: is no model folder (no config.yaml); `spkver average EXP` makes EXP/model")
-    return load_config(path, overrides)
+    return path
 
 
 def read_scoring(folder: str | Path, overrides: Sequence[str] = ()) -> tuple[Scoring, int]:
@@ -118,7 +133,7 @@ def read_scoring(folder: str | Path, overrides: Sequence[str] = ()) -> tuple[Sco
     Raises:
         SpkverError: as `read_config`.
     """
-    if (Path(folder) / IMPORTED).is_file():
+    if is_file(Path(folder) / IMPORTED):
         values = [override.removeprefix("scoring.") for override in overrides]
         return complete(_SCORING_OF_IMPORTED, values, Scoring, str(folder)), 1
     config = read_config(folder, overrides)
@@ -131,13 +146,15 @@ def read_speakers(folder: str | Path) -> list[str] | None:
     Raises:
         SpkverError: the folder does not say.
     """
-    if (Path(folder) / IMPORTED).is_file():
+    if is_file(Path(folder) / IMPORTED):
         return None
     path = Path(folder) / "speakers"
     try:
         return composed(path.read_text(encoding="utf-8")).split()
     except OSError as error:
         raise SpkverError(f"{path}: cannot be read ({error.strerror}); `spkver average EXP` writes it") from None
+    except UnicodeDecodeError:
+        raise SpkverError(f"{path}: is not UTF-8 text; `spkver average EXP` writes it again") from None
 
 
 def fit(module, tensors: dict[str, Tensor], source: Path) -> None:

@@ -39,10 +39,12 @@ def plot_run(options) -> int:
     drawn = 0
     for name in options.only or Run.PICTURES:
         try:
-            print(getattr(run, name)().save(out / f"{name}.{options.format}"))
-            drawn += 1
+            picture = getattr(run, name)()
         except SpkverError as error:
             print(f"no {name}: {error}", file=sys.stderr)
+            continue
+        print(picture.save(out / f"{name}.{options.format}"))
+        drawn += 1
     return 0 if drawn else 1
 
 

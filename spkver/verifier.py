@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from spkver.array_audio import checked_rate, is_path, mono_samples, shown
-from spkver.data.audio import check_samples, resample
+from spkver.data.audio import check_samples
 from spkver.data.audio_blocks import audio_blocks
+from spkver.data.resampling import resample
 from spkver.errors import SpkverError
 from spkver.extraction import Extracted, Extractor
 from spkver.model_folder import load_model

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from spkver.errors import SpkverError
+from spkver.errors import ADVICE, SpkverError
 from spkver.files import temporary_beside
 
 _BUFFER_BYTES = 1 << 20
@@ -38,15 +38,16 @@ def whole_file(path: str | os.PathLike, mode: str = "w", private: bool = False) 
     file = io.BufferedWriter(raw, _BUFFER_BYTES)
     if "b" not in mode:
         # A file name that is no UTF-8 becomes ``\\udce9``, which JSON reads as that name again.
-        file = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="\n")
+        file = io.TextIOWrapper(file, encoding="utf-8", newline="\n", errors="backslashreplace")
     try:
         yield file
-        _finish(file, aside, path, private)
+        file.flush()
+        _finish(handle, aside, path, private)
     except Exception as error:
         Path(aside).unlink(missing_ok=True)
-        fault = raw.fault or error
-        # An error that names a file is about that one; that of writing has only a descriptor.
-        if isinstance(fault, OSError) and (fault.filename is None or fault.filename == aside):
+        # numpy writes past `raw`, and its error has no number; any other is about another file.
+        fault = error if isinstance(error, OSError) and error.errno is None else raw.fault
+        if fault is not None:
             raise _cannot_write(path, fault) from None
         raise
     except BaseException:
@@ -54,6 +55,21 @@ def whole_file(path: str | os.PathLike, mode: str = "w", private: bool = False) 
         raise
     finally:
         raw.close()  # not `file`: what is in its buffer after a failure is not wanted any more
+
+
+@contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """For a file that is written as it grows: says in one line why that failed.
+
+    Raises:
+        SpkverError: instead of an OSError that names no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and os.fspath(error.filename) != os.fspath(path):
+            raise
+        raise _cannot_write(Path(path), error) from None
 
 
 class _Recording(io.FileIO):
@@ -72,19 +88,21 @@ class _Recording(io.FileIO):
             raise
 
 
-def _finish(file, aside: str, path: Path, private: bool) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    os.chmod(aside, 0o600 if private else 0o666 & ~_umask())
-    os.replace(aside, path)  # while it is open: a temporary file that nobody has open is taken for a leftover
+def _finish(handle: int, aside: str, path: Path, private: bool) -> None:
+    try:
+        os.fsync(handle)
+        os.chmod(aside, 0o600 if private else 0o666 & ~_umask())
+        os.replace(aside, path)  # while it is open: a temporary file that nobody has open is taken for a leftover
+    except OSError as error:
+        raise _cannot_write(path, error) from None
 
 
 def _cannot_write(path: Path, error: OSError) -> SpkverError:
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir():
         return SpkverError(f"{path}: cannot be written, since {parent} is a file and no folder")
-    reason = error.strerror or f"{error}; is the disk full?"
-    return SpkverError(f"{path}: cannot be written ({reason}); nothing was changed there")
+    advice = ADVICE.get(error.errno, "is the disk full?")
+    return SpkverError(f"{path}: cannot be written ({error.strerror or error}); {advice}")
 
 
 def _umask() -> int:

@@ -1,11 +1,12 @@
 """Configuration: what a file, its bases and overrides give, and what a mistake looks like."""
 
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from spkver.config import dump_config, load_config
+from spkver.config import dump_config, load_config, load_run
 from spkver.errors import SpkverError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -159,3 +160,84 @@ def test_a_stored_run_from_before_a_key_goes_on_as_it_was_but_a_users_file_must_
     assert stored.snapshots.speakers == 0
     assert stored.scoring.norm.top_n == 50
     assert stored.optimizer.lr == load_config(BASE).optimizer.lr
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
+MERGE_BOMB = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (BOMB + "seed: *a11\n", "comes to more than 20000 values"),
+        (MERGE_BOMB, "comes to more than 20000 values"),
+        ("seed: &a [*a]\n", "an alias leads back to itself"),
+        ("seed: " + "[" * 5000, "nested too deeply"),
+        ("seed: " + "[" * 50 + "]" * 50, "nested too deeply"),
+        ("? [a, b]\n: c\n", "a key must be a word"),
+        ("{a: 1}: c\n", "a key must be a word"),
+        ("1: 2\n", "key"),
+        ("seed: 2020-99-99\n", "holds a value that is none"),
+        ("seed: !!timestamp x\n", "holds a value that is none"),
+        ("seed: !!int x\n", "holds a value that is none"),
+        ("seed: !!int ''\n", "holds a value that is none"),
+        ("seed: !!bool x\n", "holds a value that is none"),
+        ("seed: " + "9" * 5000 + "\n", "holds a value that is none"),
+        ("seed: 2020-01-01\n", "seed"),
+        ("seed: !!python/object/apply:os.system [id]\n", "could not determine a constructor"),
+        ("seed: \0\n", "special characters are not allowed"),
+        ("seed: " + "x" * 100_000 + "\n", "key 'seed' must be an integer"),
+        ("x" * 1000 + ": 1\n", "unknown key"),
+        ("seed: 1\n" * 200_000, "has more than 1 MB"),
+        ("base: /dev/zero\n", "/dev/zero: is no file; a 'base' must be"),
+        ('base: "a\\0b"\n', "null byte"),
+        ("base: .\n", "is no file"),
+        ("base: [a]\n", "key 'base' must be the path"),
+        ("run: [1]\n", "key 'run' must be a section"),
+        ("run: {threshold: x}\n", "key 'run.threshold' must be a finite number"),
+        ("run: {threshold: .nan}\n", "key 'run.threshold' must be a finite number"),
+        ("run: {data: 3}\n", "key 'run.data' must be text"),
+    ],
+)
+def test_what_no_configuration_holds_is_one_short_line(tmp_path, text, expected):
+    path = tmp_path / "c.yaml"
+    path.write_text(text if text.startswith("base") else f"base: {BASE}\n{text}")
+    start = time.monotonic()
+    said = message(path)
+    assert expected in said
+    assert len(said) < 500
+    assert time.monotonic() - start < 10
+
+
+def test_a_device_without_end_is_no_configuration():
+    with pytest.raises(SpkverError, match="/dev/zero: has more than 1 MB"):
+        load_config("/dev/zero")
+
+
+def test_bases_that_lead_in_a_circle_are_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    assert "its 'base' leads back to itself" in message(tmp_path / "a.yaml")
+    (tmp_path / "link.yaml").symlink_to(tmp_path / "link.yaml")
+    assert "cannot be read" in message(tmp_path / "link.yaml")
+
+
+def test_anchors_as_people_write_them_are_read(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"base: {BASE}\naugment: {{speed_factors: &one [1.0], formant_factors: *one}}\n")
+    assert load_config(path).augment.formant_factors == [1.0]
+
+
+def test_what_a_run_wrote_beside_its_configuration_is_read_back(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        dump_config(load_config(BASE), {"threshold": 0.5, "data": "d", "init": None, "epochs_averaged": [1]})
+    )
+    config, run = load_run(path)
+    assert config == load_config(BASE)
+    assert run == {"threshold": 0.5, "data": "d", "init": None, "epochs_averaged": [1]}
+    assert load_run(BASE)[1] == {}

@@ -17,9 +17,13 @@ from spkver.data.audio import read_audio
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
 from spkver.data.survey import read_survey
 from spkver.embedding_parts import UTTERANCES_A_PART
+from spkver.embedding_stage import embed_directory
+from spkver.errors import SpkverError
 from spkver.extraction import Extractor
+from spkver.files import locked
 from spkver.model_folder import load_model
 from spkver.scoring.embeddings import read_embeddings, read_measures
+from spkver.systems import System
 
 N = 5 * UTTERANCES_A_PART - 40
 
@@ -182,3 +186,14 @@ def test_a_number_of_workers_below_one_is_refused(many, exp, capsys):
     with pytest.raises(SystemExit):
         embed(many, exp, "--workers", "0")
     assert "must be 1 or more, got 0" in capsys.readouterr().err
+
+
+def test_a_second_process_that_embeds_the_same_directory_is_refused(trained, voices, tmp_path):
+    exp = shutil.copytree(trained, tmp_path / "exp")
+    with (
+        locked(exp / f".embedding-{voices.name}-cosine.lock", "another embedding"),
+        pytest.raises(SpkverError, match="is under way in another process"),
+    ):
+        embed_directory(read_data_directory(voices), System(exp))
+    embed_directory(read_data_directory(voices), System(exp), 1)
+    assert [path.name for path in exp.iterdir() if path.name.startswith(".")] == []

@@ -142,8 +142,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, faul
         raise OSError(fault, os.strerror(fault))
 
     monkeypatch.setattr(files, "_acquired", refuse)
-    message = f"^{tmp_path}: training must write here and cannot.*{reason}"
-    with pytest.raises(SpkverError, match=message), locked(tmp_path / "lock", "training"):
+    expected = f"^{tmp_path}: training must write here and cannot.*{reason}"
+    with pytest.raises(SpkverError, match=expected), locked(tmp_path / "lock", "training"):
         pass
 
 

@@ -7,10 +7,10 @@ from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-import soundfile
 from tqdm import tqdm
 
 from spkver.corpora.inspection import BLOCK_SECONDS, Inspected
+from spkver.corpora.sound_file import write_pcm16
 from spkver.corpora.voice_activity import SAMPLE_RATE, VoiceActivity, speech_segments
 from spkver.data.audio import check_samples
 from spkver.data.audio_blocks import audio_blocks
@@ -84,7 +84,7 @@ def _cut_one(
             if check_samples(part) is not None:
                 continue
             file = f"{len(segments):05d}.flac"
-            soundfile.write(aside / name / file, part, rate, subtype="PCM_16")
+            write_pcm16(aside / name / file, part, rate)
             utterance = Utterance(
                 f"{one.utterance.id}/{file[:5]}", folder.absolute() / name / file, one.utterance.speaker
             )

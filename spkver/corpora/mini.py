@@ -20,13 +20,13 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from spkver.corpora.espeak_voices import Synthesiser, Voice, draw_voice, write_voices
 from spkver.corpora.recording import record
 from spkver.corpora.sentences import draw_sentence
+from spkver.corpora.sound_file import write_pcm16
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
 from spkver.errors import SpkverError
 from spkver.scoring.trial_making import make_trials
@@ -106,6 +106,7 @@ def prepare_mini(
     train = _plan("train", seed, train_voices, sentences, spoken)
     aside = folder / ".making"
     shutil.rmtree(aside, ignore_errors=True)  # what a killed run left
+    aside.mkdir(parents=True)  # before the work, if it cannot be made at all
     try:
         durations = _record_all({aside / "train": train, aside / "test": test}, processes or _cpus())
         _write_lists(aside / "train", train, durations)
@@ -207,7 +208,7 @@ def _record_voice(folder: Path, recordings: list[_Recording]) -> dict[str, float
         sound = record(resample_poly(speech, 320, 441), SAMPLE_RATE, rng)
         path = folder / recording.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, np.rint(sound * 32767).astype(np.int16), SAMPLE_RATE, subtype="PCM_16")
+        write_pcm16(path, np.rint(sound * 32767).astype(np.int16), SAMPLE_RATE)
         durations[recording.id] = len(sound) / SAMPLE_RATE
     return durations
 

@@ -3,15 +3,21 @@
 import gzip
 import lzma
 import shutil
+import struct
 import tarfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
 from spkver.errors import SpkverError
+from spkver.files import locked
 
 _BLOCK = 1 << 20
+# What tarfile lets through of headers that make no sense.
+_OF_DAMAGE = ValueError, OverflowError, UnicodeError, KeyError, struct.error
 _Parts = tuple[str, ...]
 
 
@@ -34,26 +40,48 @@ def unpack(tar_path: str | Path, folder: str | Path, top: str | None = None) -> 
         raise SpkverError(f"{tar_path}: no such archive")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpkverError(f"{folder}: exists already; remove it to unpack {tar_path} there")
-    aside = folder.with_name(f".{folder.name}.unpacking")
     try:
-        shutil.rmtree(aside, ignore_errors=True)  # what a killed run left
-        aside.mkdir(parents=True)
-        with tarfile.open(tar_path) as tar:
-            _extract(tar, _checked_members(tar, tar_path, aside), aside)
-        root = aside if top is None else aside / top
-        if not root.is_dir():
-            raise SpkverError(f"{tar_path}: has no folder '{top}'; it is another archive than expected")
-        if folder.exists():
-            folder.rmdir()
-        root.rename(folder)
-    except (tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
+        with folder_aside(folder) as aside:
+            with tarfile.open(tar_path) as tar:
+                _extract(tar, _checked_members(tar, tar_path, aside), aside)
+            move_in(aside, folder, top, tar_path)
+    except (tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, *_OF_DAMAGE) as error:
         what = str(error).partition("\n")[0].rstrip(":")  # tarfile lists every format on a line of its own
         raise SpkverError(f"{tar_path}: cut or damaged archive ({what}); remove it and get it again") from None
     except OSError as error:
         raise SpkverError(f"{tar_path}: cannot be unpacked to {folder}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def folder_aside(folder: Path) -> Iterator[Path]:
+    """An empty folder beside another one, for one process at a time; at the end it is gone.
+
+    Raises:
+        SpkverError: another process unpacks to the same folder.
+    """
+    with locked(folder.with_name(f".{folder.name}.unpacking.lock"), f"unpacking to {folder.name}"):
+        aside = folder.with_name(f".{folder.name}.unpacking")
+        try:
+            shutil.rmtree(aside, ignore_errors=True)  # what a killed run left
+            aside.mkdir(parents=True)
+            yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def move_in(aside: Path, folder: Path, top: str | None, archive: Path) -> None:
+    """Give what was unpacked aside, or the folder ``top`` in it, its final name.
+
+    Raises:
+        SpkverError: there is no such folder.
+    """
+    root = aside if top is None else aside / top
+    if not root.is_dir():
+        raise SpkverError(f"{archive}: has no folder '{top}'; it is another archive than expected")
+    if folder.exists():
+        folder.rmdir()
+    root.rename(folder)
 
 
 def _checked_members(tar: tarfile.TarFile, tar_path: Path, target: Path) -> list[tarfile.TarInfo]:

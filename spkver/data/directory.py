@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spkver.errors import SpkverError
+from spkver.files import is_file
 from spkver.names import composed, is_utf8
 from spkver.whole_file import whole_file
 
@@ -91,7 +92,7 @@ def read_data_directory(path: str | os.PathLike, check_files: bool = True) -> Da
         SpkverError: with ``file:line`` of the first fault.
     """
     folder = Path(path).absolute()
-    if not (folder / "wav.scp").is_file():
+    if not is_file(folder / "wav.scp"):
         raise SpkverError(f"{folder}: not a data directory, it has no wav.scp")
     if (folder / "segments").exists():
         raise SpkverError(

@@ -38,9 +38,9 @@ class Run:
     def __init__(self, folder: str | Path):
         self.experiment = Experiment(folder)
         self.folder = self.experiment.folder
-        self.name = self.folder.resolve().name
         self.config: Config
         self.config, self.about = self.experiment.read()
+        self.name = self.folder.resolve().name
 
     @cached_property
     def steps(self) -> dict[str, np.ndarray]:

@@ -9,18 +9,20 @@ senseless.
 """
 
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from spkver.arrays import map_npy, read_npz
 from spkver.errors import SpkverError
+from spkver.files import is_file
 from spkver.scoring.lookup import check_names, check_no_duplicates
 from spkver.scoring.text_tables import table_rows
 from spkver.whole_file import whole_file
 
 _ROWS_A_CHUNK = 16384
+_AGAIN = "make the embeddings again"
 
 
 def write_embeddings(
@@ -71,20 +73,23 @@ def read_measures(folder: str | os.PathLike, names: Sequence[str]) -> dict[str, 
     path = Path(folder) / "measures.npz"
     if not names:
         return {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            measures = {name: file[name].astype(np.float64) for name in file.files}
-    except FileNotFoundError:
-        measures = {}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise SpkverError(f"{path}: cannot be read as arrays ({_one_line(error)}); make the embeddings again") from None
+    measures = read_npz(path, _AGAIN) if path.exists() else {}
+    strange = next(
+        (name for name, values in measures.items() if values.ndim != 1 or values.dtype.kind not in "fiu"), None
+    )
+    if strange is not None:
+        raise SpkverError(f"{path}: '{strange}' is no number for each utterance; {_AGAIN}")
     missing = [name for name in names if name not in measures]
     if missing:
         raise SpkverError(
             f"{path}: no measure '{missing[0]}' of the utterances; embed them again with `spkver embed`, "
             f"or leave '{missing[0]}' out of scoring.calibration.quality"
         )
-    return {name: measures[name] for name in names}
+    chosen = {name: measures[name].astype(np.float64) for name in names}
+    odd = next((name for name, values in chosen.items() if not np.isfinite(values).all()), None)
+    if odd is not None:
+        raise SpkverError(f"{path}: '{odd}' is NaN or infinite for an utterance; {_AGAIN}")
+    return chosen
 
 
 def _write_measures(path: Path, measures: Mapping[str, np.ndarray], n: int) -> None:
@@ -111,15 +116,12 @@ def read_embeddings(folder: str | os.PathLike) -> tuple[np.memmap, list[str]]:
     """
     folder = Path(folder)
     for name in ("embeddings.npy", "utts"):
-        if not (folder / name).is_file():
+        if not is_file(folder / name):
             raise SpkverError(f"{folder}: has no file '{name}'; make the embeddings (again)")
-    try:
-        embeddings = np.load(folder / "embeddings.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise SpkverError(f"{folder / 'embeddings.npy'}: cannot be read as an array ({_one_line(error)})") from None
-    if not isinstance(embeddings, np.memmap) or embeddings.ndim != 2 or embeddings.dtype != np.float32:
-        what = f"{getattr(embeddings, 'dtype', 'an archive')} {getattr(embeddings, 'shape', '')}".strip()
-        raise SpkverError(f"{folder / 'embeddings.npy'}: expected float32 (N, D), found {what}")
+    embeddings = map_npy(folder / "embeddings.npy", _AGAIN)
+    if embeddings.ndim != 2 or embeddings.dtype != np.float32:
+        found = f"{embeddings.dtype} {embeddings.shape}"
+        raise SpkverError(f"{folder / 'embeddings.npy'}: expected float32 (N, D), found {found}; {_AGAIN}")
     utts = []
     for line, columns in table_rows(folder / "utts"):
         if len(columns) != 1:
@@ -143,7 +145,3 @@ def _check(folder: Path, embeddings: np.ndarray, utts: list[str]) -> None:
             problem = "all zeros" if not rows[bad[0]].any() else "NaN or infinite"
             utt = utts[start + bad[0]]
             raise SpkverError(f"{folder}: the embedding of '{utt}' is {problem}; look at its audio, or the model")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -7,12 +7,13 @@ like are refused, with a word on how to save the embeddings instead.
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from spkver.arrays import map_npy, read_member, read_npy, readable
 from spkver.errors import SpkverError
+from spkver.files import is_file
 from spkver.scoring.embedding_rows import Where, as_vector, check_ids, check_values, stacked
 from spkver.scoring.embeddings import read_embeddings
 from spkver.scoring.kaldi_archive import read_ark, read_scp, starts_entry, write_ark
@@ -56,7 +57,7 @@ def import_embeddings(
             NaN, infinite, zero, empty, or an id that is there twice (with both places).
     """
     source = Path(source)
-    if not source.exists():
+    if not is_file(source) and not source.is_dir():
         raise SpkverError(f"{source}: no such file or folder; give a path, without specifier or command")
     form = form or _recognised(source)
     if form not in FORMS:
@@ -141,8 +142,7 @@ def _recognised(source: Path) -> str:
 
 
 def _read_npy(path: Path, ids: Path | None) -> tuple[np.ndarray, list[str]]:
-    with _readable(str(path)):
-        array = np.lib.format.open_memmap(path, "r")
+    array = map_npy(path, _SAVE_AGAIN)
     _check_matrix(array, str(path))
     ids = ids or next((file for file in (path.with_suffix(".utts"), path.parent / "utts") if file.is_file()), None)
     if ids is None:
@@ -158,7 +158,7 @@ def _read_npy(path: Path, ids: Path | None) -> tuple[np.ndarray, list[str]]:
 
 def _read_npz(path: Path) -> tuple[np.ndarray, list[str]]:
     # By zipfile: numpy's reader overlooks a name that is there twice, and older ones search all names for each.
-    with _readable(str(path)):
+    with readable(path, _SAVE_AGAIN):
         archive = zipfile.ZipFile(path)
     with archive:
         return _read_arrays(path, archive)
@@ -211,24 +211,13 @@ def _vectors(arrays: Iterable[np.ndarray], names: Sequence[str]) -> Iterator[tup
         yield index, vector
 
 
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """One line for what a damaged file makes numpy, zipfile, zlib or tokenize raise, which is no closed list."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise SpkverError(f"{name} cannot be read as arrays ({reason}); {_SAVE_AGAIN}") from None
-
-
 def _loaded(path: Path) -> np.ndarray:
-    with _readable(str(path)), path.open("rb") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+    return read_npy(path, _SAVE_AGAIN)
 
 
 def _member(path: Path, archive: zipfile.ZipFile, member: str) -> np.ndarray:
-    with _readable(f"{path}: '{member.removesuffix('.npy')}'"), archive.open(member) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+    with readable(f"{path}: '{member.removesuffix('.npy')}'", _SAVE_AGAIN):
+        return read_member(archive, member)
 
 
 def _check_matrix(array: np.ndarray, name: str) -> None:

@@ -261,8 +261,8 @@ class Plda:
             tensors = load(Path(path).read_bytes())
         except OSError as error:
             raise SpkverError(f"{path}: cannot be read ({error.strerror})") from None
-        except SafetensorError as error:
-            raise SpkverError(f"{path}: is not a whole safetensors file ({error})") from None
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise SpkverError(f"{path}: is not a whole safetensors file ({error}); fit the model again") from None
         if set(tensors) - {"lda"} != _TENSORS:
             raise SpkverError(f"{path}: holds {sorted(tensors)}, which is no PLDA model; fit it again")
         numbers = {name: tensor for name, tensor in tensors.items() if name != "length_norm"}

@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from spkver.errors import SpkverError
+from spkver.files import locked
 from spkver.scoring.label_words import LABEL_OF_WORD
 from spkver.scoring.lookup import Rows, check_names, look_up
 from spkver.scoring.text_tables import BLOCK_BYTES, Block, Irregular, joined_lines, read_blocks, table_rows
 from spkver.scoring.trials import Trials, joined, labels_of, read_trial_blocks, refuse_contradictions
-from spkver.whole_file import whole_file
+from spkver.whole_file import whole_file, writing
 
 _WRITTEN_AT_ONCE = 1 << 18
 
@@ -71,13 +72,19 @@ def score_list(
         The number of trials.
 
     Raises:
-        SpkverError: as `read_trials` and `look_up`, or a score is NaN or infinite; each names the trial's line.
+        SpkverError: as `read_trials` and `look_up`, or a score is NaN or infinite; each names the trial's line. Or
+            another process is scoring to this file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(f".{path.name}.lock"), f"scoring to {path.name}"):
+        return _score_list(path, trial_list, rows, score, fingerprint, block_bytes)
+
+
+def _score_list(path: Path, trial_list, rows, score, fingerprint: dict, block_bytes: int) -> int:
     unfinished = _Unfinished(path, {"trials": file_fingerprint(trial_list), **fingerprint})
     start, n_done = unfinished.begin()
     with (
+        writing(path),
         unfinished.text.open("r+b") as out,
         tqdm(
             total=Path(trial_list).stat().st_size,
@@ -151,12 +158,15 @@ class _Unfinished:
         """The offset in the trial list to go on from, and the number of trials before it."""
         try:
             state = json.loads(self.state.read_text(encoding="utf-8"))
-            known = state["fingerprint"] == self.fingerprint and self.text.stat().st_size >= state["written"]
-        except (OSError, ValueError, KeyError):
+            places = [state[name] for name in ("read", "written", "n_trials")]
+            known = state["fingerprint"] == self.fingerprint and all(type(n) is int and n >= 0 for n in places)
+            known = known and self.text.stat().st_size >= state["written"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             known = False
         if not known:
             self.state.unlink(missing_ok=True)
-            self.text.write_bytes(b"")
+            with writing(self.text):
+                self.text.write_bytes(b"")
             return 0, 0
         os.truncate(self.text, state["written"])
         return state["read"], state["n_trials"]

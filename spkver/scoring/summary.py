@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from spkver.errors import SpkverError
+from spkver.files import locked
 from spkver.scoring.bootstrap import cllr_interval, intervals, min_dcf_key
 from spkver.scoring.cllr import cllr, hull_cllr
 from spkver.scoring.metrics import actual_dcf
@@ -20,6 +21,7 @@ from spkver.whole_file import whole_file
 _FIGURE = re.compile(r"(eer|threshold|cllr|min_cllr|targets|nontargets|speakers|(min|act)_dcf_.*)(_interval)?")
 _MIN_DCF = re.compile(r"min_dcf_(\d*\.?\d+(e-?\d+)?)")
 _METRICS_ADVICE = "mend or remove the file"
+_LONGEST_WAIT_SECONDS = 60.0  # for other processes to write their records, each of which takes milliseconds
 
 
 def summary(
@@ -106,16 +108,19 @@ def _cell(record: dict, key: str, form: str) -> str:
 def update_metrics_json(path: str | os.PathLike, trial_list: str, system: str, record: dict) -> None:
     """Put a record into ``metrics.json`` as ``{trial_list: {system: record}}``; the other records stay.
 
-    An earlier record of the same system on the same list is replaced as a whole.
+    An earlier record of the same system on the same list is replaced as a whole. Processes that do this at the same
+    time wait for one another, so that no record is lost.
 
     Raises:
         SpkverError: the file is there but is no such JSON; it is left as it is.
     """
-    metrics = read_metrics(path) if Path(path).exists() else {}
-    metrics.setdefault(trial_list, {})[system] = record
-    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
-    with whole_file(path) as file:
-        file.write(text + "\n")
+    path = Path(path)
+    with locked(path.with_name(f".{path.name}.lock"), f"writing {path.name}", wait_seconds=_LONGEST_WAIT_SECONDS):
+        metrics = read_metrics(path) if path.exists() else {}
+        metrics.setdefault(trial_list, {})[system] = record
+        text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
+        with whole_file(path) as file:
+            file.write(text + "\n")
 
 
 def read_metrics(path: str | os.PathLike) -> dict[str, dict[str, dict]]:

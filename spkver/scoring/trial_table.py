@@ -69,7 +69,10 @@ def read_trial_table(path: str | os.PathLike) -> TrialTable:
         raise SpkverError(f"{path}: cannot be read ({error.strerror or error})") from None
     except pa.ArrowInvalid as error:
         raise SpkverError(f"{path}: is no table ({' '.join(str(error).split())})") from None
-    names = [name.strip() for name in table.column_names]
+    try:
+        names = [name.strip() for name in table.column_names]
+    except UnicodeDecodeError:
+        raise SpkverError(f"{path}:1: not UTF-8; convert the file (iconv -t UTF-8)") from None
     if not table.num_rows:
         raise SpkverError(f"{path}: the list is empty")
     table = table.unify_dictionaries().combine_chunks()

@@ -9,12 +9,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
-import yaml
 
 import spkver
-from spkver.config import Config, dump_config, load_config
+from spkver.config import Config, dump_config, load_run
 from spkver.errors import SpkverError
-from spkver.files import remove_leftovers
+from spkver.files import is_file, remove_leftovers
 from spkver.whole_file import whole_file
 
 
@@ -54,10 +53,9 @@ class Experiment:
         Raises:
             SpkverError: there is no run in the folder.
         """
-        if not self.config_file.is_file():
+        if not is_file(self.config_file):
             raise SpkverError(f"{self.folder}: holds no run (no config.yaml); start it with `spkver train`")
-        run = yaml.safe_load(self.config_file.read_text(encoding="utf-8")).get("run") or {}
-        return load_config(self.config_file, overrides), run
+        return load_run(self.config_file, overrides)
 
     def check_same(self, config: Config) -> None:
         """Refuse to resume with other values than the run began with.

@@ -418,9 +418,9 @@ def test_a_zip_that_no_numpy_wrote_is_refused(tmp_path, monkeypatch):
     content = bytearray(Path("x.npz").read_bytes())
     content[content.index(b"PK\1\2") + 6] = 247
     Path("x.npz").write_bytes(content)
-    assert "x.npz cannot be read as arrays (zip file version 24.7)" in fault("x.npz")
+    assert "x.npz: cannot be read as arrays (zip file version 24.7)" in fault("x.npz")
     Path("x.npz").write_bytes(b"PK no zip")
-    assert "x.npz cannot be read as arrays (File is not a zip file)" in fault("x.npz")
+    assert "x.npz: cannot be read as arrays (File is not a zip file)" in fault("x.npz")
 
 
 def test_a_folder_of_files_gives_paths_as_ids(tmp_path, monkeypatch):
@@ -462,7 +462,7 @@ def test_faults_of_a_folder_of_files_are_named(tmp_path, monkeypatch):
     np.save("x/b.npy", [0.0, 0.0])
     assert "x/b.npy: the embedding of 'b' is all zeros" in fault("x")
     Path("x/b.npy").write_bytes(b"no array")
-    assert "x/b.npy cannot be read as arrays" in fault("x")
+    assert "x/b.npy: cannot be read as arrays" in fault("x")
     Path("x/b.npy").unlink()
     np.save("x/b c.npy", np.ones(2))
     assert "x/b c.npy: the id 'b c' is empty, or holds white space" in fault("x")
@@ -572,7 +572,7 @@ def test_a_stop_between_archive_and_scp_never_leaves_an_scp_of_other_embeddings(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", stop_at_scp)
-    with pytest.raises(OSError, match="the machine stopped"):
+    with pytest.raises(SpkverError, match="the machine stopped"):
         export_kaldi(-embeddings[::-1], UTTS, ark, scp)
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["x.ark"]

@@ -1,6 +1,7 @@
 """Score files: read back to the bit, whole or not at all, and the same however often scoring was stopped."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -218,3 +219,34 @@ def test_a_score_that_is_not_finite_in_a_late_block_names_its_line(tmp_path):
     with pytest.raises(SpkverError, match=r"the score of 'speaker.*' and 'speaker.*' is inf") as caught:
         score_list(tmp_path / "out", tmp_path / "trials", rows(), bad, {}, block_bytes=4000)
     assert f"trials:{sum(seen[:-1]) + 1}: " in str(caught.value)
+
+
+SCORE_SLOWLY = """
+import sys, time
+import numpy as np
+from spkver.scoring.lookup import Rows
+from spkver.scoring.scores import score_list
+rows = Rows(["a", "b"], "utts")
+def score(enroll, test):
+    print("scores", flush=True)
+    time.sleep(60)
+    return np.zeros(len(enroll), np.float32)
+score_list(sys.argv[1], sys.argv[2], (rows, rows), score, {})
+"""
+
+
+def test_a_second_process_that_scores_to_the_same_file_is_refused(tmp_path):
+    trials, out = tmp_path / "trials", tmp_path / "scores" / "trials-cosine"
+    trials.write_text("a b target\n")
+    rows = Rows(["a", "b"], "utts")
+    first = subprocess.Popen([sys.executable, "-c", SCORE_SLOWLY, out, trials], stdout=subprocess.PIPE, text=True)
+    try:
+        first.stdout.readline()
+        with pytest.raises(SpkverError, match=f"scoring to trials-cosine is under way .*process {first.pid} "):
+            score_list(out, trials, (rows, rows), lambda enroll, test: np.ones(len(enroll), np.float32), {})
+    finally:
+        first.kill()
+        first.wait()
+        first.stdout.close()
+    assert score_list(out, trials, (rows, rows), lambda enroll, test: np.ones(len(enroll), np.float32), {}) == 1
+    assert os.listdir(out.parent) == ["trials-cosine"]

@@ -1,6 +1,9 @@
 """The record of a system, the table of systems, and metrics.json that keeps what others wrote."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -131,3 +134,20 @@ def test_a_figure_that_is_nan_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         update_metrics_json(path, "a", "b", {"eer": float("nan")})
     assert json.loads(path.read_text()) == {"a": {"b": {"eer": 0.5}}}
+
+
+RECORD = """
+import sys
+from spkver.scoring.summary import update_metrics_json
+for number in range(25):
+    update_metrics_json(sys.argv[1], "test/trials", f"{sys.argv[2]}-{number}", {"eer": 0.1})
+"""
+
+
+def test_processes_that_evaluate_at_the_same_time_lose_no_record(tmp_path):
+    path = tmp_path / "metrics.json"
+    processes = [subprocess.Popen([sys.executable, "-c", RECORD, str(path), name]) for name in "abc"]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    systems = json.loads(path.read_text())["test/trials"]
+    assert sorted(systems) == sorted(f"{name}-{number}" for name in "abc" for number in range(25))
+    assert os.listdir(tmp_path) == ["metrics.json"]
