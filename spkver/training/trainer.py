@@ -286,7 +286,7 @@ class Trainer:
             fit(self.head, state["head"], path)
             self.training_step.optimizer.load_state_dict(state["optimizer"])
             self.sums = Sums(**state["sums"])
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise checkpoint.damaged(path, error) from None
         self.epoch, self.step = state["epoch"], state["step"]
         self.seconds = state["seconds"]
