@@ -281,6 +281,8 @@ class Trainer:
         """Take the state of the last checkpoint; returns the length of the log then."""
         path = self.experiment.checkpoints / "last.pt"
         state = checkpoint.load_state(self.experiment.checkpoints, _STATE)
+        if min(state["epoch"], state["step"], state["log_size"]) < 0:
+            raise checkpoint.damaged(path, "it counts below 0")
         try:
             fit(self.encoder, state["encoder"], path)
             fit(self.head, state["head"], path)
