@@ -27,15 +27,12 @@ class OnnxExtractor(Extractor):
         # No call of the parent's: what it sets up is the encoder, which here is the file.
         self.file, self.model = file, model
         self.session = _open(file)
-        properties = self.session.get_modelmeta().custom_metadata_map
-        if "model_fingerprint" not in properties:
-            raise SpkverError(f"{file}: was not written by `spkver export`; it does not say what model it is")
+        properties = _properties(self.session, file)
         self.config = read_config(model)
         if properties["model_fingerprint"] != Backend(model).digest:
             raise SpkverError(f"{file}: was made from another model than {model}; run `spkver export {model} {file}`")
         self.views = self.config.scoring.views
-        self.sample_rate = int(properties["sample_rate"])
-        self.embed_dim = int(properties["embed_dim"])
+        self.sample_rate, self.embed_dim = properties["sample_rate"], properties["embed_dim"]
         self.fbank = build_fbank(self.config).eval()  # what finds speech in a recording
         self.system = "onnx_int8" if properties["precision"] == "int8" else "onnx"
         """The name of its system in tables."""
@@ -72,3 +69,16 @@ def _open(file: Path):
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class of its own for each fault, and no common one
         raise SpkverError(f"{file}: cannot be read as ONNX ({' '.join(str(error).split())})") from None
+
+
+def _properties(session, file: Path) -> dict:
+    """What ``spkver export`` wrote beside the graph."""
+    try:
+        properties = session.get_modelmeta().custom_metadata_map
+        numbers = {name: int(properties[name]) for name in ("sample_rate", "embed_dim")}
+        return {name: properties[name] for name in ("model_fingerprint", "precision")} | numbers
+    except (KeyError, ValueError) as error:  # not there; no number, or no UTF-8
+        reason = f"{type(error).__name__}: {error}"
+        raise SpkverError(
+            f"{file}: was not written by `spkver export`, or was damaged; it does not say what model it is ({reason})"
+        ) from None

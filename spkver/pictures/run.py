@@ -69,7 +69,7 @@ class Run:
             SpkverError: there are none, or they do not fit the list of utterances.
         """
         folder = self.experiment.snapshots
-        n = len(self.subset.utts)
+        n, n_speakers, trained = len(self.subset.utts), len(self.subset.train_speakers), ~self.subset.held_out
         found = [read_snapshot(path, epoch) for epoch, path in snapshot_files(folder).items()]
         if not found:
             raise SpkverError(f"{folder}: there is no snapshot yet; train with snapshots.speakers above 0")
@@ -78,6 +78,12 @@ class Run:
                 raise SpkverError(
                     f"{folder}/epoch-{snapshot.epoch:03d}.npz: {len(snapshot.embeddings)} embeddings, but "
                     f"{folder}/utterances names {n}; it is of another run, delete it"
+                )
+            own = len(snapshot.centres) == n_speakers and (snapshot.predicted[trained] >= 0).all()
+            if not own:
+                raise SpkverError(
+                    f"{folder}/epoch-{snapshot.epoch:03d}.npz: is of other training speakers than {folder}/utterances "
+                    "names; it is of another run, delete it"
                 )
         return found
 

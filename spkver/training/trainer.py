@@ -281,12 +281,14 @@ class Trainer:
         """Take the state of the last checkpoint; returns the length of the log then."""
         path = self.experiment.checkpoints / "last.pt"
         state = checkpoint.load_state(self.experiment.checkpoints, _STATE)
+        if min(state["epoch"], state["step"], state["log_size"]) < 0:
+            raise checkpoint.damaged(path, "it counts below 0")
         try:
             fit(self.encoder, state["encoder"], path)
             fit(self.head, state["head"], path)
             self.training_step.optimizer.load_state_dict(state["optimizer"])
             self.sums = Sums(**state["sums"])
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise checkpoint.damaged(path, error) from None
         self.epoch, self.step = state["epoch"], state["step"]
         self.seconds = state["seconds"]

@@ -75,8 +75,10 @@ def _fresh(material: Path, here: Path) -> None:
 
 
 def _contents(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes; the bytes not of records of what something was made of, which hold the times of files."""
     for path in sorted(folder.rglob("*")):
-        yield str(path.relative_to(folder)), path.read_bytes() if path.is_file() else b""
+        has_bytes = path.is_file() and "made_of" not in str(path.relative_to(folder))
+        yield str(path.relative_to(folder)), path.read_bytes() if has_bytes else b""
 
 
 def _started(words: list[str]) -> int:

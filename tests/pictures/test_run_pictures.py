@@ -165,6 +165,13 @@ def test_snapshots_of_another_subset_are_refused(copy):
         Run(copy).snapshots  # noqa: B018
 
 
+def test_snapshots_of_other_training_speakers_are_refused(copy):
+    path = copy / "snapshots" / "utterances"
+    path.write_text(path.read_text().replace(" held_out\n", " train\n", 1))
+    with pytest.raises(SpkverError, match="is of other training speakers than"):
+        Run(copy).confusion()
+
+
 def test_two_speakers_are_enough_for_every_picture(tiny_config, voices, tmp_path, capsys):
     overrides = ["snapshots.speakers=2", "training.epochs=1", "data.held_out_speakers=0"]
     train = ["train", str(tiny_config), "--data", str(voices), "--exp", str(tmp_path / "two"), *overrides]

@@ -118,16 +118,30 @@ def test_resuming_from_a_damaged_state_is_one_line_and_changes_nothing(trained, 
     assert {path: path.read_bytes() for path in exp.rglob("*") if path.is_file()} == before
 
 
-def test_a_state_of_other_weights_is_one_line(trained, tiny_config, voices, tmp_path, capsys):
+def _huge_step(state):
+    adamw = state["optimizer"]["parts"][-1]
+    next(iter(adamw["state"].values()))["step"] = 10**400
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda state: state["head"].update(weight=state["head"]["weight"][:3]), "'weight' has shape (3, 16)"),
+        (lambda state: state.update(epoch=-1), "is no whole checkpoint (it counts below 0)"),
+        (lambda state: state.update(log_size=-1), "is no whole checkpoint (it counts below 0)"),
+        (_huge_step, "is no whole checkpoint (int too large"),
+    ],
+)
+def test_a_state_of_other_values_is_one_line(trained, tiny_config, voices, tmp_path, capsys, damage, said):
     exp = tmp_path / "exp"
     shutil.copytree(trained, exp)
     state = torch.load(exp / "checkpoints" / "last.pt", weights_only=True)
-    state["head"]["weight"] = state["head"]["weight"][:3]
+    damage(state)
     checkpoint.save_state(exp / "checkpoints", state)
     words = ["train", str(tiny_config), "--data", str(voices), "--exp", str(exp), "--resume"]
     assert main(words) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "last.pt: 'weight' has shape (3, 16)" in line
+    assert f"last.pt: {said}" in line
 
 
 def test_statistics_that_a_skipped_step_made_nan_are_healed(trained, tiny_config, voices, tmp_path, capsys):
