@@ -123,7 +123,7 @@ def refuse_to_replace(place: Path, old: dict | None, new: dict, is_same: bool, w
         return
     raise SpkverError(
         f"{place}: holds the {what} of {old['path']}, and those of {new['path']} would replace them, as both have one "
-        f"name; rename one of the two, take another experiment's folder, or delete {place}"
+        f"name; rename one of the two, take another experiment's folder, or delete what is there"
     )
 
 

@@ -12,6 +12,7 @@ Other forms of the suite are chosen from the shell (`tests/forms.sh` runs them a
 # ruff: noqa: E402 (libraries look at the environment when they are imported)
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -49,6 +50,16 @@ SHARED = Path(__file__).resolve().parent.parent / ".." / "shared" / "data"
 def torch_threads():
     """The same number in each test, whatever the one before has set."""
     torch.set_num_threads(THREADS)
+
+
+@pytest.fixture
+def signals_as_in_a_terminal():
+    """A background job is started with SIGINT ignored, and ``nohup`` ignores SIGHUP."""
+    own = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(params=["torch", "kernels", "kernels on two threads"])

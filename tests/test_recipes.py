@@ -146,7 +146,8 @@ def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path):
     assert "v3_base_float32: begins" in too_few.stderr
     # As on a machine that would have to emulate bfloat16, whatever this one does.
     pretend = "import sys; from spkver.training import device; device._has_bfloat16 = lambda _: False; "
-    pretend += "import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    pretend += "import os, runpy; sys.argv = sys.argv[1:]; sys.path[0] = os.path.dirname(sys.argv[0]); "
+    pretend += "runpy.run_path(sys.argv[0], run_name='__main__')"
     emulated = subprocess.run(
         [
             sys.executable,

@@ -433,8 +433,12 @@ def test_what_was_fitted_to_another_model_is_refused_and_thrown_away(made, tmp_p
 
 @pytest.fixture
 def copy(made, tmp_path):
-    """The experiment and its data directories, to be changed."""
-    return shutil.copytree(made, tmp_path / "copy")
+    """The experiment and its data directories, to be changed; without what tests before this one may have made."""
+    copy = shutil.copytree(made, tmp_path / "copy")
+    for folder in ("scores", "model/backend"):
+        shutil.rmtree(copy / "exp" / folder, ignore_errors=True)
+    (copy / "exp/metrics.json").unlink(missing_ok=True)
+    return copy
 
 
 def louder(data, target):

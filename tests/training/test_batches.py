@@ -88,7 +88,7 @@ def test_an_error_among_the_batches_is_raised(workers):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_obeyed_though_a_worker_hangs(number):
+def test_a_signal_is_obeyed_though_a_worker_hangs(number, signals_as_in_a_terminal):
     got, began = [], time.monotonic()
     threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
     with pytest.raises(StopNow), StopRequest() as request, Batches(loader_of({3: hang}), request) as batches:

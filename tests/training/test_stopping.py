@@ -9,11 +9,8 @@ from spkver.training.stopping import StopNow, StopRequest
 
 
 @pytest.fixture(autouse=True)
-def interrupts_raise():
-    """As in a terminal; a background job is started with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+def signals_as_in_a_terminal(signals_as_in_a_terminal):
+    """Each test needs them."""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
