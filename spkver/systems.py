@@ -97,12 +97,14 @@ class System:
         record = read_record(self.scores_record(data, trials), "data", "trials", "model")
         if record is None:
             raise SpkverError(f"{path}: does not say what list was scored, and on what; {again}")
+        # Both are named, and paths may be long: not once more in a command.
+        anew = f"run `spkver {'fuse' if self.name == FUSION else 'score'}` again"
         if trials.is_file() and record["trials"]["digest"] != file_record(trials)["digest"]:
             scored = record["trials"]["path"]
-            raise SpkverError(f"{path}: are the scores of another list than {trials}, of {scored} as it was; {again}")
+            raise SpkverError(f"{path}: are the scores of another list than {trials}, of {scored} as it was; {anew}")
         if not same_data(record["data"], data_record(data)):
             made = record["data"]["path"]
-            raise SpkverError(f"{path}: are scores of other recordings than {data}, of {made} as it was; {again}")
+            raise SpkverError(f"{path}: are scores of other recordings than {data}, of {made} as it was; {anew}")
         if record["model"] and self.model.is_dir() and record["model"] != self.backend.digest:
             raise SpkverError(f"{path}: are scores of another model, or of other settings, than {self.model}; {again}")
         return path
@@ -133,7 +135,10 @@ class Embedded:
             raise SpkverError(f"{folder}: does not say what was embedded, and by what model; {again}")
         if not same_data(record["data"], data_record(data)):
             made = record["data"]["path"]
-            raise SpkverError(f"{folder}: are embeddings of other recordings than {data}, of {made} as it was; {again}")
+            raise SpkverError(
+                f"{folder}: are embeddings of other recordings than {data}, of {made} as it was; "
+                "run `spkver embed` again"
+            )
         if record["model"] != system.backend.digest:
             raise SpkverError(
                 f"{folder}: are embeddings of another model, or of other settings, than {system.model} has; {again}"

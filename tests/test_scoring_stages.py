@@ -462,12 +462,12 @@ def test_two_data_directories_of_one_name_are_not_mixed(copy, tmp_path, capsys):
             "score",
             noisy,
             exp,
-        ): f"are embeddings of other recordings than {noisy}, of {clean} as it was; run `spkver embed",
+        ): f"are embeddings of other recordings than {noisy}, of {clean} as it was; run `spkver embed` again",
         (
             "evaluate",
             noisy,
             exp,
-        ): f"are scores of other recordings than {noisy}, of {clean} as it was; run `spkver score",
+        ): f"are scores of other recordings than {noisy}, of {clean} as it was; run `spkver score` again",
         ("threshold", noisy, exp): f"are scores of other recordings than {noisy}",
         ("export-embeddings", noisy, exp, tmp_path / "x.npz"): "are embeddings of other recordings",
         ("norm", clean, exp, "--train", noisy, *SMALL): "are embeddings of other recordings",
@@ -496,7 +496,8 @@ def test_two_trial_lists_of_one_name_are_not_mixed(copy, tmp_path, capsys):
     for verb in ("evaluate", "threshold"):
         assert run(verb, data, exp, "--trials", hard) == 1
         assert (
-            f"are the scores of another list than {hard}, of {easy} as it was; run `spkver" in capsys.readouterr().err
+            f"are the scores of another list than {hard}, of {easy} as it was; run `spkver score` again"
+            in capsys.readouterr().err
         )
     assert (exp / "scores/test/trials-cosine").read_bytes() == scored
     assert run("evaluate", data, exp, "--trials", easy, "scoring.bootstrap=0") == 0
