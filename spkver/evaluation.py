@@ -7,14 +7,14 @@ import numpy as np
 
 from spkver.data.directory import DataDirectory, read_pairs
 from spkver.errors import SpkverError
-from spkver.provenance import data_name
+from spkver.provenance import data_name, read_record, same_data
 from spkver.schema import Evaluation
 from spkver.scoring.comparison import compare
 from spkver.scoring.conditions import Column, by_condition, column, lesser, shared
 from spkver.scoring.enrolment import kept_models
 from spkver.scoring.foreign_scores import match_scores
 from spkver.scoring.scores import read_scores
-from spkver.scoring.summary import format_table, read_metrics, summary, update_metrics_json
+from spkver.scoring.summary import MADE_OF, format_table, read_metrics, summary, update_metrics_json
 from spkver.scoring.trial_table import is_table, read_trial_table
 from spkver.scoring.trials import Trials, read_trials
 from spkver.systems import System
@@ -42,6 +42,9 @@ def evaluate_scores(
         raise SpkverError(f"{path}: has no labels, as its trial list had none; without them nothing can be counted")
     known = _Known.of(directory, path)
     record = _summary(path, trials, scores, known, settings)
+    # By which `spkver results` tells two lists of one name apart.
+    made_of = read_record(system.scores_record(directory.path, trials_file), "data", "trials")
+    record[MADE_OF] = {part: made_of[part] for part in ("data", "trials")}
     update_metrics_json(
         system.exp / "metrics.json", f"{data_name(directory.path)}/{trials_file.name}", system.name, record
     )
@@ -106,30 +109,59 @@ def compare_systems(
 def results_table(exps: list[Path]) -> str:
     """What experiments reached, one table for each trial list; the untrained encoder once, first.
 
+    Lists of one name that differ, or were scored on other recordings, have a table each. Records of earlier versions
+    do not say what they were made of and go by the name alone.
+
     Raises:
         SpkverError: an experiment has no metrics yet.
     """
-    tables: dict[str, list[tuple[str, dict]]] = {}
+    tables: list[_Results] = []
     for exp in exps:
         path = exp / "metrics.json"
         if not path.is_file():
             raise SpkverError(f"{path}: there are no metrics yet; run `spkver evaluate`")
         for trials, systems in read_metrics(path).items():
-            rows = tables.setdefault(trials, [])
-            # Two heads of one configuration begin with the same encoder: one floor is enough.
-            seen = [record for name, record in rows if name.endswith("untrained")]
-            rows += [
-                (_row_name(exp, system, exps), record)
-                for system, record in systems.items()
-                if system != "untrained" or record not in seen
-            ]
+            for system, record in systems.items():
+                made_of = record.pop(MADE_OF, None)
+                table = next((table for table in tables if table.is_of(trials, made_of)), None)
+                if table is None:
+                    table = _Results(trials, made_of)
+                    tables.append(table)
+                table.made_of = table.made_of or made_of
+                # Two heads of one configuration begin with the same encoder: one floor is enough.
+                if system != "untrained" or record not in [r for name, r in table.rows if name.endswith("untrained")]:
+                    table.rows.append((_row_name(exp, system, exps), record))
+    names = [table.trials for table in tables]
     parts = []
-    for trials, rows in tables.items():
-        if not rows:
-            continue
-        rows.sort(key=lambda row: not row[0].endswith("untrained"))
-        parts.append(f"{trials}: {_table(rows)}")
+    for table in tables:
+        table.rows.sort(key=lambda row: not row[0].endswith("untrained"))
+        where = f" ({table.made_of['trials']['path']})" if names.count(table.trials) > 1 and table.made_of else ""
+        parts.append(f"{table.trials}{where}: {_table(table.rows)}")
     return "\n\n".join(parts)
+
+
+@dataclass
+class _Results:
+    """The systems that were scored on one trial list.
+
+    Attributes:
+        trials: the name of the list in ``metrics.json``.
+        made_of: the data directory and the list, as `spkver.provenance` knows them; None where no record says it.
+        rows: (row's name, record) of each system.
+    """
+
+    trials: str
+    made_of: dict | None
+    rows: list[tuple[str, dict]] = field(default_factory=list)
+
+    def is_of(self, trials: str, made_of: dict | None) -> bool:
+        """Whether a record belongs into this table."""
+        if trials != self.trials:
+            return False
+        if made_of is None or self.made_of is None:
+            return True
+        same_list = made_of["trials"]["digest"] == self.made_of["trials"]["digest"]
+        return same_list and same_data(made_of["data"], self.made_of["data"])
 
 
 def _row_name(exp: Path, system: str, exps: list[Path]) -> str:

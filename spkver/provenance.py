@@ -15,6 +15,7 @@ from pathlib import Path
 from spkver.errors import SpkverError
 from spkver.whole_file import whole_file
 
+_KEYS = {"data": {"path", "ids", "list", "recordings"}, "trials": {"path", "digest"}}
 _RECORDINGS_COMPARED, _BYTES_COMPARED = 16, 4096
 
 
@@ -85,12 +86,10 @@ def read_record(path: Path, *parts: str) -> dict | None:
     Raises:
         SpkverError: it is damaged.
     """
-    keys = {"data": {"path", "ids", "list", "recordings"}, "trials": {"path", "digest"}}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         for part in parts:
-            values = record[part] if part in keys else {part: record[part]}
-            if not keys.get(part, set()) <= set(values) or not all(_is_text(value) for value in values.values()):
+            if not has_part(record, part):
                 raise ValueError(f"'{part}' is not as it was written")
     except FileNotFoundError:
         return None
@@ -98,6 +97,16 @@ def read_record(path: Path, *parts: str) -> dict | None:
         found = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise SpkverError(f"{path}: is damaged ({found}); delete it, and run the stage that made it again") from None
     return record
+
+
+def has_part(record: dict, part: str) -> bool:
+    """Whether a record holds "data", "trials" or "model" as they are written.
+
+    Raises:
+        AttributeError, TypeError, KeyError: it is no dictionary, or lacks the part.
+    """
+    values = record[part] if part in _KEYS else {part: record[part]}
+    return _KEYS.get(part, set()) <= set(values) and all(_is_text(value) for value in values.values())
 
 
 def write_record(path: Path, record: dict) -> None:

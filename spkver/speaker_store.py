@@ -15,6 +15,7 @@ import numpy as np
 from spkver.array_audio import is_path, shown
 from spkver.enrolled import Enrolled, Recording, changing, is_name, read_enrolled, write_enrolled
 from spkver.errors import SpkverError
+from spkver.names import composed
 from spkver.scoring.enrolment import Models
 from spkver.verifier import Audio, Heard, Verifier, load
 
@@ -126,6 +127,7 @@ class SpeakerStore:
                 as it was.
         """
         _check_name(name)
+        name = composed(name)
         if not isinstance(recordings, list | tuple) or not recordings:
             found = "none" if isinstance(recordings, list | tuple) else shown(recordings)
             raise SpkverError(f"{name}: expected a list of one recording or more to enrol by, got {found}")
@@ -156,6 +158,9 @@ class SpeakerStore:
         Raises:
             SpkverError: nobody of that name is enrolled.
         """
+        # A store of an earlier version may have the name as it was typed.
+        if isinstance(name, str) and name not in self.speakers:
+            name = composed(name)
         self._refuse_unknown(name)
         with changing(self.folder):
             self._enrolled = read_enrolled(self.folder)

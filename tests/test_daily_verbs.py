@@ -275,6 +275,15 @@ def test_a_name_that_cannot_be_one_is_refused(run, store, wav, name):
     assert "cannot be a speaker's name" in err and err.count("\n") == 1
 
 
+def test_a_name_typed_in_two_ways_is_one_speaker(run, store, wav):
+    composed, decomposed = "J\u00fcrgen", "Ju\u0308rgen"
+    assert run("enroll", decomposed, wav(6, 0), "--store", store)[0] == 0
+    assert list(spkver.SpeakerStore(store).speakers)[-1] == composed
+    assert "is enrolled already" in run("enroll", composed, wav(6, 1), "--store", store)[2]
+    assert run("speakers", "--store", store, "--remove", decomposed)[0] == 0
+    assert composed not in spkver.SpeakerStore(store).speakers
+
+
 def test_a_store_that_is_not_there_and_a_model_that_went_are_told(run, store, wav, tmp_path):
     status, _, err = run("identify", wav(0, 0), "--store", tmp_path / "none")
     assert (status, err) == (

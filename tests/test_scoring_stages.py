@@ -441,17 +441,17 @@ def copy(made, tmp_path):
     return copy
 
 
-def louder(data, target):
+def softer(data, target):
     """The same list with other recordings, under another folder and the same name."""
     shutil.copytree(data, target)
     for path in (target / "wav").rglob("*.wav"):
         samples, rate = soundfile.read(path)
-        soundfile.write(path, samples**3, rate)
+        soundfile.write(path, 0.5 * samples, rate)
     return target
 
 
 def test_two_data_directories_of_one_name_are_not_mixed(copy, tmp_path, capsys):
-    exp, clean, noisy = copy / "exp", copy / "test", louder(copy / "test", tmp_path / "noisy" / "test")
+    exp, clean, noisy = copy / "exp", copy / "test", softer(copy / "test", tmp_path / "noisy" / "test")
     for verb in ("embed", "score"):
         assert run(verb, clean, exp) == 0
     before = (exp / "embeddings/test/embeddings.npy").read_bytes()
@@ -506,6 +506,37 @@ def test_two_trial_lists_of_one_name_are_not_mixed(copy, tmp_path, capsys):
     assert run("evaluate", data, exp, "--trials", easy, "scoring.bootstrap=0") == 1
     assert run("score", data, exp, "--trials", easy) == 0
     assert run("evaluate", data, exp, "--trials", easy, "scoring.bootstrap=0") == 0
+
+
+def test_results_have_a_table_for_each_of_two_lists_of_one_name(copy, tmp_path, capsys):
+    clean, noisy = copy / "test", softer(copy / "test", tmp_path / "noisy" / "test")
+    other = tmp_path / "other"
+    shutil.copytree(copy / "exp", other, ignore=shutil.ignore_patterns("embeddings", "scores", "metrics.json"))
+    same = tmp_path / "same"
+    shutil.copytree(other, same)
+    for data, exp in ((clean, copy / "exp"), (noisy, other), (clean, same)):
+        for verb in ("embed", "score"):
+            assert run(verb, data, exp) == 0
+        assert run("evaluate", data, exp, "scoring.bootstrap=0") == 0
+    capsys.readouterr()
+    assert run("results", copy / "exp", other, same) == 0
+    ours, theirs = capsys.readouterr().out.split("\n\n")
+    assert ours.startswith(f"test/trials ({clean}/trials): ") and theirs.startswith(f"test/trials ({noisy}/trials): ")
+    assert "exp, cosine" in ours and "same, cosine" in ours and "other, cosine" not in ours
+    assert "other, cosine" in theirs
+    # Another list over the same recordings is told apart as well; a record that says nothing goes by the name.
+    lines = (clean / "trials").read_text().splitlines(keepends=True)
+    (clean / "trials").write_text("".join(lines[::2]))
+    assert run("score", clean, same) == 0
+    assert run("evaluate", clean, same, "scoring.bootstrap=0") == 0
+    capsys.readouterr()
+    assert run("results", copy / "exp", same) == 0
+    assert capsys.readouterr().out.count("test/trials (") == 2
+    metrics = json.loads((same / "metrics.json").read_text())
+    del metrics["test/trials"]["cosine"]["made_of"]
+    (same / "metrics.json").write_text(json.dumps(metrics))
+    assert run("results", copy / "exp", same) == 0
+    assert capsys.readouterr().out.count("test/trials: ") == 1
 
 
 def test_what_was_moved_is_still_known(copy, tmp_path):

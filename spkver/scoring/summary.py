@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from spkver.errors import SpkverError
 from spkver.files import locked
+from spkver.provenance import has_part
 from spkver.scoring.bootstrap import cllr_interval, intervals, min_dcf_key
 from spkver.scoring.cllr import cllr, hull_cllr
 from spkver.scoring.metrics import actual_dcf
@@ -20,6 +21,7 @@ from spkver.whole_file import whole_file
 # Figures of a record, with their intervals.
 _FIGURE = re.compile(r"(eer|threshold|cllr|min_cllr|targets|nontargets|speakers|(min|act)_dcf_.*)(_interval)?")
 _MIN_DCF = re.compile(r"min_dcf_(\d*\.?\d+(e-?\d+)?)")
+MADE_OF = "made_of"  # of a record: the recordings and the trial list, see `spkver.provenance`
 _METRICS_ADVICE = "mend or remove the file"
 _LONGEST_WAIT_SECONDS = 60.0  # for other processes to write their records, each of which takes milliseconds
 
@@ -148,6 +150,10 @@ def _check_record(where: str, record: object) -> None:
     """Refuse a record whose figures are none; it may lack some, as those of earlier versions do."""
     if not isinstance(record, dict):
         raise SpkverError(f"{where} is {_shown(record)}, expected figures by name; {_METRICS_ADVICE}")
+    if MADE_OF in record and not _is_made_of(record[MADE_OF]):
+        raise SpkverError(
+            f"{where} has {_shown(record[MADE_OF])} for '{MADE_OF}', not what was written; {_METRICS_ADVICE}"
+        )
     for key, value in record.items():
         if not _FIGURE.fullmatch(key) or value is None:
             continue
@@ -156,6 +162,13 @@ def _check_record(where: str, record: object) -> None:
         if not lawful or not all(_is_number(end) for end in ends):
             wanted = "two numbers" if key.endswith("_interval") else "a number"
             raise SpkverError(f"{where} has {_shown(value)} for '{key}', expected {wanted}; {_METRICS_ADVICE}")
+
+
+def _is_made_of(value: object) -> bool:
+    try:
+        return has_part(value, "data") and has_part(value, "trials")
+    except (AttributeError, TypeError, KeyError):
+        return False
 
 
 def _is_number(value: object) -> bool:

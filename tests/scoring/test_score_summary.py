@@ -117,6 +117,7 @@ def test_a_record_joins_those_that_are_there(tmp_path):
         ('{"a": {"b": {"eer": "5"}}}', """has "5" for 'eer', expected a number; mend or remove"""),
         ('{"a": {"b": {"threshold": NaN}}}', "has NaN for 'threshold', expected a number"),
         ('{"a": {"b": {"eer_interval": [1]}}}', "for 'eer_interval', expected two numbers"),
+        ('{"a": {"b": {"made_of": {"data": []}}}}', "for 'made_of', not what was written"),
         ("[" * 100_000, "metrics.json: cannot be read"),
     ],
 )
