@@ -3,14 +3,12 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from functools import partial
 
 import numpy as np
 import pytest
 import soundfile
+from forked import Forked
 
 from spkver.cli import main
 from spkver.data.audio import read_audio
@@ -56,18 +54,7 @@ def embed(data, exp, *words):
 
 
 def start(data, exp):
-    command = [sys.executable, "-m", "spkver.cli", "embed", str(data), str(exp), "--workers", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    # A job in the background of a shell ignores ctrl-C, and so would what it starts.
-    hears_interrupts = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        preexec_fn=hears_interrupts,
-    )
+    return Forked("embed", data, exp, "--workers", "2")
 
 
 def parts_of(exp):

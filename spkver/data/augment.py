@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.signal import oaconvolve
+from scipy.fft import irfft, next_fast_len, rfft
 
 from spkver.data.audio import audio_info, read_audio, wrap_to
 from spkver.data.directory import read_path_list
@@ -136,7 +136,8 @@ def reverberate(speech: np.ndarray, response: np.ndarray) -> np.ndarray:
     The response's peak, its direct path, is time 0: what comes before it is heard earlier.
     """
     peak = int(np.argmax(np.abs(response)))
-    wet = oaconvolve(speech, response)[peak : peak + len(speech)]
+    n = next_fast_len(len(speech) + len(response) - 1, real=True)
+    wet = irfft(rfft(speech, n) * rfft(response, n), n)[peak : peak + len(speech)]
     power = _power(wet)
     if power < SILENT_POWER:
         return speech

@@ -14,7 +14,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.signal import firwin
 
 from spkver.errors import SpkverError
 
@@ -155,8 +154,20 @@ def window_weights(up: int, down: int) -> tuple[torch.Tensor, int, int]:
 def low_pass(up: int, down: int) -> np.ndarray:
     """The taps that ``resample_up_down`` filters by: linear-phase Kaiser, about 65 dB of rejection."""
     widest = max(up, down)
-    taps = firwin(2 * _ZERO_CROSSINGS * widest + 1, _ROLL_OFF / widest, window=("kaiser", _BETA))
-    return taps.astype(np.float32)
+    return _windowed_sinc(_ZERO_CROSSINGS * widest, _ROLL_OFF / widest).astype(np.float32)
+
+
+def _windowed_sinc(half: int, cutoff: float) -> np.ndarray:
+    """(2 * half + 1,) taps of a low-pass filter of gain 1, as of ``scipy.signal.firwin`` with a Kaiser window.
+
+    That module takes a second to import, which every command would wait for.
+
+    Args:
+        half: taps on each side of the middle.
+        cutoff: as a share of half the sample rate.
+    """
+    taps = np.sinc(cutoff * np.arange(-half, half + 1)) * np.kaiser(2 * half + 1, _BETA)
+    return taps / taps.sum()
 
 
 def _resample_by_sums(samples: np.ndarray, up: int, down: int) -> np.ndarray:
@@ -192,5 +203,5 @@ def _phase_weights(up: int, down: int) -> np.ndarray:
 def _sampled_filter() -> tuple[np.ndarray, np.ndarray]:
     """The right half of the filter of `low_pass`, of area 1 in all: distances in zero crossings, and heights."""
     n_points = _ZERO_CROSSINGS * _POINTS
-    taps = firwin(2 * n_points + 1, _ROLL_OFF / _POINTS, window=("kaiser", _BETA))
+    taps = _windowed_sinc(n_points, _ROLL_OFF / _POINTS)
     return np.arange(n_points + 1) / _POINTS, _POINTS * taps[n_points:]

@@ -4,22 +4,17 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 from spkver.training.log import read_log
 
 
 def start(tiny_config, voices, exp, *words):
-    command = [sys.executable, "-m", "spkver.cli", "train", tiny_config, "--data", voices, "--exp", exp, *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    return Forked("train", tiny_config, "--data", voices, "--exp", exp, *words)
 
 
 def wait_for_steps(process, exp, n):

@@ -1,0 +1,72 @@
+"""``spkver`` as a process of its own that can be killed, without the seconds that its imports take each time.
+
+A server imports once what training needs and forks for each command. It has computed nothing, so that no thread of
+its own is lost in a fork.
+"""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    ["spkver.training.trainer", "spkver.embedding_stage", "spkver.pictures.run", "torch._dynamo"]
+)
+
+
+class Forked:
+    """A ``spkver`` command under way, with what is used here of `subprocess.Popen`; output goes to files.
+
+    >>> Forked("train", config, "--data", data, "--exp", exp).communicate(timeout=60)    # doctest: +SKIP
+    """
+
+    def __init__(self, *words):
+        self._files = [tempfile.NamedTemporaryFile("r", encoding="utf-8") for _ in range(2)]
+        paths = [file.name for file in self._files]
+        self._process = _SERVER.Process(target=_run, args=([str(word) for word in words], *paths))
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            self._process.kill()
+            raise subprocess.TimeoutExpired("spkver", timeout, *(file.read() for file in self._files))
+        return self.returncode
+
+    def communicate(self, timeout: float = 60) -> tuple[str, str]:
+        self.wait(timeout)
+        output, errors = (file.read() for file in self._files)
+        return output, errors
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _run(words: list[str], output: str, errors: str) -> None:
+    for path, stream in ((output, 1), (errors, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # For its own children, as in a process that was started from a shell.
+    multiprocessing.set_start_method(None, force=True)
+    from spkver.cli import main
+
+    status = main(words)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status or 0)
