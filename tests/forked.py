@@ -24,7 +24,8 @@ class Forked:
     """
 
     def __init__(self, *words):
-        self._files = [tempfile.NamedTemporaryFile("r", encoding="utf-8") for _ in range(2)]
+        # Removed when this object is.
+        self._files = [tempfile.NamedTemporaryFile("r", encoding="utf-8") for _ in range(2)]  # noqa: SIM115
         paths = [file.name for file in self._files]
         self._process = _SERVER.Process(target=_run, args=([str(word) for word in words], *paths))
         self._process.start()

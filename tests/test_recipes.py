@@ -21,6 +21,7 @@ from spkver.heads import build_head
 from spkver.model_folder import load_model
 from spkver.models import build_encoder
 from spkver.scoring.metrics import equal_error_rate
+from spkver.training import device
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARK = ROOT / "recipes" / "benchmark"
@@ -106,7 +107,25 @@ def test_a_failing_stage_stops_the_recipe(tmp_path):
     assert "went on" not in done.stdout
 
 
-def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path):
+@pytest.fixture
+def benchmark(monkeypatch, capfd):
+    """``benchmark(FILE, WORD ..)`` runs a benchmark in this process, and its rows in theirs; (status, out, err)."""
+    monkeypatch.syspath_prepend(BENCHMARK)
+
+    def run(file: Path, *words) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(file), *map(str, words)])
+        capfd.readouterr()
+        try:
+            importlib.import_module(file.stem).main(sys.argv[1:])
+            return 0, *capfd.readouterr()
+        except SpkverError as error:
+            out, err = capfd.readouterr()
+            return 1, out, f"{err}{error}\n"
+
+    return run
+
+
+def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path, benchmark, monkeypatch):
     for split in ("train", "test"):
         shutil.copytree(voices, tmp_path / "corpus" / split)
     utts = [line.split()[0] for line in (voices / "utt2spk").read_text().splitlines()]
@@ -115,9 +134,9 @@ def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path):
     (tmp_path / "corpus" / "test" / "trials").write_text(trials)
     words = [f"corpus={tmp_path / 'corpus'}", f"out={tmp_path / 'out'}", "marks_minutes=[0.01,0.02]"]
     words += ["rows=[v3_small float32, v3_base float32]", "extraction_utterances=1", "batch_speakers=16"]
-    command = [sys.executable, BENCHMARK / "training.py", *words]
-    first = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert first.returncode == 0, first.stderr
+    race = BENCHMARK / "training.py"
+    status, first, remarks = benchmark(race, *words)
+    assert status == 0, remarks
     row = json.loads((tmp_path / "out" / "v3_small_float32.json").read_text())
     assert set(row["eer"]) == {"0.01", "0.02"}
     assert all(0 <= eer <= 1 for eer in row["eer"].values())
@@ -125,58 +144,40 @@ def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path):
     assert speed["parameters"] == pytest.approx(1.3e6, rel=0.02)
     # 50 frames and 3 layers: 50 x (12 d^2) x 3 alone are 37 M.
     assert 37e6 < speed["multiply_adds"] < 80e6
-    assert "EER 0.02 min" in first.stdout
+    assert "EER 0.02 min" in first
     assert (tmp_path / "out" / "eer_over_minutes.png").stat().st_size > 10_000
-    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert again.stdout == first.stdout
-    assert "minutes, EER" not in again.stderr
-    # On one core, so that the second row can only begin where the first has given its core back.
-    few = [
-        "taskset",
-        "-c",
-        str(min(os.sched_getaffinity(0))),
-        *command,
-        f"out={tmp_path / 'other'}",
-        "batch_speakers=64",
-    ]
-    too_few = subprocess.run(few, capture_output=True, text=True, timeout=60)
-    assert too_few.returncode == 1
-    assert "there are 30 training speakers" in too_few.stderr
-    assert "Traceback" not in too_few.stderr
-    assert "v3_base_float32: begins" in too_few.stderr
+    _, again, remarks = benchmark(race, *words)
+    assert again == first
+    assert "begins" not in remarks
     # As on a machine that would have to emulate bfloat16, whatever this one does.
-    pretend = "import sys; from spkver.training import device; device._has_bfloat16 = lambda _: False; "
-    pretend += "import os, runpy; sys.argv = sys.argv[1:]; sys.path[0] = os.path.dirname(sys.argv[0]); "
-    pretend += "runpy.run_path(sys.argv[0], run_name='__main__')"
-    emulated = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            pretend,
-            *command[1:],
-            f"out={tmp_path / 'emulated'}",
-            "rows=[v3_small float32, v3_small bfloat16]",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert emulated.returncode == 0, emulated.stderr
-    assert not (tmp_path / "emulated" / "v3_small_bfloat16.json").exists()
-    assert "rows in bfloat16 are left out" in emulated.stderr
-    wrong = subprocess.run([*command, "rows=[ecapa float32]"], capture_output=True, text=True, timeout=60)
-    assert wrong.returncode == 1
-    assert wrong.stderr.startswith("rows: 'ecapa float32' is not one of v3_small,")
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "_has_bfloat16", lambda _: False)
+        status, _, remarks = benchmark(race, *words, "rows=[v3_small float32, v3_small bfloat16]")
+    assert status == 0
+    assert not (tmp_path / "out" / "v3_small_bfloat16.json").exists()
+    assert "rows in bfloat16 are left out" in remarks
+    # On one core, so that the second row can only begin where the first has given its core back.
+    core = min(os.sched_getaffinity(0))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sched_getaffinity", lambda _: {core})
+        status, _, remarks = benchmark(race, *words, f"out={tmp_path / 'other'}", "batch_speakers=64")
+    assert status == 1
+    assert "there are 30 training speakers" in remarks
+    assert "Traceback" not in remarks
+    assert "v3_base_float32: begins" in remarks
+    status, _, remarks = benchmark(race, *words, "rows=[ecapa float32]")
+    assert status == 1
+    assert remarks.startswith("rows: 'ecapa float32' is not one of v3_small,")
 
 
-def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_twice(voices, tmp_path):
+def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_twice(voices, tmp_path, benchmark):
     words = [f"corpus={voices}", f"out={tmp_path / 'out'}", "steps=3", "seeds=[1,2]", "held_out_speakers=6"]
     words += ["variants={mean: [model.pooling=mean]}", "schedule_free=[mean]", "rows=[as it is, mean]"]
     small = ["batch.speakers=8", "data.crop_seconds=0.5", "data.workers=0", "model.d_model=16", "model.n_layers=1"]
     words += [f"common=[{','.join([*small, 'training.precision=float32'])}]"]
-    command = [sys.executable, BENCHMARK / "variants.py", *words]
-    first = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert first.returncode == 0, first.stderr
+    variants = BENCHMARK / "variants.py"
+    status, first, remarks = benchmark(variants, *words)
+    assert status == 0, remarks
     kept = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
     assert sorted(kept) == ["as_it_is_seed_1", "as_it_is_seed_2", "mean_seed_1", "mean_seed_2"]
     assert all(len(row["held_out"]) == 6 and row["seconds"] > 0 for row in kept.values())
@@ -187,30 +188,27 @@ def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_tw
         for weights in ("last", "moving")
     )
     mean = np.mean([kept[f"mean_seed_{seed}"]["averaged"]["eer"] for seed in (1, 2)])
-    assert f"{mean:.2%}" in first.stdout.splitlines()[2]
-    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert again.stdout == first.stdout
-    assert "begins" not in again.stderr
-    other = subprocess.run([*command, "steps=4"], capture_output=True, text=True, timeout=60)
-    assert other.returncode == 1
+    assert f"{mean:.2%}" in first.splitlines()[2]
+    _, again, remarks = benchmark(variants, *words)
+    assert again == first
+    assert "begins" not in remarks
+    status, _, other = benchmark(variants, *words, "steps=4")
+    assert status == 1
     one = tmp_path / "out" / "as_it_is_seed_1.json"
-    assert other.stderr == f"{one}: measured with other settings; remove it, or choose another out=FOLDER\n"
-    other = subprocess.run([*command, "common=[model.d_model=16]"], capture_output=True, text=True, timeout=60)
-    assert "as_it_is_seed_1.json: measured with other settings" in other.stderr
+    assert other == f"{one}: measured with other settings; remove it, or choose another out=FOLDER\n"
+    other = benchmark(variants, *words, "common=[model.d_model=16]")[2]
+    assert "as_it_is_seed_1.json: measured with other settings" in other
     assert [kept[f"{name}_seed_1"]["settings"]["schedule_free"] for name in ("as_it_is", "mean")] == [False, True]
-    wrong = subprocess.run([*command, "schedule_free=[mode]"], capture_output=True, text=True, timeout=60)
-    assert wrong.stderr.startswith("schedule_free: 'mode' is not one of the variants")
-    wrong = subprocess.run([*command, "rows=[as it was]"], capture_output=True, text=True, timeout=60)
-    assert wrong.stderr.startswith("rows: 'as it was' is not one of the variants as it is, average not told,")
-    wrong = subprocess.run(
-        [*command, "variants={mean: [model.poling=mean]}"], capture_output=True, text=True, timeout=60
-    )
-    assert "unknown key 'model.poling' (did you mean 'model.pooling'?)" in wrong.stderr
-    assert "Traceback" not in wrong.stderr
+    wrong = benchmark(variants, *words, "schedule_free=[mode]")[2]
+    assert wrong.startswith("schedule_free: 'mode' is not one of the variants")
+    wrong = benchmark(variants, *words, "rows=[as it was]")[2]
+    assert wrong.startswith("rows: 'as it was' is not one of the variants as it is, average not told,")
+    wrong = benchmark(variants, *words, "variants={mean: [model.poling=mean]}")[2]
+    assert "unknown key 'model.poling' (did you mean 'model.pooling'?)" in wrong
 
 
 def test_a_comparison_of_fine_tunes_starts_from_a_model_that_has_not_heard_the_speakers_held_out(
-    voices, tmp_path, monkeypatch
+    voices, tmp_path, benchmark
 ):
     small = ["model.d_model=16", "model.n_layers=1", "batch.speakers=8", "data.crop_seconds=0.5", "data.workers=0"]
     small += ["training.precision=float32"]
@@ -221,20 +219,19 @@ def test_a_comparison_of_fine_tunes_starts_from_a_model_that_has_not_heard_the_s
     settings = [f"corpus={voices}", f"out={tmp_path / 'out'}", f"config={ROOT / 'conf' / 'base.yaml'}", "steps=2"]
     settings += [f"common=[{','.join(small)}]", f"init={tmp_path}/exp_{{seed}}/model", "held_out_speakers=6"]
     settings += ["variants={as it is: []}", "rows=[as it is]", "seeds=[1]"]
-    command = [sys.executable, BENCHMARK / "variants.py", BENCHMARK / "fine_tunes.yaml", *settings]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    command = [BENCHMARK / "variants.py", BENCHMARK / "fine_tunes.yaml", *settings]
+    status, _, remarks = benchmark(*command)
+    assert status == 0, remarks
     kept = json.loads((tmp_path / "out" / "as_it_is_seed_1.json").read_text())
     heard = (exp / "model" / "speakers").read_text().split()
     assert sorted([*heard, *kept["held_out"]]) == sorted(read_data_directory(voices).speakers)
     shutil.copytree(exp, tmp_path / "exp_2")
-    wrong = subprocess.run([*command, "seeds=[2]"], capture_output=True, text=True, timeout=60)
-    assert wrong.returncode == 1
-    assert f"{tmp_path / 'exp_2' / 'model'}: was trained on" in wrong.stderr
-    assert "train it with seed=2 data.held_out_speakers=6" in wrong.stderr
-    assert "Traceback" not in wrong.stderr
+    status, _, wrong = benchmark(*command, "seeds=[2]")
+    assert status == 1
+    assert f"{tmp_path / 'exp_2' / 'model'}: was trained on" in wrong
+    assert "train it with seed=2 data.held_out_speakers=6" in wrong
+    assert "Traceback" not in wrong
     # After a step of next to no length the encoder is still the model.
-    monkeypatch.syspath_prepend(BENCHMARK)
     train_on = importlib.import_module("training_loop").train_on
     still = [*small, "optimizer.lr=1e-12", "lr_schedule.final_lr=1e-12"]
     config = load_config(ROOT / "conf" / "base.yaml", still)

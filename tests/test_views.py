@@ -197,19 +197,3 @@ def test_the_epochs_of_a_training_hear_the_recording_alone(tiny_config, voices, 
     assert {views for title, views in heard if title == "held-out EER"} == {AS_RECORDED}
     assert main(["average", str(tmp_path / "run")]) == 0
     assert [len(views) for title, views in heard if title == "held-out EER"] == [1, 6]
-
-
-def test_one_encoder_hears_all_views_in_the_exported_file(of_views, voices, tmp_path):
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxscript")
-    # Two views are enough to see it; the export takes half a minute a view.
-    (of_views / "model" / "config.yaml").write_text(
-        dump_config(load_config(of_views / "model" / "config.yaml", [f"scoring.views={[list(p) for p in PAIRS[:3:2]]}"]))
-    )
-    assert main(["export", str(of_views), str(tmp_path / "int8.onnx"), "--int8", "--data", str(voices)]) == 0
-    graph = onnx.load(tmp_path / "int8.onnx").graph
-    matrices = [each for each in graph.initializer if len(each.dims) == 2 and min(each.dims) >= 16]
-    kinds = [each.data_type for each in matrices]
-    # Weights of an encoder for each view were left as they are, and the file as large as before.
-    assert kinds.count(onnx.TensorProto.INT8) >= 6
-    assert kinds.count(onnx.TensorProto.FLOAT) <= 1

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from encoders import ENCODERS, OVERRIDES
@@ -153,6 +152,8 @@ def table(rows: dict[str, dict], marks: list[float]) -> str:
 
 def draw(rows: dict[str, dict], path: Path) -> None:
     """EER over minutes of training."""
+    import matplotlib.pyplot as plt  # here: a row's process has no need of it
+
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     for name, row in rows.items():
         encoder, precision = name.split()

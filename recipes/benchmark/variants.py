@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from pydantic import Field
 from rows import measure_side_by_side
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training_loop import train_on
@@ -64,6 +63,8 @@ class Comparison(Section):
 
 def run(variant: str, seed: int, comparison: Comparison) -> dict:
     """Train one variant with one seed, and measure it on the speakers held out."""
+    from sklearn.metrics import roc_auc_score  # here: it takes two seconds
+
     torch.set_num_threads(comparison.cores)
     config = config_of(variant, seed, comparison)
     usable = keep_usable(read_data_directory(comparison.corpus), config.data.sample_rate)

@@ -94,24 +94,41 @@ def test_a_waveform_of_any_length_has_the_embedding_of_python(session, extractor
     assert magnitude == pytest.approx(expected.magnitudes, rel=1e-4)
 
 
-# Each export takes twenty seconds, so one has every part that the first model has not.
-def test_rotary_position_layer_norms_and_the_average_spectrum_are_trained_averaged_and_exported(
-    tiny_config, voices, tmp_path
-):
-    exp = tmp_path / "exp"
+@pytest.fixture(scope="module")
+def other(tiny_config, voices, tmp_path_factory):
+    """Another experiment and its files, with every part that the first has not: an export takes half a minute."""
+    folder = tmp_path_factory.mktemp("other")
     shape = ["model.average_spectrum=true", "model.position=rotary", "model.embedding_norms=layer"]
-    assert run("train", tiny_config, "--data", voices, "--exp", exp, *shape) == 0
-    assert run("average", exp) == 0
-    assert run("export", exp, tmp_path / "model.onnx") == 0
-    model = load_model(exp / "model")
+    words = [*shape, "scoring.views=[[1.0, 1.0], [0.9, 1.1]]"]
+    assert run("train", tiny_config, "--data", voices, "--exp", folder / "exp", *words) == 0
+    assert run("average", folder / "exp") == 0
+    assert run("export", folder / "exp", folder / "model.onnx") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_file, "_graph", lambda extractor: onnx.load(folder / "model.onnx"))
+        assert run("export", folder / "exp", folder / "int8.onnx", "--int8", "--data", voices) == 0
+    return folder
+
+
+def test_rotary_position_layer_norms_the_average_spectrum_and_views_are_trained_averaged_and_exported(other):
+    model = load_model(other / "exp" / "model")
     assert model.encoder.layers[0].rotary
     assert model.encoder.average_spectrum.norm.running_var.std() > 0
     extractor = Extractor(model.encoder, model.config)
+    assert extractor.embed_dim == 2 * 16
     waveforms = [noise(n, n) for n in (3300, 16000, 40000)]
-    found, magnitudes = embed(onnxruntime.InferenceSession(tmp_path / "model.onnx"), waveforms, np.nan)
+    found, magnitudes = embed(onnxruntime.InferenceSession(other / "model.onnx"), waveforms, np.nan)
     expected = extractor.extract(waveforms)
     assert np.abs(found - expected.embeddings).max() < 1e-4
     assert magnitudes == pytest.approx(expected.magnitudes, rel=1e-4)
+
+
+def test_one_encoder_hears_all_views_in_the_exported_file(other):
+    graph = onnx.load(other / "int8.onnx").graph
+    matrices = [each for each in graph.initializer if len(each.dims) == 2 and min(each.dims) >= 16]
+    kinds = [each.data_type for each in matrices]
+    # Weights of an encoder for each view would be left as they are, and the file as large as before.
+    assert kinds.count(onnx.TensorProto.INT8) >= 6
+    assert kinds.count(onnx.TensorProto.FLOAT) <= 2
 
 
 def test_a_model_without_norms_of_its_embedding_is_trained_averaged_and_ready_for_export(tiny_config, voices, tmp_path):
