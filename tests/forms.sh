@@ -1,25 +1,35 @@
 #!/usr/bin/env bash
 # All tests in every form: kernels or torch alone, a CPU that multiplies bfloat16 in hardware or one that does not, one
-# torch thread or two. Words are passed to pytest. A line a form at the end; the status says whether all of them passed.
+# torch thread or two. A line a form at the end; the status says whether all of them passed.
 #
-#   tests/forms.sh [PYTEST OPTION ...]
+#   tests/forms.sh [--all] [--times N] [PYTEST OPTION ...]
+#
+# Four forms have every pair of two settings; --all takes all eight. --times N goes through them N times.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Threads, kernels, bfloat16.
+forms=("1 1 0" "2 0 0" "2 1 1" "1 0 1") times=1
+while (($#)); do
+    case $1 in
+        --all) forms+=("1 1 1" "2 0 1" "2 1 0" "1 0 0") ;;
+        --times) times=$2 && shift ;;
+        *) break ;;
+    esac
+    shift
+done
+
 summary=() failed=0
-for threads in 1 2; do
-    for kernels in 1 0; do
-        for bfloat16 in 0 1; do
-            # Processes and threads together are as many as before.
-            words=(-n "$((2 / threads))" "$@")
-            form="threads $threads, kernels $kernels, bfloat16 $bfloat16"
-            echo "== $form"
-            start=$SECONDS said=passed
-            SPKVER_TEST_THREADS=$threads SPKVER_NATIVE=$kernels SPKVER_TEST_BFLOAT16=$bfloat16 \
-                tests/run.sh "${words[@]}" || { said=FAILED; failed=1; }
-            summary+=("$form: $said in $((SECONDS - start)) s")
-        done
+for ((time = 1; time <= times; time++)); do
+    for form in "${forms[@]}"; do
+        read -r threads kernels bfloat16 <<<"$form"
+        title="$threads torch thread(s), kernels $kernels, bfloat16 $bfloat16"
+        echo "== $title, time $time of $times"
+        start=$SECONDS said=passed
+        SPKVER_TEST_THREADS=$threads SPKVER_NATIVE=$kernels SPKVER_TEST_BFLOAT16=$bfloat16 tests/run.sh "$@" ||
+            { said=FAILED failed=1; }
+        summary+=("$title, time $time: $said in $((SECONDS - start)) s")
     done
 done
 printf '%s\n' "${summary[@]}"
