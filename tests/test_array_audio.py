@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from spkver.array_audio import checked_rate, mono_samples
+from spkver.data.array_audio import checked_rate, mono_samples
 from spkver.errors import SpkverError
 
 RAMP = np.linspace(-0.9, 0.9, 2000)

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from spkver.arrays import map_npy, read_npy, read_npz
+from spkver.embedding.arrays import map_npy, read_npy, read_npz
 from spkver.errors import SpkverError
 
 ARRAYS = {

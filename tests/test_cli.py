@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from spkver.cli import main
-from spkver.scoring.embeddings import read_embeddings
+from spkver.data.trial_making import make_trials
+from spkver.data.trials import write_trials
+from spkver.embedding.folder import read_embeddings
 from spkver.scoring.metrics import equal_error_rate
-from spkver.scoring.trial_making import make_trials
-from spkver.scoring.trials import write_trials
 
 
 @pytest.fixture

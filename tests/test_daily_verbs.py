@@ -14,13 +14,13 @@ import spkver
 from spkver import enrolled as enrolled_module
 from spkver.cli import main
 from spkver.data.audio import read_audio
-from spkver.enrolled import read_enrolled, write_enrolled
+from spkver.data.trial_making import make_trials
+from spkver.data.trials import write_trials
 from spkver.errors import SpkverError
-from spkver.scoring.enrolment import Models
-from spkver.scoring.thresholds import Threshold
-from spkver.scoring.trial_making import make_trials
-from spkver.scoring.trials import write_trials
-from spkver.verifier import Heard
+from spkver.scoring.backends.enrolment import Models
+from spkver.scoring.stored_threshold import Threshold
+from spkver.verification.store_files import read_enrolled, write_enrolled
+from spkver.verification.verifier import Heard
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_a_write_that_is_stopped_leaves_the_old_store(store, wav, monkeypatch):
         raise KeyboardInterrupt
 
     before = spkver.SpeakerStore(store)._enrolled
-    monkeypatch.setattr("spkver.enrolled.json.dump", stop)
+    monkeypatch.setattr("spkver.verification.store_files.json.dump", stop)
     with pytest.raises(KeyboardInterrupt):
         spkver.SpeakerStore(store).enroll("new", [wav(8, 0)])
     monkeypatch.undo()

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from mutations import mutants
 
+from spkver.config.schema import Evaluation
+from spkver.data.audio_check import read_survey, write_survey
 from spkver.data.directory import read_data_directory
-from spkver.data.survey import read_survey, write_survey
+from spkver.data.lookup import Rows
+from spkver.data.trials import read_trials
+from spkver.embedding.folder import read_embeddings, write_embeddings
 from spkver.errors import SpkverError
-from spkver.evaluation import evaluate_foreign, evaluate_scores, results_table
-from spkver.provenance import data_record, file_record, write_record
-from spkver.schema import Evaluation
-from spkver.scoring.embeddings import read_embeddings, write_embeddings
-from spkver.scoring.enrolment import keep_models, kept_models, read_models
-from spkver.scoring.foreign_scores import match_scores
-from spkver.scoring.lookup import Rows
-from spkver.scoring.scores import read_scores
-from spkver.scoring.trials import read_trials
-from spkver.systems import System
+from spkver.experiment.provenance import data_record, file_record, write_record
+from spkver.scoring.backends.enrolment import keep_models, kept_models, read_models
+from spkver.scoring.evaluation import evaluate_foreign, evaluate_scores, results_table
+from spkver.scoring.external_scores import match_scores
+from spkver.scoring.score_files import read_scores
+from spkver.scoring.system_files import System
 
 SPEAKERS = [f"s{n}" for n in range(6)]
 UTTS = [(f"{speaker}-ü{take}", speaker) for speaker in SPEAKERS for take in range(2)]

@@ -12,16 +12,16 @@ from forked import Forked
 
 from spkver.cli import main
 from spkver.data.audio import read_audio
+from spkver.data.audio_check import read_survey
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
-from spkver.data.survey import read_survey
-from spkver.embedding_parts import UTTERANCES_A_PART
-from spkver.embedding_stage import embed_directory
+from spkver.embedding.extractor import Extractor
+from spkver.embedding.folder import read_embeddings, read_measures
+from spkver.embedding.parts import UTTERANCES_A_PART
+from spkver.embedding.stage import embed_directory
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
+from spkver.experiment.model_folder import load_model
 from spkver.files import locked
-from spkver.model_folder import load_model
-from spkver.scoring.embeddings import read_embeddings, read_measures
-from spkver.systems import System
+from spkver.scoring.system_files import System
 
 N = 5 * UTTERANCES_A_PART - 40
 
@@ -106,7 +106,7 @@ def test_parts_of_other_weights_or_of_changed_audio_are_made_again(many, exp, mo
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("spkver.embedding_stage.write_embeddings", stop)
+    monkeypatch.setattr("spkver.embedding.stage.write_embeddings", stop)
     assert embed(many, exp) == 130
     made = {path.name: path.stat().st_mtime_ns for path in parts_of(exp)}
     assert len(made) == 5

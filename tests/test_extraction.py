@@ -9,11 +9,11 @@ import torch
 
 from spkver.config import load_config
 from spkver.data.audio import read_audio
+from spkver.data.audio_check import keep_usable
 from spkver.data.directory import Utterance, read_data_directory
-from spkver.data.survey import keep_usable
+from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
-from spkver.model_folder import load_model
+from spkver.experiment.model_folder import load_model
 
 
 @pytest.fixture(scope="session")

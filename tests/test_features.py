@@ -13,7 +13,7 @@ from spkver import native
 from spkver.data.resampling import speed
 from spkver.errors import SpkverError
 from spkver.features import Fbank, SpecAugment, mean_normalise
-from spkver.mel_bank import _stretched
+from spkver.features.mel_bank import _stretched
 
 needs_kernels = pytest.mark.skipif(not native.AVAILABLE, reason="needs the kernels of spkver.native")
 

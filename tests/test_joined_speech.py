@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import soundfile
 
+from spkver.config.schema import Calibration
 from spkver.data.audio import read_audio
 from spkver.data.directory import Utterance
+from spkver.data.vad import Chosen
+from spkver.embedding.extractor import Extracted
+from spkver.embedding.joined_speech import JoinedSpeech, embed_joined, joined_trials
 from spkver.errors import SpkverError
-from spkver.extraction import Extracted
-from spkver.joined_speech import JoinedSpeech, embed_joined, joined_trials
-from spkver.schema import Calibration
-from spkver.scoring.calibration import fit_calibration
-from spkver.scoring.error_rates import bayes_threshold
-from spkver.scoring.quality import quality_columns
-from spkver.speech_detection import Chosen
+from spkver.scoring.backends.calibration import fit_calibration
+from spkver.scoring.backends.quality import quality_columns
+from spkver.scoring.metrics.polyline import bayes_threshold
 
 RATE, DIMENSIONS = 8000, 20
 CHOSEN = Calibration(

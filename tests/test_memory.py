@@ -13,7 +13,7 @@ needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="need
 FAULTS = """
 import resource
 import torch
-from spkver.memory import keep_freed_memory
+from spkver.cli.memory import keep_freed_memory
 kept = {keep} and keep_freed_memory()
 def work():
     together = [torch.ones(n * 2**20) for n in (3, 12, 20)]  # 12, 48 and 80 MiB
@@ -54,8 +54,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from spkver.config import load_config
-from spkver.extraction import Extractor
-from spkver.memory import hold_memory_flat, keep_freed_memory
+from spkver.embedding.extractor import Extractor
+from spkver.cli.memory import hold_memory_flat, keep_freed_memory
 from spkver.models import build_encoder
 keep_freed_memory()
 if {flat}:

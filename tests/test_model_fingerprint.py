@@ -6,9 +6,9 @@ import pytest
 
 import spkver
 from spkver.config import dump_config, load_config
+from spkver.config.younger_keys import YOUNGER_KEYS
 from spkver.errors import SpkverError
-from spkver.model_fingerprint import IMPORTED, embedding_fingerprint
-from spkver.younger_keys import YOUNGER_KEYS
+from spkver.experiment.model_fingerprint import IMPORTED, embedding_fingerprint
 
 
 @pytest.fixture

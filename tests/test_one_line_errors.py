@@ -12,17 +12,17 @@ from spkver.cli import main
 from spkver.config import load_config
 from spkver.data.audio import read_audio
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
+from spkver.data.trial_making import make_trials
+from spkver.data.trials import read_trials, write_trials
+from spkver.embedding.folder import read_embeddings
+from spkver.embedding.interchange import import_embeddings
 from spkver.errors import SpkverError, one_line_for
-from spkver.model_folder import read_speakers
+from spkver.experiment.model_folder import read_speakers
 from spkver.pictures import Run
-from spkver.scoring.backend import Backend
-from spkver.scoring.calibration import read_calibration
-from spkver.scoring.embeddings import read_embeddings
-from spkver.scoring.interchange import import_embeddings
-from spkver.scoring.plda import Plda
-from spkver.scoring.scores import read_scores
-from spkver.scoring.trial_making import make_trials
-from spkver.scoring.trials import read_trials, write_trials
+from spkver.scoring.backend_folder import Backend
+from spkver.scoring.backends.calibration import read_calibration
+from spkver.scoring.backends.plda import Plda
+from spkver.scoring.score_files import read_scores
 
 # The verbs that write, with `{out}` where they write to; the rest is there and whole.
 WRITING = {

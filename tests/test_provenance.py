@@ -8,7 +8,7 @@ import soundfile
 
 from spkver.data.directory import Utterance, write_data_directory
 from spkver.errors import SpkverError
-from spkver.provenance import data_name, data_record, read_record, refuse_to_replace, same_data, write_record
+from spkver.experiment.provenance import data_name, data_record, read_record, refuse_to_replace, same_data, write_record
 
 
 def directory(folder, seed, n=20):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spkver.schema import ArcMargin, Config, IntertopkSubcenter, Section
+from spkver.config.schema import ArcMargin, Config, IntertopkSubcenter, Section
 
 ROOT = Path(__file__).resolve().parent.parent
 ALL = sorted(path.parent.name for path in (ROOT / "recipes").glob("*/run.sh"))

@@ -14,11 +14,11 @@ import torch
 
 from spkver.cli import main
 from spkver.config import load_config
+from spkver.data.audio_check import keep_usable
 from spkver.data.directory import DataDirectory, Utterance, read_data_directory
-from spkver.data.survey import keep_usable
 from spkver.errors import SpkverError
+from spkver.experiment.model_folder import load_model
 from spkver.heads import build_head
-from spkver.model_folder import load_model
 from spkver.models import build_encoder
 from spkver.scoring.metrics import equal_error_rate
 from spkver.training import device

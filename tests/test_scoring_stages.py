@@ -11,13 +11,13 @@ import soundfile
 
 import spkver
 from spkver.cli import main
-from spkver.scoring.backend import Backend
-from spkver.scoring.cllr import cllr
-from spkver.scoring.embeddings import read_embeddings
+from spkver.data.trial_making import make_trials
+from spkver.data.trials import Trials, write_trials
+from spkver.embedding.folder import read_embeddings
+from spkver.scoring.backend_folder import Backend
 from spkver.scoring.metrics import equal_error_rate
-from spkver.scoring.scores import read_scores
-from spkver.scoring.trial_making import make_trials
-from spkver.scoring.trials import Trials, write_trials
+from spkver.scoring.metrics.cllr import cllr
+from spkver.scoring.score_files import read_scores
 
 
 @pytest.fixture(scope="module")

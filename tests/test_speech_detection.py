@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from spkver.data.audio import read_audio
+from spkver.data.vad import BLOCK_SECONDS, choose_speech, detect_speech, is_steady, speech_windows
 from spkver.errors import SpkverError
 from spkver.features import Fbank
-from spkver.speech_detection import BLOCK_SECONDS, choose_speech, detect_speech, is_steady, speech_windows
 
 RATE = 16000
 FBANK = Fbank().eval()

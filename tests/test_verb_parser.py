@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from spkver.cli import _parser
-from spkver.scoring_verbs import _named_system
+from spkver.cli.scoring import _named_system
 
 
 def verbs_of(parser, words=()):

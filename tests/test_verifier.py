@@ -7,7 +7,7 @@ import torch
 
 import spkver
 from spkver.errors import SpkverError
-from spkver.model_folder import load_model, save_model
+from spkver.experiment.model_folder import load_model, save_model
 
 
 @pytest.fixture(scope="session")

@@ -11,17 +11,17 @@ import yaml
 from spkver.cli import main
 from spkver.config import dump_config, load_config
 from spkver.data.resampling import resample_up_down, speed
+from spkver.data.variants import AS_RECORDED, View
+from spkver.embedding.extractor import Extractor
+from spkver.embedding.folder import read_embeddings
 from spkver.errors import SpkverError
+from spkver.experiment.model_folder import load_model, read_config
 from spkver.export.resampler import Resampler
 from spkver.export.waveform_encoder import WaveformEncoder
-from spkver.extraction import Extractor
 from spkver.features import Fbank, mean_normalise
-from spkver.model_folder import load_model, read_config
-from spkver.scoring.backend import Backend
-from spkver.scoring.embeddings import read_embeddings
-from spkver.speaker_store import SpeakerStore
-from spkver.verifier import load
-from spkver.views import AS_RECORDED, View
+from spkver.scoring.backend_folder import Backend
+from spkver.verification.speaker_store import SpeakerStore
+from spkver.verification.verifier import load
 
 PAIRS = [(1.0, 1.0), (1.0, 0.8), (0.9, 1.1), (0.9, 0.8), (1.1, 1.0), (0.9, 1.0)]
 VIEWS = [f"scoring.views={[list(pair) for pair in PAIRS]}"]

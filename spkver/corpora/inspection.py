@@ -9,8 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from spkver.data.audio import AudioError, audio_info, check_samples
-from spkver.data.audio_blocks import audio_blocks
 from spkver.data.directory import Utterance
+from spkver.data.streaming import audio_blocks
 
 BLOCK_SECONDS = 300.0
 """Of a file that are in memory at once."""

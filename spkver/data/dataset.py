@@ -19,8 +19,8 @@ from spkver.data.directory import DataDirectory
 from spkver.data.resampling import speed
 from spkver.data.sampler import Draw
 from spkver.data.shared_memory import Piped, ready_to_send, shared_zeros
+from spkver.data.variants import voices_of
 from spkver.errors import SpkverError
-from spkver.views import voices_of
 
 _STEPS = 32768
 """Of 16 bits in full scale: what libsndfile divides integers by."""

@@ -10,7 +10,7 @@ Notable:
   these, and the logarithm of the summed exponentials of all others (online softmax: M. Milakov and N.
   Gimelshein, "Online normalizer calculation for softmax", 2018). Cross-entropy over these 2 + k_top
   values is the loss, so that the margins stay the plain head's formulas, derived by autograd.
-- `spkver.heads.fused` makes these by kernels, `spkver.heads.condensed` by torch where there are none.
+- `spkver.heads.chunked_native` makes these by kernels, `spkver.heads.chunked_torch` by torch where there are none.
 """
 
 from typing import Literal
@@ -21,8 +21,8 @@ from torch import Tensor
 
 from spkver import native
 from spkver.heads.arc_margin import ArcMarginProduct, add_angle, penalise
-from spkver.heads.condensed import CondensedLogits, Plan
-from spkver.heads.fused import FusedLogits
+from spkver.heads.chunked_native import FusedLogits
+from spkver.heads.chunked_torch import CondensedLogits, Plan
 from spkver.heads.intertopk_subcenter import ArcMarginProductIntertopkSubcenter
 from spkver.heads.softmax import Head, NormFace
 

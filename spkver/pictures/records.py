@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from spkver.errors import SpkverError
+from spkver.experiment.snapshots import GRADIENT_EDGES
 from spkver.pictures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, Picture, epoch_axis, legend_beside, picture
-from spkver.snapshot import GRADIENT_EDGES
 
 if TYPE_CHECKING:
     from spkver.pictures.run import Run

@@ -11,12 +11,12 @@ import numpy as np
 
 from spkver.config import Config
 from spkver.errors import SpkverError
+from spkver.experiment.log import read_log
+from spkver.experiment.paths import Experiment
+from spkver.experiment.snapshots import Snapshot, Subset, read_snapshot, read_subset, snapshot_files
 from spkver.pictures import detection, embeddings, records
 from spkver.pictures.style import Picture
-from spkver.scoring.scores import read_scores
-from spkver.snapshot import Snapshot, Subset, read_snapshot, read_subset, snapshot_files
-from spkver.training.experiment import Experiment
-from spkver.training.log import read_log
+from spkver.scoring.score_files import read_scores
 
 # What a record of each kind says in every run.
 _ALWAYS = {

@@ -12,13 +12,13 @@ from functools import partial
 import numpy as np
 
 from spkver.errors import SpkverError
-from spkver.scoring.backend import Backend, Cohort
-from spkver.scoring.calibration import Calibration
-from spkver.scoring.enrolment import Models, enrolment_means, expand_trials, score_means
-from spkver.scoring.pairs import pair_products, unit_rows
-from spkver.scoring.plda import Plda
-from spkver.scoring.quality import quality_columns
-from spkver.scoring.score_norm import centre, cohort_statistics, s_norm, t_norm, z_norm
+from spkver.scoring.backend_folder import Backend, Cohort
+from spkver.scoring.backends.calibration import Calibration
+from spkver.scoring.backends.enrolment import Models, enrolment_means, expand_trials, score_means
+from spkver.scoring.backends.pairs import pair_products, unit_rows
+from spkver.scoring.backends.plda import Plda
+from spkver.scoring.backends.quality import quality_columns
+from spkver.scoring.backends.score_norm import centre, cohort_statistics, s_norm, t_norm, z_norm
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -39,7 +39,7 @@ class Voices:
 
     Attributes:
         embeddings: (N, D).
-        measures: name -> (N,), as `spkver.scoring.embeddings.read_measures` gives them; no more than are used.
+        measures: name -> (N,), as `spkver.embedding.folder.read_measures` gives them; no more than are used.
     """
 
     embeddings: np.ndarray

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from spkver.config import Config
 from spkver.data.directory import DataDirectory, Utterance
-from spkver.extraction import Extractor
+from spkver.data.variants import View
+from spkver.embedding.extractor import Extractor
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
-from spkver.views import View
 
 
 class SpeakerClass(NamedTuple):

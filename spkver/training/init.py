@@ -14,12 +14,12 @@ from torch import Tensor
 
 from spkver.config import Config
 from spkver.data.directory import DataDirectory
+from spkver.data.variants import voices_of
 from spkver.errors import SpkverError
+from spkver.experiment.model_folder import fit, load_tensors, read_config, read_speakers
 from spkver.heads import Head
-from spkver.model_folder import fit, load_tensors, read_config, read_speakers
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
 from spkver.training.centres import SpeakerClass, class_centres, spread_rows
-from spkver.views import voices_of
 
 
 class Start(NamedTuple):

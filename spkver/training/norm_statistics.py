@@ -10,11 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from spkver.config import Config
 from spkver.data.directory import DataDirectory
+from spkver.data.variants import AS_RECORDED
+from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
 from spkver.training.layers import freeze
-from spkver.views import AS_RECORDED
 
 
 class NormStatistics:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from spkver.config.schema import Optimizer
 from spkver.heads import Head
-from spkver.schema import Optimizer
 from spkver.training.layers import learning_rate_factors
 from spkver.training.muon import Muon
 from spkver.training.row_optimizer import RowAdamW

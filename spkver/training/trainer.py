@@ -21,26 +21,26 @@ from spkver.config import Config
 from spkver.data.dataset import SpeakerCrops, collate
 from spkver.data.directory import DataDirectory
 from spkver.data.sampler import SpeakerBatchSampler
+from spkver.data.variants import AS_RECORDED
+from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
+from spkver.experiment.log import Log
+from spkver.experiment.model_folder import fit, read_speakers, save_model
+from spkver.experiment.paths import Experiment
 from spkver.files import locked
 from spkver.heads import build_head
-from spkver.model_folder import fit, read_speakers, save_model
 from spkver.models import build_encoder
 from spkver.training import checkpoint
 from spkver.training.batches import Batches, WorkerDied
 from spkver.training.device import choose_device, choose_dtype, ignore_interrupts
-from spkver.training.experiment import Experiment
 from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
 from spkver.training.init import start_from
 from spkver.training.layers import freeze
-from spkver.training.log import Log
 from spkver.training.norm_statistics import renew_statistics
 from spkver.training.progress import Progress, Sums, training_line
-from spkver.training.snapshots import Snapshots
+from spkver.training.snapshot_writer import Snapshots
 from spkver.training.step import TrainingStep
 from spkver.training.stopping import TRY_AGAIN, StopNow, Stopped, StopRequest
-from spkver.views import AS_RECORDED
 
 # What a checkpoint holds, with the types.
 _STATE = {

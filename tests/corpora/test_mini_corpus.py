@@ -17,9 +17,9 @@ from spkver.corpora.mini import prepare_mini
 from spkver.corpora.recording import record
 from spkver.corpora.sentences import draw_sentence
 from spkver.data.directory import read_data_directory
+from spkver.data.trials import read_trials
 from spkver.errors import SpkverError
 from spkver.scoring.metrics import equal_error_rate
-from spkver.scoring.trials import read_trials
 
 SMALL = {"seed": 1, "train_voices": 4, "test_voices": 4, "sentences": 2}
 

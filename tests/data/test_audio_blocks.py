@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from spkver.data.audio import AudioError, read_audio
-from spkver.data.audio_blocks import audio_blocks
+from spkver.data.streaming import audio_blocks
 
 
 def noise(seconds, rate, channels=1):

@@ -8,8 +8,8 @@ import pytest
 import soundfile
 
 from spkver.data import survey as survey_module
+from spkver.data.audio_check import keep_usable, survey
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
-from spkver.data.survey import keep_usable, survey
 from spkver.errors import SpkverError
 
 
@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_written_works_without_storing(directory, monkey
     def read_only(path):
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr("spkver.whole_file.temporary_beside", read_only)
+    monkeypatch.setattr("spkver.files.temporary_beside", read_only)
     assert len(keep_usable(directory, 16000, max_unusable_share=0.5).utterances) == 10
     assert not (directory.path / "utt2dur").exists()
     assert "unusable: cannot be written (Read-only file system)" in capsys.readouterr().err

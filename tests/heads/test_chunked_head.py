@@ -9,8 +9,8 @@ from spkver import native
 from spkver.errors import SpkverError
 from spkver.heads import ArcMarginProduct, ArcMarginProductIntertopkSubcenter, NormFace, Softmax
 from spkver.heads.chunked import chunked_loss
-from spkver.heads.condensed import CondensedLogits, Plan
-from spkver.heads.fused import FusedLogits
+from spkver.heads.chunked_native import FusedLogits
+from spkver.heads.chunked_torch import CondensedLogits, Plan
 
 pytestmark = pytest.mark.usefixtures("way")
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from spkver.cli import main
-from spkver.model_folder import load_model
+from spkver.experiment.model_folder import load_model
 from spkver.models import SpeechEncoderV3
 from spkver.pictures.architecture import model_parts, parts_of
 

@@ -15,8 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from spkver.errors import SpkverError
 from spkver.scoring import calibration as module
 from spkver.scoring import logistic_regression
-from spkver.scoring.calibration import Calibration, fit_calibration, posterior, read_calibration
-from spkver.scoring.error_rates import bayes_threshold
+from spkver.scoring.backends.calibration import Calibration, fit_calibration, posterior, read_calibration
+from spkver.scoring.metrics.polyline import bayes_threshold
 
 REGULARISATION = 1e-6
 

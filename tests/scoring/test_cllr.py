@@ -11,8 +11,8 @@ from scipy.optimize import minimize
 from sklearn.isotonic import IsotonicRegression
 
 from spkver.scoring import cllr as module
-from spkver.scoring.cllr import cllr, hull_cllr, min_cllr, pav_llrs
-from spkver.scoring.sorted_scores import SortedScores
+from spkver.scoring.metrics.cllr import cllr, hull_cllr, min_cllr, pav_llrs
+from spkver.scoring.metrics.sorted_scores import SortedScores
 
 
 @st.composite

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from spkver.scoring import comparison
-from spkver.scoring.bootstrap import intervals
-from spkver.scoring.comparison import Difference, compare
 from spkver.scoring.metrics import equal_error_rate, min_dcf
+from spkver.scoring.metrics.bootstrap import intervals
+from spkver.scoring.metrics.comparison import Difference, compare
 
 
 def two_systems(n_speakers, per_speaker, seed, gain=0.0, own=0.3):

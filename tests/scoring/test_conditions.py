@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spkver.scoring import conditions
-from spkver.scoring.conditions import Column, by_condition, column, lesser, same_or_cross, shared
 from spkver.scoring.metrics import equal_error_rate, min_dcf
+from spkver.scoring.metrics.conditions import Column, by_condition, column, lesser, same_or_cross, shared
 
 
 def scored(n=600, seed=0):

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spkver.embedding.folder import read_embeddings, write_embeddings
 from spkver.errors import SpkverError
-from spkver.scoring.embeddings import read_embeddings, write_embeddings
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spkver.cli import main
-from spkver.provenance import data_record, file_record, write_record
+from spkver.data.trials import Trials, write_trials
+from spkver.experiment.provenance import data_record, file_record, write_record
 from spkver.scoring.metrics import equal_error_rate, threshold_at_false_acceptance
-from spkver.scoring.scores import write_scores
-from spkver.scoring.trials import Trials, write_trials
-from spkver.systems import System
+from spkver.scoring.score_files import write_scores
+from spkver.scoring.system_files import System
 
 SCORES = st.lists(st.integers(-5, 5), min_size=1, max_size=15)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from spkver.data.trials import read_trials
 from spkver.errors import SpkverError
-from spkver.scoring.foreign_scores import match_scores
-from spkver.scoring.trials import read_trials
+from spkver.scoring.external_scores import match_scores
 
 PAIRS = [(str(i), str(j), int(i % 8 == j % 8)) for i in range(40) for j in range(i)]
 SCORES = np.random.default_rng(0).normal([2 * label for *_, label in PAIRS]).round(4)

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spkver.embedding.folder import write_embeddings
+from spkver.embedding.interchange import export_kaldi, export_npz, ids_of_paths, import_embeddings
 from spkver.errors import SpkverError
-from spkver.scoring.embeddings import write_embeddings
-from spkver.scoring.interchange import export_kaldi, export_npz, ids_of_paths, import_embeddings
 
 UTTS = ["a", "id1/b.wav", "ç語", "0", "e"]
 IDS = st.lists(

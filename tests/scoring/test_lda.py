@@ -5,7 +5,7 @@ import pytest
 from scipy.linalg import subspace_angles
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from spkver.scoring.lda import Preprocessing, as_they_are, fisher_lda, fit_preprocessing, speaker_moments
+from spkver.scoring.backends.lda import Preprocessing, as_they_are, fisher_lda, fit_preprocessing, speaker_moments
 
 
 @pytest.fixture

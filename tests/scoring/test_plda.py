@@ -9,10 +9,10 @@ from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
 from spkver.errors import SpkverError
-from spkver.scoring.lda import Preprocessing
+from spkver.scoring.backends.lda import Preprocessing
+from spkver.scoring.backends.plda import Plda
+from spkver.scoring.backends.plda_fit import fit_plda
 from spkver.scoring.metrics import equal_error_rate
-from spkver.scoring.plda import Plda
-from spkver.scoring.plda_fit import fit_plda
 
 
 def covariance(rng, dim, scale):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from spkver.scoring import score_norm
-from spkver.scoring.pairs import unit_rows
-from spkver.scoring.score_norm import (
+from spkver.scoring.backends.pairs import unit_rows
+from spkver.scoring.backends.score_norm import (
     CohortStatistics,
     centre,
     cohort_statistics,

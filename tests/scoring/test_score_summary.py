@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from spkver.errors import SpkverError
-from spkver.scoring.bootstrap import cllr_interval, intervals
-from spkver.scoring.cllr import cllr, min_cllr
 from spkver.scoring.metrics import actual_dcf, equal_error_rate, min_dcf
-from spkver.scoring.summary import format_table, summary, update_metrics_json
+from spkver.scoring.metrics.bootstrap import cllr_interval, intervals
+from spkver.scoring.metrics.cllr import cllr, min_cllr
+from spkver.scoring.metrics.summary import format_table, summary, update_metrics_json
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_figure_that_is_nan_is_not_written(tmp_path):
 
 RECORD = """
 import sys
-from spkver.scoring.summary import update_metrics_json
+from spkver.scoring.metrics.summary import update_metrics_json
 for number in range(25):
     update_metrics_json(sys.argv[1], "test/trials", f"{sys.argv[2]}-{number}", {"eer": 0.1})
 """

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spkver.scoring import error_rates, sorted_scores
-from spkver.scoring.error_rates import bayes_threshold, crossing, detection_cost, interpolated
 from spkver.scoring.metrics import actual_dcf, det_points, equal_error_rate, min_dcf, rocch_equal_error_rate
-from spkver.scoring.sorted_scores import SortedScores
+from spkver.scoring.metrics.polyline import bayes_threshold, crossing, detection_cost, interpolated
+from spkver.scoring.metrics.sorted_scores import SortedScores
 
 TIED = st.integers(-6, 6).map(float)
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)

@@ -5,11 +5,11 @@ import time
 import numpy as np
 import pytest
 
-from spkver.scoring.bootstrap import cllr_interval, intervals
-from spkver.scoring.cllr import cllr
+from spkver.data.text_tables import table_rows
+from spkver.data.trials import read_trials
 from spkver.scoring.metrics import equal_error_rate, min_dcf
-from spkver.scoring.text_tables import table_rows
-from spkver.scoring.trials import read_trials
+from spkver.scoring.metrics.bootstrap import cllr_interval, intervals
+from spkver.scoring.metrics.cllr import cllr
 
 
 def scored(n_speakers, per_speaker, seed, speaker_spread=0.8):

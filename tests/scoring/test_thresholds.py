@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spkver.errors import SpkverError
 from spkver.scoring import thresholds
-from spkver.scoring.thresholds import parse_threshold, threshold_text
+from spkver.scoring.stored_threshold import parse_threshold, threshold_text
 
 
 def test_the_doctests_hold():

@@ -7,10 +7,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from spkver.data.text_tables import table_rows
+from spkver.data.trials import (
+    Trials,
+    _read_line_by_line,
+    joined,
+    map_trials,
+    read_trial_blocks,
+    read_trials,
+    write_trials,
+)
 from spkver.errors import SpkverError
-from spkver.scoring.lookup import map_trials
-from spkver.scoring.text_tables import table_rows
-from spkver.scoring.trials import Trials, _read_line_by_line, joined, read_trial_blocks, read_trials, write_trials
 
 
 def written(tmp_path, text, newline="\n"):
@@ -77,7 +84,7 @@ def test_where_every_line_begins_and_ends_with_0_or_1_the_label_is_asked_for(tmp
 
 @pytest.mark.parametrize("at_once", [1 << 24, 2])
 def test_a_pair_that_is_target_and_nontarget_is_refused_with_both_lines(tmp_path, monkeypatch, at_once):
-    monkeypatch.setattr("spkver.scoring.trials._COMPARED_AT_ONCE", at_once)
+    monkeypatch.setattr("spkver.data.trials._COMPARED_AT_ONCE", at_once)
     text = "a c nontarget\na b target\nb a nontarget\n\na c nontarget\na b nontarget\na b target\n"
     expected = "trials:6: 'a' and 'b' are a nontarget trial, but a target trial on line 2; which is it?"
     assert complaint(tmp_path, text) == expected

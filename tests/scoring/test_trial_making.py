@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spkver.data.trial_making import make_trials
 from spkver.errors import SpkverError
-from spkver.scoring.trial_making import make_trials
 
 
 def pairs_of(trials, label):

@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from spkver.cli import main
 from spkver.config import load_config
 from spkver.data.audio import read_audio
+from spkver.data.audio_check import keep_usable
 from spkver.data.directory import read_data_directory, write_data_directory
 from spkver.data.resampling import speed
-from spkver.data.survey import keep_usable
+from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
+from spkver.experiment.log import read_log
+from spkver.experiment.model_folder import load_model, load_tensors, save_model
+from spkver.experiment.paths import Experiment
 from spkver.features import Fbank, mean_normalise
 from spkver.heads import build_head
-from spkver.model_folder import load_model, load_tensors, save_model
 from spkver.models import build_encoder
 from spkver.training.centres import spread_rows
-from spkver.training.experiment import Experiment
-from spkver.training.log import read_log
 from spkver.training.trainer import Trainer
 
 NEW_HEAD = "head={name: intertopk_subcenter, scale: 32.0, margin: 0.2, easy_margin: false, K: 3, mp: 0.06, k_top: 5, "

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from spkver.config import load_config
+from spkver.data.audio_check import keep_usable
 from spkver.data.directory import read_data_directory
-from spkver.data.survey import keep_usable
+from spkver.data.variants import AS_RECORDED
+from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
 from spkver.models import build_encoder
 from spkver.training.norm_statistics import batch_norms, renew_statistics
-from spkver.views import AS_RECORDED
 
 
 @pytest.fixture(scope="session")

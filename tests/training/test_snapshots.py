@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from spkver.config import load_config
+from spkver.data.audio_check import keep_usable
 from spkver.data.directory import read_data_directory
-from spkver.data.survey import keep_usable
 from spkver.errors import SpkverError
+from spkver.experiment.model_folder import load_tensors
+from spkver.experiment.paths import Experiment
+from spkver.experiment.snapshots import GRADIENT_EDGES, read_snapshot, read_subset, snapshot_files
 from spkver.heads import ArcMarginProduct, ArcMarginProductIntertopkSubcenter, NormFace, Softmax
-from spkver.model_folder import load_tensors
-from spkver.snapshot import GRADIENT_EDGES, read_snapshot, read_subset, snapshot_files
-from spkver.training.experiment import Experiment
-from spkver.training.snapshots import Snapshots, gradient_histogram
+from spkver.training.snapshot_writer import Snapshots, gradient_histogram
 from spkver.training.trainer import Trainer
 
 
