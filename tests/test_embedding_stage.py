@@ -21,7 +21,6 @@ from spkver.embedding.stage import embed_directory
 from spkver.errors import SpkverError
 from spkver.experiment.model_folder import load_model
 from spkver.files import locked
-from spkver.scoring.system_files import System
 
 N = 5 * UTTERANCES_A_PART - 40
 
@@ -55,6 +54,11 @@ def embed(data, exp, *words):
 
 def start(data, exp):
     return Forked("embed", data, exp, "--workers", "2")
+
+
+def made_by(exp):
+    model = load_model(exp / "model")
+    return Extractor(model.encoder, model.config), exp / "model", exp / "model" / "model.safetensors"
 
 
 def parts_of(exp):
@@ -181,6 +185,6 @@ def test_a_second_process_that_embeds_the_same_directory_is_refused(trained, voi
         locked(exp / f".embedding-{voices.name}-cosine.lock", "another embedding"),
         pytest.raises(SpkverError, match="is under way in another process"),
     ):
-        embed_directory(read_data_directory(voices), System(exp))
-    embed_directory(read_data_directory(voices), System(exp), 1)
+        embed_directory(read_data_directory(voices), exp, *made_by(exp))
+    embed_directory(read_data_directory(voices), exp, *made_by(exp), workers=1)
     assert [path.name for path in exp.iterdir() if path.name.startswith(".")] == []

@@ -40,7 +40,7 @@ def test_closed_standard_streams_do_no_harm(tmp_path, streams, said):
 
 def test_a_closed_stream_is_not_the_number_of_the_next_file(tmp_path):
     body = "from spkver.cli.standard_streams import open_closed_streams as o; o(); "
-        "print(open('x', 'w').fileno(), flush=True)"
+    body += "print(open('x', 'w').fileno(), flush=True)"
     for streams in ("<&-", "2>&-", "<&- 2>&-"):
         done = start(f'cd {tmp_path}; {sys.executable} -c "{body}" {streams}')
         assert int(done.stdout) > 2, done.stderr

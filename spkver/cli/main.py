@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 
 from spkver import __version__
-from spkver.cli.corpora import add_corpus_verbs
+from spkver.cli.corpora import add_corpus_verbs, add_own_folder
 from spkver.cli.export import add_export_verbs
-from spkver.cli.own_folder import add_own_folder
 from spkver.cli.parser import VerbParser
 from spkver.cli.pictures import add_picture_verbs
 from spkver.cli.scoring import add_scoring_verbs

@@ -155,7 +155,9 @@ def add_scoring_verbs(verb: Callable) -> None:
 def embed(options) -> None:
     """Embed every utterance of a data directory."""
     from spkver.cli.memory import hold_memory_flat, keep_freed_memory
+    from spkver.embedding.extractor import Extractor
     from spkver.embedding.stage import embed_directory
+    from spkver.experiment.model_folder import load_model
 
     keep_freed_memory()
     hold_memory_flat()
@@ -163,7 +165,19 @@ def embed(options) -> None:
     directory, system = _directory(options.data, check_files=False), _system(options)
     if options.onnx is not None and system.name == "untrained":
         raise SpkverError("embed: --onnx FILE holds a trained model; leave --untrained out")
-    print(embed_directory(directory, system, options.workers, options.onnx))
+    if options.onnx is None:
+        loaded = load_model(system.model)
+        extractor, weights, base = (
+            Extractor(loaded.encoder, loaded.config),
+            system.model / "model.safetensors",
+            system.name,
+        )
+    else:
+        from spkver.export.onnx_extractor import OnnxExtractor
+
+        extractor, weights = OnnxExtractor(options.onnx, system.model), options.onnx
+        base = extractor.system
+    print(embed_directory(directory, system.exp, extractor, system.model, weights, base, options.workers))
 
 
 def import_embeddings(options) -> None:

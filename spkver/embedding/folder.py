@@ -18,10 +18,39 @@ from spkver.data.lookup import check_names, check_no_duplicates
 from spkver.data.text_tables import table_rows
 from spkver.embedding.arrays import map_npy, read_npz
 from spkver.errors import SpkverError
+from spkver.experiment.provenance import data_name, read_record, refuse_to_replace, same_data
 from spkver.files import atomic_write, is_file
 
+MADE_OF = "made_of.json"  # what the embeddings were made of, see `spkver.experiment.provenance`
+# Other embeddings than those of the model by Python: of the encoder before training, or by an exported file.
+_BASES_WITH_A_FOLDER = ("untrained", "onnx", "onnx_int8")
 _ROWS_A_CHUNK = 16384
 _AGAIN = "make the embeddings again"
+
+
+def embeddings_folder(exp: Path, data: Path, base: str = "cosine") -> Path:
+    """Where an experiment keeps the embeddings of a data directory.
+
+    Args:
+        base: what tables call a system of these embeddings before anything is added to it.
+    """
+    name = data_name(data)
+    return exp / "embeddings" / (f"{name}-{base}" if base in _BASES_WITH_A_FOLDER else name)
+
+
+def refuse_other_data(folder: Path, record: dict) -> None:
+    """Keep embeddings from being replaced by those of another data directory of the same name.
+
+    Args:
+        folder: of the embeddings.
+        record: what the new ones are made of.
+
+    Raises:
+        SpkverError: naming both directories.
+    """
+    old = (read_record(folder / MADE_OF, "data", "model") or {}).get("data")
+    is_same = old is not None and same_data(old, record["data"])
+    refuse_to_replace(folder, old, record["data"], is_same, "embeddings")
 
 
 def write_embeddings(

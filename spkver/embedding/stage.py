@@ -7,7 +7,6 @@ whatever kind, goes on with what is missing.
 import hashlib
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,52 +16,59 @@ from tqdm import tqdm
 from spkver.data.audio_check import Survey, read_survey, refuse_too_many, report_unusable, write_survey
 from spkver.data.directory import DataDirectory
 from spkver.embedding.extractor import Extractor
-from spkver.embedding.folder import write_embeddings
+from spkver.embedding.folder import MADE_OF, embeddings_folder, refuse_other_data, write_embeddings
 from spkver.embedding.parts import EmbeddingParts, Part
 from spkver.embedding.workers import embed_parts
-from spkver.experiment.model_folder import load_model, read_config
+from spkver.experiment.model_fingerprint import embedding_fingerprint
 from spkver.experiment.provenance import data_name, data_record, write_record
 from spkver.files import locked
-from spkver.scoring.system_files import MADE_OF, System, refuse_other_data
 
 # A plain line at most this often, in seconds, where there is no terminal.
 _PLAIN_LINE_EVERY = 30.0
 
 
 def embed_directory(
-    directory: DataDirectory, system: System, workers: int | None = None, onnx: Path | None = None
+    directory: DataDirectory,
+    exp: Path,
+    extractor: Extractor,
+    model: Path,
+    weights: Path,
+    base: str = "cosine",
+    workers: int | None = None,
 ) -> str:
     """Embed the usable utterances of a data directory; returns a line that says so.
 
     Args:
-        directory: need not have been looked at: a file that is missing or of no use is found on the way.
-        system: whose model embeds, and where to.
+        directory: need not have been looked at: a file that is missing or unusable is found on the way.
+        exp: the experiment that the embeddings go to.
+        extractor: what embeds.
+        model: the folder of its model.
+        weights: the file with its weights: of the model, or one that ``spkver export`` made of it.
+        base: the name that tables give to a system of these embeddings, see `embeddings_folder`.
         workers: threads; None: as many as torch would compute with.
-        onnx: a file that ``spkver export`` made of the system's model, to embed with; it is a system of its own.
 
     Raises:
-        SpkverError: more files are of no use than ``data.max_unusable_share`` allows; told as soon as it is known.
+        SpkverError: more files are unusable than ``data.max_unusable_share`` allows; told as soon as it is known.
             Or another process embeds the directory by this system.
     """
-    read_config(system.model)  # before anything is made, since there may be no model
-    name = f"{data_name(directory.path)}-{'onnx' if onnx else system.name}"
-    with locked(system.exp / f".embedding-{name}.lock", f"embedding {directory.path}"):
-        return _embed_directory(directory, system, workers, onnx)
+    name = f"{data_name(directory.path)}-{base}"
+    with locked(exp / f".embedding-{name}.lock", f"embedding {directory.path}"):
+        record = {"data": data_record(directory.path), "model": embedding_fingerprint(model)}
+        folder = embeddings_folder(exp, directory.path, base)
+        refuse_other_data(folder, record)
+        return _embed_directory(directory, folder, extractor, record, weights, workers or torch.get_num_threads())
 
 
-def _embed_directory(directory: DataDirectory, system: System, workers: int | None, onnx: Path | None) -> str:
-    extractor, weights = _extractor(system, onnx)
-    system = system if onnx is None else replace(system, name=extractor.system)
-    folder = system.embeddings(directory.path)
-    record = {"data": data_record(directory.path), "model": system.backend.digest}
-    refuse_other_data(folder, record)
+def _embed_directory(
+    directory: DataDirectory, folder: Path, extractor: Extractor, record: dict, weights: Path, workers: int
+) -> str:
     reasons = {utt: reason for utt, _, reason in read_survey(directory.path).unusable}
     wanted = [utterance for utterance in directory.utterances if utterance.id not in reasons]
     parts = EmbeddingParts(folder.parent / f".{folder.name}.parts", wanted, _fingerprint(weights, record["model"]))
 
     made = _Made(directory, reasons, extractor.config.data.max_unusable_share)
     with _Progress(f"embedding {data_name(directory.path)}", len(wanted)) as progress:
-        for number, part, is_new in embed_parts(extractor, parts, workers or torch.get_num_threads()):
+        for number, part, is_new in embed_parts(extractor, parts, workers):
             made.add(number, parts.groups[number], part)
             progress.show(len(part.reasons), float(part.durations.sum()) if is_new else 0.0)
     report_unusable(Survey(unusable=made.unusable))
@@ -147,16 +153,6 @@ class _Progress:
     def times_real_time(self) -> float:
         """Seconds of audio embedded in a second."""
         return self._seconds / max(time.monotonic() - self._start, 1e-9)
-
-
-def _extractor(system: System, onnx: Path | None) -> tuple[Extractor, Path]:
-    """What embeds, and the file with its weights."""
-    if onnx is not None:
-        from spkver.export.onnx_extractor import OnnxExtractor
-
-        return OnnxExtractor(onnx, system.model), onnx
-    model = load_model(system.model)
-    return Extractor(model.encoder, model.config), system.model / "model.safetensors"
 
 
 def _fingerprint(weights: Path, model: str) -> str:

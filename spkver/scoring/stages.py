@@ -21,7 +21,7 @@ from spkver.data.names import composed
 from spkver.data.trial_making import make_trials
 from spkver.data.trials import Trials, look_up
 from spkver.embedding.extractor import Extractor
-from spkver.embedding.folder import read_embeddings, write_embeddings
+from spkver.embedding.folder import MADE_OF, read_embeddings, refuse_other_data, write_embeddings
 from spkver.embedding.interchange import export_kaldi, export_npz, import_embeddings
 from spkver.embedding.joined_speech import JoinedSpeech, embed_joined, joined_trials
 from spkver.errors import SpkverError
@@ -39,7 +39,7 @@ from spkver.scoring.metrics import actual_dcf
 from spkver.scoring.metrics.cllr import cllr, min_cllr
 from spkver.scoring.metrics.sorted_scores import SortedScores
 from spkver.scoring.score_files import file_fingerprint, score_list
-from spkver.scoring.system_files import MADE_OF, Embedded, System, refuse_other_data
+from spkver.scoring.system_files import Embedded, System
 from spkver.scoring.systems import (
     EQUAL_ERROR_THRESHOLD,
     Qualified,

@@ -8,15 +8,14 @@ import numpy as np
 
 from spkver.data.directory import DataDirectory
 from spkver.data.lookup import Rows
-from spkver.embedding.folder import read_embeddings, read_measures
+from spkver.embedding.folder import MADE_OF, embeddings_folder, read_embeddings, read_measures
 from spkver.errors import SpkverError
 from spkver.experiment.model_fingerprint import IMPORTED
-from spkver.experiment.provenance import data_name, data_record, file_record, read_record, refuse_to_replace, same_data
+from spkver.experiment.provenance import data_name, data_record, file_record, read_record, same_data
 from spkver.scoring.backend_folder import Backend
 from spkver.scoring.systems import CALIBRATION, COHORT_MEAN, ONNX_BASES, Voices, parse_system, qualified_voices
 
 FUSION = "fusion"
-MADE_OF = "made_of.json"  # in a folder of embeddings: what they were made of
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,7 @@ class System:
 
     def embeddings(self, data: Path) -> Path:
         """The folder of the embeddings of a data directory."""
-        of_its_own = self._untrained or self.of_onnx
-        name = data_name(data)
-        return self.exp / "embeddings" / (f"{name}-{self._base}" if of_its_own else name)
+        return embeddings_folder(self.exp, data, self._base)
 
     def scores(self, data: Path, trials: Path) -> Path:
         """The file of the scores of a trial list."""
@@ -165,18 +162,3 @@ class Embedded:
         """One side of trials, with the quality measures that a calibration asks for."""
         measures = read_measures(self.folder, [name for name in quality if name != COHORT_MEAN])
         return qualified_voices(self.embeddings, measures, quality, backend)
-
-
-def refuse_other_data(folder: Path, record: dict) -> None:
-    """Keep embeddings from being replaced by those of another data directory of the same name.
-
-    Args:
-        folder: of the embeddings.
-        record: what the new ones are made of.
-
-    Raises:
-        SpkverError: naming both directories.
-    """
-    old = (read_record(folder / MADE_OF, "data", "model") or {}).get("data")
-    is_same = old is not None and same_data(old, record["data"])
-    refuse_to_replace(folder, old, record["data"], is_same, "embeddings")

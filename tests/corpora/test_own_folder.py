@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from spkver.cli import main
-from spkver.cli.own_folder import LIMITS
+from spkver.cli.corpora import LIMITS
 from spkver.config import load_config
 from spkver.corpora import own_folder
 from spkver.corpora.own_folder import Limits, prepare_own_folder
