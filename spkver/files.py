@@ -1,9 +1,9 @@
 """Output files that appear whole or not at all, locks, and the temporary files of runs that were killed.
 
 Locks and temporary files rest on ``flock``: the kernel frees such a lock when its process ends, also by ``kill -9`` or
-a crash, so nobody has to guess from a process id whether a lock is still meant. On NFS the server keeps the locks (Linux
-sends ``flock`` there as a lock of the whole file), so they hold between machines. A file system that keeps no locks at
-all is written without them.
+a crash, so nobody has to guess from a process id whether a lock is still meant. On NFS the server keeps the locks
+(Linux sends ``flock`` there as a lock of the whole file), so they hold between machines. A file system that keeps no
+locks at all is written without them.
 """
 
 import errno

@@ -11,7 +11,6 @@ import pytest
 import soundfile
 
 import spkver
-from spkver import enrolled as enrolled_module
 from spkver.cli import main
 from spkver.data.audio import read_audio
 from spkver.data.trial_making import make_trials
@@ -19,6 +18,7 @@ from spkver.data.trials import write_trials
 from spkver.errors import SpkverError
 from spkver.scoring.backends.enrolment import Models
 from spkver.scoring.stored_threshold import Threshold
+from spkver.verification import store_files as enrolled_module
 from spkver.verification.store_files import read_enrolled, write_enrolled
 from spkver.verification.verifier import Heard
 

@@ -99,7 +99,7 @@ def test_fbank_in_pieces_equals_fbank_at_once(monkeypatch):
     waveforms = 0.1 * torch.randn(3, 48000, generator=torch.Generator().manual_seed(0))
     at_once = Fbank()(waveforms)[0]
     for frames in (1, 7, 100, 298 * 3):
-        monkeypatch.setattr("spkver.features.FRAMES_AT_ONCE", frames)
+        monkeypatch.setattr("spkver.features.fbank.FRAMES_AT_ONCE", frames)
         torch.testing.assert_close(Fbank()(waveforms)[0], at_once, rtol=0, atol=1e-4)
 
 

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from spkver.cli import _parser
+from spkver.cli.main import _parser
 from spkver.cli.scoring import _named_system
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from spkver.data import survey as survey_module
+from spkver.data import audio_check as survey_module
 from spkver.data.audio_check import keep_usable, survey
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
 from spkver.errors import SpkverError

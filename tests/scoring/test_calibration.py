@@ -13,8 +13,8 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from spkver.errors import SpkverError
-from spkver.scoring import calibration as module
-from spkver.scoring import logistic_regression
+from spkver.scoring.backends import calibration as module
+from spkver.scoring.backends import logistic_regression
 from spkver.scoring.backends.calibration import Calibration, fit_calibration, posterior, read_calibration
 from spkver.scoring.metrics.polyline import bayes_threshold
 

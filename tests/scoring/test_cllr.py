@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.isotonic import IsotonicRegression
 
-from spkver.scoring import cllr as module
+from spkver.scoring.metrics import cllr as module
 from spkver.scoring.metrics.cllr import cllr, hull_cllr, min_cllr, pav_llrs
 from spkver.scoring.metrics.sorted_scores import SortedScores
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from spkver.scoring import comparison
-from spkver.scoring.metrics import equal_error_rate, min_dcf
+from spkver.scoring.metrics import comparison, equal_error_rate, min_dcf
 from spkver.scoring.metrics.bootstrap import intervals
 from spkver.scoring.metrics.comparison import Difference, compare
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spkver.scoring import conditions
-from spkver.scoring.metrics import equal_error_rate, min_dcf
+from spkver.scoring.metrics import conditions, equal_error_rate, min_dcf
 from spkver.scoring.metrics.conditions import Column, by_condition, column, lesser, same_or_cross, shared
 
 

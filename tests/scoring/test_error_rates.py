@@ -13,8 +13,8 @@ from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.metrics import roc_curve
 
-from spkver.scoring import metrics
 from spkver.scoring.metrics import DetCurve, det_points, equal_error_rate, min_dcf, rocch_equal_error_rate
+from spkver.scoring.metrics import error_rates as metrics
 
 FEW_VALUES = st.integers(-6, 6)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spkver.scoring import pairs
+from spkver.scoring.backends import pairs
 from spkver.scoring.backends.pairs import in_threads, pair_products, unit_rows
 
 # Ends of vector registers and of unrolled loops lie between these, 8192 is the last that einsum keeps whole.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spkver.scoring import quality
+from spkver.scoring.backends import quality
 from spkver.scoring.backends.quality import quality_columns
 
 MEASURES = {"duration": [1.0, 2.5, 10.0], "magnitude": [7, 9, 8], "cohort_mean": [0.3, -0.1, 0.2]}

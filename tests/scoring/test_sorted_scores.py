@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spkver.scoring import error_rates, sorted_scores
-from spkver.scoring.metrics import actual_dcf, det_points, equal_error_rate, min_dcf, rocch_equal_error_rate
+from spkver.scoring.metrics import (
+    actual_dcf,
+    det_points,
+    equal_error_rate,
+    min_dcf,
+    rocch_equal_error_rate,
+    sorted_scores,
+)
+from spkver.scoring.metrics import polyline as error_rates
 from spkver.scoring.metrics.polyline import bayes_threshold, crossing, detection_cost, interpolated
 from spkver.scoring.metrics.sorted_scores import SortedScores
 

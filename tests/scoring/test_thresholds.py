@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spkver.errors import SpkverError
-from spkver.scoring import thresholds
+from spkver.scoring import stored_threshold as thresholds
 from spkver.scoring.stored_threshold import parse_threshold, threshold_text
 
 

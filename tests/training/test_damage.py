@@ -8,9 +8,9 @@ import pytest
 import torch
 from byte_mutations import mutations
 
-from spkver import snapshot
 from spkver.cli import main
 from spkver.errors import SpkverError
+from spkver.experiment import snapshots as snapshot
 from spkver.experiment.log import Log, read_log
 from spkver.experiment.snapshots import (
     GRADIENT_EDGES,
