@@ -16,7 +16,7 @@ import yaml
 
 from spkver.config.schema import ArcMargin, Config, IntertopkSubcenter, Section
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ALL = sorted(path.parent.name for path in (ROOT / "recipes").glob("*/run.sh"))
 SPEECH = [name for name in ALL if name not in ("benchmark", "arcface_mnist")]
 WITH_STAGES = [name for name in ALL if name != "benchmark"]

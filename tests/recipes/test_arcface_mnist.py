@@ -14,7 +14,7 @@ from PIL import Image
 
 from spkver.errors import SpkverError
 
-FILE = Path(__file__).parents[1] / "recipes" / "arcface_mnist" / "digits.py"
+FILE = Path(__file__).parents[2] / "recipes" / "arcface_mnist" / "digits.py"
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import yaml
 from spkver.config import dump_config, load_config, load_run
 from spkver.errors import SpkverError
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 BASE = CONF / "base.yaml"
 
 

@@ -23,7 +23,7 @@ from spkver.models import build_encoder
 from spkver.scoring.metrics import equal_error_rate
 from spkver.training import device
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BENCHMARK = ROOT / "recipes" / "benchmark"
 # A benchmark has subjects instead of stages.
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*/run.sh") if path.parent != BENCHMARK)

@@ -75,7 +75,7 @@ with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as 
 
 @needs_glibc
 def test_memory_does_not_grow_with_the_number_of_batches_of_other_shapes():
-    config = Path(__file__).parent.parent / "conf" / "mini.yaml"
+    config = Path(__file__).parents[2] / "conf" / "mini.yaml"
     words = [sys.executable, "-c", GROWTH.format(flat=True, config=config)]
     ran = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     megabytes = [int(word) for word in ran.stdout.split()]
