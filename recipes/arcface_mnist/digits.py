@@ -39,8 +39,8 @@ from spkver.experiment.log import Log, read_log
 from spkver.files import atomic_write
 from spkver.heads import ArcMarginProduct, Head, NormFace, Softmax
 from spkver.pictures.analysis import dunn_index
-from spkver.training.layers import freeze
-from spkver.training.optimizer import build_optimizer, set_learning_rate
+from spkver.training.finetune import freeze
+from spkver.training.optim import build_optimizer, set_learning_rate
 from spkver.training.schedules import learning_rate, margin
 
 CONFIG = Path(__file__).with_name("digits.yaml")

@@ -87,7 +87,7 @@ def _scored(sizes: Sizes, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def cosine_ours(sizes, folder):
     """cosine of a random list|spkver"""
-    from spkver.scoring.backends.pairs import pair_products
+    from spkver.scoring.backends.cosine import pair_products
 
     rows, (enroll, test) = _embeddings(sizes, sizes.utterances), _index(sizes, sizes.trials)
     pair_products(rows, rows, enroll[:1000], test[:1000])

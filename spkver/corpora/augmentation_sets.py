@@ -11,8 +11,7 @@ from pathlib import Path
 from spkver.corpora.audio_tree import audio_tree
 from spkver.corpora.download import download
 from spkver.corpora.published import tell_incomplete
-from spkver.corpora.unpack import unpack
-from spkver.corpora.unpack_zip import unpack_zip
+from spkver.corpora.unpack import unpack, unpack_zip
 from spkver.errors import SpkverError
 from spkver.files import atomic_write
 

@@ -31,9 +31,9 @@ from spkver.experiment.provenance import data_record, file_record, read_record, 
 from spkver.files import atomic_write
 from spkver.scoring.backend_folder import Cohort
 from spkver.scoring.backends.calibration import fit_calibration
+from spkver.scoring.backends.cosine import unit_rows
 from spkver.scoring.backends.enrolment import keep_models, read_models
-from spkver.scoring.backends.pairs import unit_rows
-from spkver.scoring.backends.plda_fit import fit_plda
+from spkver.scoring.backends.plda import fit_plda
 from spkver.scoring.backends.score_norm import speaker_means
 from spkver.scoring.metrics import actual_dcf
 from spkver.scoring.metrics.cllr import cllr, min_cllr

@@ -14,8 +14,8 @@ import numpy as np
 from spkver.errors import SpkverError
 from spkver.scoring.backend_folder import Backend, Cohort
 from spkver.scoring.backends.calibration import Calibration
+from spkver.scoring.backends.cosine import pair_products, unit_rows
 from spkver.scoring.backends.enrolment import Models, enrolment_means, expand_trials, score_means
-from spkver.scoring.backends.pairs import pair_products, unit_rows
 from spkver.scoring.backends.plda import Plda
 from spkver.scoring.backends.quality import quality_columns
 from spkver.scoring.backends.score_norm import centre, cohort_statistics, s_norm, t_norm, z_norm

@@ -14,7 +14,7 @@ from spkver.data.variants import AS_RECORDED
 from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
-from spkver.training.layers import freeze
+from spkver.training.finetune import freeze
 
 
 class NormStatistics:

@@ -23,8 +23,7 @@ from spkver.features import SpecAugment, mean_normalise
 from spkver.heads import Head, chunked_loss, draw_classes
 from spkver.training.clock import Clock
 from spkver.training.norm_statistics import NormStatistics
-from spkver.training.optimizer import build_optimizer, set_learning_rate
-from spkver.training.row_optimizer import RowAdamW
+from spkver.training.optim import RowAdamW, build_optimizer, set_learning_rate
 from spkver.training.schedules import learning_rate, margin
 from spkver.training.seeds import mixed_seed
 from spkver.training.snapshot_writer import gradient_histogram

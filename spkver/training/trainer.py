@@ -33,9 +33,8 @@ from spkver.models import build_encoder
 from spkver.training import checkpoint
 from spkver.training.batches import Batches, WorkerDied
 from spkver.training.device import choose_device, choose_dtype, ignore_interrupts
+from spkver.training.finetune import freeze, start_from
 from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
-from spkver.training.init import start_from
-from spkver.training.layers import freeze
 from spkver.training.norm_statistics import renew_statistics
 from spkver.training.progress import Progress, Sums, training_line
 from spkver.training.snapshot_writer import Snapshots

@@ -161,7 +161,7 @@ def _tar(folder: Path, material: Path):
 
 
 def _zip(folder: Path, material: Path):
-    from spkver.corpora.unpack_zip import unpack_zip
+    from spkver.corpora.unpack import unpack_zip
 
     unpack_zip(folder / "archive.zip", folder / "out")
     _nothing_leads_out(folder)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from spkver.errors import SpkverError
 from spkver.heads import ArcMarginProduct, ArcMarginProductIntertopkSubcenter, NormFace, Softmax, draw_classes
 from spkver.heads.chunked import chunked_loss
-from spkver.training.row_optimizer import RowAdamW
+from spkver.training.optim import RowAdamW
 
 CLASSES = 23
 LABEL = torch.tensor([3, 22, 3, 0, 17])

@@ -15,7 +15,7 @@ from spkver.experiment.log import read_log
 from spkver.experiment.model_folder import load_tensors
 from spkver.experiment.paths import Experiment
 from spkver.models import build_encoder
-from spkver.training.layers import freeze, learning_rate_factors
+from spkver.training.finetune import freeze, learning_rate_factors
 from spkver.training.schedules import learning_rate
 from spkver.training.trainer import Trainer
 

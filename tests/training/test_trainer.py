@@ -16,7 +16,8 @@ from spkver.errors import SpkverError
 from spkver.experiment.log import read_log
 from spkver.experiment.model_folder import load_model, load_tensors
 from spkver.experiment.paths import Experiment
-from spkver.training import device, muon
+from spkver.training import device
+from spkver.training import optim as muon
 from spkver.training.checkpoint import epochs_kept
 from spkver.training.device import choose_device
 from spkver.training.held_out import split_speakers

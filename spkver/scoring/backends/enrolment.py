@@ -19,7 +19,7 @@ from spkver.data.lookup import Rows
 from spkver.data.text_tables import table_rows
 from spkver.errors import SpkverError
 from spkver.files import atomic_write
-from spkver.scoring.backends.pairs import check_range, unit_rows
+from spkver.scoring.backends.cosine import check_range, unit_rows
 
 
 @dataclass(frozen=True, eq=False)

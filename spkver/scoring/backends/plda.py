@@ -11,6 +11,8 @@ Notable:
 - In the basis where the within-speaker covariance is the identity and the between-speaker one is diagonal
   (``psi``), the posterior of a speaker is one division for each dimension, whatever the number of utterances. So
   the E-step is exact and runs over all speakers at once, and a trial's score is a dot product and two constants.
+- A speaker with one utterance may be among those that it is fitted to. It says nothing of the noise alone, but EM uses
+  what it says of the sum of both covariances; without that, a step might lower the likelihood.
 """
 
 import os
@@ -27,12 +29,45 @@ from scipy.linalg import eigh
 
 from spkver.errors import SpkverError
 from spkver.files import atomic_write
-from spkver.scoring.backends.covariances import covariance_through, diagonalised, refuse_singular, speaker_index
 from spkver.scoring.backends.lda import (
+    SINGULAR,
     Preprocessing,
+    SpeakerMoments,
     as_they_are,
+    fit_preprocessing,
     speaker_moments,
 )
+
+
+def diagonalised(between: np.ndarray, within: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``(to_latent, psi)``: ``to_latent.T`` turns ``within`` into the identity and ``between`` into diag(psi)."""
+    psi, to_latent = eigh(between, within)
+    return to_latent, np.maximum(psi, 0)
+
+
+def covariance_through(matrix: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """The covariance of ``matrix @ x`` where x has ``covariance``, symmetric to the last bit."""
+    product = matrix @ covariance @ matrix.T
+    return (product + product.T) / 2
+
+
+def refuse_singular(within: np.ndarray, between: np.ndarray) -> None:
+    """Raise ValueError, saying what to do, where a speaker's utterances do not differ in some direction."""
+    rank = np.sum(np.linalg.eigvalsh(within) > SINGULAR * np.linalg.norm(between + within, 2))
+    if rank < len(within):
+        raise ValueError(
+            f"within is singular: utterances of a speaker differ in {rank} of {len(within)} dimensions only; take "
+            "more utterances of each speaker, or LDA to fewer dimensions"
+        )
+
+
+def speaker_index(embeddings: ArrayLike, speakers: ArrayLike) -> np.ndarray:
+    """Speaker ids as numbers 0 .. S-1; ValueError where there are not as many as embeddings."""
+    speakers = np.asarray(speakers)
+    if speakers.shape != (len(embeddings),):
+        raise ValueError(f"speakers must be an id for each of {len(embeddings)} embeddings, got {speakers.shape}")
+    return np.unique(speakers, return_inverse=True)[1]
+
 
 _TENSORS = {"centre", "length_norm", "mean", "between", "within"}
 
@@ -306,3 +341,87 @@ class Plda:
         """How much likelier n utterances are from one unknown speaker than from the mean speaker, in nats."""
         _, psi = self._diagonal
         return 0.5 * np.sum(psi * sums**2 / (1 + n * psi) - np.log1p(n * psi), axis=1)
+
+
+def fit_plda(
+    embeddings: ArrayLike,
+    speakers: ArrayLike,
+    lda_dim: int | None = None,
+    iterations: int = 20,
+    length_norm: bool = True,
+) -> Plda:
+    """Fit preprocessing and model to embeddings of known speakers, by maximum likelihood (EM).
+
+    EM starts at moment estimates, which are nearly the answer where all speakers have equally many utterances.
+
+    Args:
+        embeddings: (N, D); a memory map will do.
+        speakers: (N,) ids, strings or integers. Speakers may have different numbers of utterances, some only one.
+        lda_dim: dimensions that LDA leaves, at most D and at most the number of speakers - 1; None: no LDA.
+        iterations: of EM, 0 or more.
+        length_norm: whether rows are scaled to an L2 norm of 1 after centring and LDA.
+
+    Raises:
+        ValueError: as `Preprocessing.chunks`; lengths differ, there are fewer than two speakers or none with two
+            utterances, ``lda_dim`` or ``iterations`` is out of range, or the within-speaker covariance is singular
+            (take more utterances of each speaker, or LDA to fewer dimensions).
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> speakers = np.repeat(np.arange(500), 4)
+        >>> voices = 2 * rng.normal(size=(500, 8))
+        >>> plda = fit_plda(voices[speakers] + rng.normal(size=(2000, 8)), speakers, length_norm=False)
+        >>> same, different = plda.score([voices[0], voices[0]], [voices[0], voices[1]])
+        >>> bool(same > 0 > different)
+        True
+    """
+    if iterations < 0:
+        raise ValueError(f"iterations must be 0 or more, got {iterations}")
+    index = speaker_index(embeddings, speakers)
+    n_utts = np.bincount(index)
+    if len(n_utts) < 2:
+        raise ValueError(f"PLDA needs at least two speakers, got {len(n_utts)}")
+    if n_utts.max() < 2:
+        raise ValueError("PLDA needs speakers with two utterances or more; here each has one")
+    preprocessing = fit_preprocessing(embeddings, index, lda_dim, length_norm)
+    moments = speaker_moments(embeddings, index, preprocessing)
+    parameters = _moment_estimates(moments)
+    for _ in range(iterations):
+        parameters = _em_step(moments, *parameters)
+    return Plda(preprocessing, *parameters)
+
+
+def _moment_estimates(moments: SpeakerMoments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``(mean, between, within)``: the means of n utterances spread by between + within / n."""
+    n_speakers = len(moments.counts)
+    within = moments.within_scatter / (moments.counts.sum() - n_speakers)
+    mean = moments.means.mean(axis=0)
+    offset = moments.means - mean
+    between_means = offset.T @ offset / (n_speakers - 1)
+    refuse_singular(within, between_means)
+    to_latent, spread = diagonalised(between_means, within)
+    # A variance of zero EM could never leave, so what is not seen above the noise keeps a tenth.
+    psi = np.maximum(spread - np.mean(1 / moments.counts), 0.1 * spread)
+    return mean, covariance_through(within @ to_latent, np.diag(psi)), within
+
+
+def _em_step(
+    moments: SpeakerMoments, mean: np.ndarray, between: np.ndarray, within: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The next ``(mean, between, within)``; source: Sizov, Lee & Kinnunen 2014, in the diagonal basis.
+
+    There, of a speaker with n utterances whose mean is m, y has the posterior mean n psi / (1 + n psi) m and the
+    posterior variance psi / (1 + n psi).
+    """
+    to_latent, psi = diagonalised(between, within)
+    back = within @ to_latent  # the inverse of to_latent.T, since to_latent.T @ within @ to_latent is the identity
+    n = moments.counts[:, None]
+    means = (moments.means - mean) @ to_latent
+    variances = psi / (1 + n * psi)
+    speakers = n * variances * means
+    centre = speakers.mean(axis=0)
+    offset, rest = speakers - centre, np.sqrt(n) * (means - speakers)
+    spread = offset.T @ offset / len(n) + np.diag(variances.mean(axis=0))
+    noise = rest.T @ rest + np.diag(np.sum(n * variances, axis=0))
+    within = (moments.within_scatter + covariance_through(back, noise)) / n.sum()
+    return mean + back @ centre, covariance_through(back, spread), within

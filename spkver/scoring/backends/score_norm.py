@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
-from spkver.scoring.backends.pairs import check_index, check_range, check_rows, in_threads, unit_chunks
+from spkver.scoring.backends.cosine import check_index, check_range, check_rows, in_threads, unit_chunks
 
 _SCORES_A_TILE = 2**20  # 4 MB: a thread's tile stays in the cache between the product and the selection
 _ROWS_A_TILE = (16, 1024)  # fewest, for the sake of speed, and most

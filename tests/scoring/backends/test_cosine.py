@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cosine
 
-from spkver.scoring.backends.cosine import cosine_scores
-from spkver.scoring.backends.pairs import unit_rows
+from spkver.scoring.backends.cosine import cosine_scores, unit_rows
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from spkver.data.lookup import Rows
 from spkver.errors import SpkverError
+from spkver.scoring.backends.cosine import unit_rows
 from spkver.scoring.backends.enrolment import Models, enrolment_means, expand_trials, read_models, score_means
-from spkver.scoring.backends.pairs import unit_rows
 from spkver.scoring.systems import Voices, enrolled_voices
 
 UTTS = [f"u{n}" for n in range(8)]

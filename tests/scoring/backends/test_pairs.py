@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spkver.scoring.backends import pairs
-from spkver.scoring.backends.pairs import in_threads, pair_products, unit_rows
+from spkver.scoring.backends import cosine as pairs
+from spkver.scoring.backends.cosine import in_threads, pair_products, unit_rows
 
 # Ends of vector registers and of unrolled loops lie between these, 8192 is the last that einsum keeps whole.
 DIMENSIONS = (1, 2, 3, 7, 16, 17, 63, 64, 100, 192, 193, 257, 512, 1000, 5000, 8192)

@@ -10,8 +10,7 @@ from scipy.stats import multivariate_normal
 
 from spkver.errors import SpkverError
 from spkver.scoring.backends.lda import Preprocessing
-from spkver.scoring.backends.plda import Plda
-from spkver.scoring.backends.plda_fit import fit_plda
+from spkver.scoring.backends.plda import Plda, fit_plda
 from spkver.scoring.metrics import equal_error_rate
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from spkver.scoring.backends import score_norm
-from spkver.scoring.backends.pairs import unit_rows
+from spkver.scoring.backends.cosine import unit_rows
 from spkver.scoring.backends.score_norm import (
     CohortStatistics,
     centre,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from spkver.config import load_config
-from spkver.training.optimizer import build_optimizer
+from spkver.training.optim import build_optimizer
 
 BASE = Path(__file__).parents[2] / "conf" / "base.yaml"
 

@@ -22,7 +22,7 @@ from spkver.experiment.paths import Experiment
 from spkver.features import Fbank, mean_normalise
 from spkver.heads import build_head
 from spkver.models import build_encoder
-from spkver.training.centres import spread_rows
+from spkver.training.finetune import spread_rows
 from spkver.training.trainer import Trainer
 
 NEW_HEAD = "head={name: intertopk_subcenter, scale: 32.0, margin: 0.2, easy_margin: false, K: 3, mp: 0.06, k_top: 5, "
