@@ -93,7 +93,7 @@ def prepare_speechocean762(options) -> None:
 
 def train(options) -> int:
     """Train an encoder and a head."""
-    from spkver.cli.memory import keep_freed_memory
+    from spkver.cli.memory import tune_malloc
     from spkver.config import load_config
     from spkver.data.audio_check import keep_usable
     from spkver.experiment.paths import Experiment, describe_run
@@ -101,7 +101,7 @@ def train(options) -> int:
     from spkver.training.stopping import Stopped
     from spkver.training.trainer import Trainer
 
-    keep_freed_memory()
+    tune_malloc()
     configuration = load_config(options.config, options.overrides)
     experiment = Experiment(options.exp or Path("exp") / Path(options.config).stem)
     if options.data is None:
@@ -134,13 +134,13 @@ def train(options) -> int:
 
 def average(options) -> None:
     """Make the final model of an experiment from its last epochs."""
-    from spkver.cli.memory import keep_freed_memory
+    from spkver.cli.memory import tune_malloc
     from spkver.config import scoring_overrides
     from spkver.data.audio_check import keep_usable
     from spkver.experiment.paths import Experiment
     from spkver.training.averaging import average_model, directory_of
 
-    keep_freed_memory()
+    tune_malloc()
     experiment = Experiment(options.exp)
     configuration, run = experiment.read()
     directory = keep_usable(

@@ -154,12 +154,12 @@ def add_scoring_verbs(verb: Callable) -> None:
 
 def embed(options) -> None:
     """Embed every utterance of a data directory."""
-    from spkver.cli.memory import hold_memory_flat, keep_freed_memory
+    from spkver.cli.memory import hold_memory_flat, tune_malloc
     from spkver.embedding.extractor import Extractor
     from spkver.embedding.stage import embed_directory
     from spkver.experiment.model_folder import load_model
 
-    keep_freed_memory()
+    tune_malloc()
     hold_memory_flat()
     # Whether a file is there is found out when it is read: to look at a million first takes minutes.
     directory, system = _directory(options.data, check_files=False), _system(options)

@@ -111,7 +111,7 @@ _MOST_LEVELS = 30
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-3`` as a number, and refuses a key that stands twice.
+    """SafeLoader that reads ``1e-3`` as a number, and refuses a key that is given twice.
 
     It also refuses aliases that lead back to themselves, or that come to more than anybody writes
     (`a: [*b, *b], b: [*c, *c], ..` doubles with each line).
@@ -157,7 +157,7 @@ class _Loader(yaml.SafeLoader):
                 self._refuse("a key must be a word", key_node)
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key '{key_node.value}' stands twice", key_node.start_mark
+                    None, None, f"key '{key_node.value}' is given twice", key_node.start_mark
                 )
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)

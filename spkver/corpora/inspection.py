@@ -1,4 +1,4 @@
-"""Decode every recording once: its rate, channels and length, whether it is of use, and whether it is there twice."""
+"""Decode every recording once: its rate, channels and length, whether it is usable, and whether it is there twice."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ BLOCK_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Inspected:
-    """A recording that was decoded; ``reason`` is why it is of no use, None if it is."""
+    """A recording that was decoded; ``reason`` is why it is unusable, None if it is usable."""
 
     utterance: Utterance
     reason: str | None = None

@@ -103,7 +103,7 @@ def report_unusable(found: Survey) -> None:
 
 
 def _look_at(utterance: Utterance, fbank: Fbank) -> tuple[float, str | None]:
-    """Seconds of a file, and why it is of no use (None if it is)."""
+    """Seconds of a file, and why it is unusable (None if it is usable)."""
     try:
         samples = read_audio(utterance.path, fbank.sample_rate)
     except AudioError as error:

@@ -1,4 +1,4 @@
-"""Utterance ids: what makes them lawful, and finding them."""
+"""Utterance ids: what makes them valid, and finding them."""
 
 import os
 from collections import Counter

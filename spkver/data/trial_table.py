@@ -85,7 +85,7 @@ def read_trial_table(path: str | os.PathLike) -> TrialTable:
             found = found if len(found) <= 100 else found[:97] + "..."
             raise SpkverError(f"{path}:1: no column '{name}'; the header must name enroll and test, found {found}")
     if len(columns) < len(names):
-        raise SpkverError(f"{path}:1: a column's name stands twice in the header")
+        raise SpkverError(f"{path}:1: a column's name is given twice in the header")
     return TrialTable(
         columns.pop("enroll"),
         columns.pop("test"),

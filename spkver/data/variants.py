@@ -9,17 +9,17 @@ from itertools import product
 from typing import NamedTuple
 
 
-class View(NamedTuple):
+class Variant(NamedTuple):
     """How a recording is heard: played faster by the one factor, its spectrum stretched by the other."""
 
     speed_factor: float
     formant_factor: float
 
 
-AS_RECORDED = (View(1.0, 1.0),)
+ORIGINAL = (Variant(1.0, 1.0),)
 
 
-def voices_of(augment) -> list[View]:
+def variants_of(augment) -> list[Variant]:
     """The voices that training makes of each speaker, in the order of the head's classes: all speeds (changing
     slowest) by all formant factors. The first is the voice as recorded."""
-    return [View(*factors) for factors in product(augment.speed_factors, augment.formant_factors)]
+    return [Variant(*factors) for factors in product(augment.speed_factors, augment.formant_factors)]

@@ -24,7 +24,7 @@ from spkver.data.directory import Utterance
 from spkver.data.resampling import speed
 from spkver.data.streaming import audio_blocks
 from spkver.data.vad import BLOCK_SECONDS, NO_SPEECH, Chosen, choose_speech, is_steady
-from spkver.data.variants import View
+from spkver.data.variants import Variant
 from spkver.errors import SpkverError
 from spkver.features import Fbank, mean_normalise
 
@@ -56,11 +56,11 @@ class Extractor:
         views: whose embeddings an utterance's embedding is made of; None: those of ``config.scoring``.
     """
 
-    def __init__(self, encoder: torch.nn.Module, config: Config, views: Sequence[View] | None = None):
+    def __init__(self, encoder: torch.nn.Module, config: Config, views: Sequence[Variant] | None = None):
         self.encoder = encoder
         self.config = config
         self.sample_rate = config.data.sample_rate
-        self.views = tuple(View(*view) for view in (config.scoring.views if views is None else views))
+        self.views = tuple(Variant(*view) for view in (config.scoring.views if views is None else views))
         self.embed_dim = encoder.embed_dim * len(self.views)
         self.evaluating = _Evaluating(encoder)
         self.device = next(encoder.parameters()).device
@@ -86,7 +86,7 @@ class Extractor:
         unit = F.normalize(raw, dim=2).flatten(1) / math.sqrt(len(self.views))
         return Extracted(unit.cpu().numpy(), raw.norm(dim=2).mean(1).cpu().numpy(), seconds)
 
-    def _of_view(self, waveforms: list[np.ndarray], view: View) -> Tensor:
+    def _of_view(self, waveforms: list[np.ndarray], view: Variant) -> Tensor:
         """Embeddings ``(len(waveforms), encoder.embed_dim)`` of one view, not of unit length."""
         waveforms = [self.long_enough(self.middle(speed(waveform, view.speed_factor))) for waveform in waveforms]
         lengths = torch.tensor([len(waveform) for waveform in waveforms])

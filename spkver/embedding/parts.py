@@ -29,7 +29,7 @@ class Part(NamedTuple):
     magnitudes: np.ndarray  # (n,) float32
     seconds: np.ndarray  # (n,) float64, of audio that the embedding was made of
     durations: np.ndarray  # (n,) float64, seconds of the file
-    reasons: np.ndarray  # (n,) text, why a file is of no use; empty if it is
+    reasons: np.ndarray  # (n,) text, why a file is unusable; empty if it is usable
     stamps: np.ndarray  # (n, 2) int64, size and modification time of the file
 
 

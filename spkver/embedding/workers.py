@@ -25,7 +25,7 @@ _HELD_SECONDS = 1200.0
 
 
 class _StopError(Exception):
-    """The run ends; a part that is not finished is of no use."""
+    """The run ends; a part that is not finished is left."""
 
 
 def embed_parts(extractor: Extractor, parts: EmbeddingParts, workers: int) -> Iterator[tuple[int, Part, bool]]:
@@ -67,7 +67,7 @@ def _make(extractor: Extractor, parts: EmbeddingParts, number: int, stop: thread
 
 
 def embed_group(extractor: Extractor, utterances: Sequence[Utterance], stop: threading.Event) -> Part:
-    """Read and embed some utterances; a file that is of no use has its reason in the result."""
+    """Read and embed some utterances; an unusable file has its reason in the result."""
     n = len(utterances)
     embeddings = np.zeros((n, extractor.embed_dim), np.float32)
     magnitudes, seconds, durations, reasons = np.zeros(n, np.float32), np.zeros(n), np.zeros(n), [""] * n

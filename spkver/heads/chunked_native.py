@@ -1,4 +1,4 @@
-"""`CondensedLogits` of `spkver.heads.chunked_torch` by kernels: one pass between matrix products.
+"""`LogitSummary` of `spkver.heads.chunked_torch` by kernels: one pass between matrix products.
 
 For each chunk of weight rows the forward pass is: lengths (and rounding) of the rows, one product, one kernel that
 finds target, hardest and summed exponentials. The backward pass: the product again, one kernel that turns it into its
@@ -12,23 +12,23 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from spkver import native
-from spkver.heads.chunked_torch import Plan, logits_of_some
+from spkver.heads.chunked_torch import ChunkPlan, logits_of_some
 
 # Below every logit, and finite: -inf less -inf would be NaN.
 _LOWEST = torch.finfo(torch.float32).min
 
 
 class FusedLogits(torch.autograd.Function):
-    """As ``CondensedLogits``, where `native.usable` says so; ``embedding`` and ``weight`` are float32."""
+    """As ``LogitSummary``, where `native.usable` says so; ``embedding`` and ``weight`` are float32."""
 
     @staticmethod
     def forward(ctx, embedding, weight, bias, label, plan):
-        batch, k, n_threads = len(embedding), plan.n_hardest, torch.get_num_threads()
+        batch, k, n_threads = len(embedding), plan.n_top_k, torch.get_num_threads()
         weight, label, bias = weight.contiguous(), label.contiguous(), None if bias is None else bias.contiguous()
         target = embedding.new_empty(batch)
         # Every thread has its own.
-        hardest = embedding.new_full((n_threads, batch, k), -torch.inf)
-        hardest_class = label.new_zeros((n_threads, batch, k))
+        top_k_other = embedding.new_full((n_threads, batch, k), -torch.inf)
+        top_k_class = label.new_zeros((n_threads, batch, k))
         highest = embedding.new_full((n_threads, batch), _LOWEST)
         total = embedding.new_zeros((n_threads, batch), dtype=torch.float64)
         inverse_norm = embedding.new_empty(len(weight)) if plan.normalise else None
@@ -36,36 +36,36 @@ class FusedLogits(torch.autograd.Function):
 
         for chunk in chunks:
             chunks.multiply(chunk, measure=plan.normalise)
-            running = target, hardest, hardest_class, highest, total
+            running = target, top_k_other, top_k_class, highest, total
             sizes = {"first": chunk.first, "classes": chunk.n_classes, "rows_per_class": plan.rows_per_class}
             native.call("head_forward", *chunks.logit_parts(chunk), label, *running, **sizes, dtype=plan.factors)
 
-        hardest, order = hardest.transpose(0, 1).flatten(1).sort(1, descending=True)
-        hardest_class = hardest_class.transpose(0, 1).flatten(1).gather(1, order)
+        top_k_other, order = top_k_other.transpose(0, 1).flatten(1).sort(1, descending=True)
+        top_k_class = top_k_class.transpose(0, 1).flatten(1).gather(1, order)
         # Of the threads' hardest only the k of all are kept apart; the others belong to the rest.
-        fallen, hardest, hardest_class = hardest[:, k:], hardest[:, :k], hardest_class[:, :k].contiguous()
-        rest = torch.cat([total.log() + highest.double(), fallen.double().t()]).logsumexp(0)
-        rest_highest = torch.cat([highest.masked_fill(highest == _LOWEST, -torch.inf), fallen.t()]).amax(0)
+        fallen, top_k_other, top_k_class = top_k_other[:, k:], top_k_other[:, :k], top_k_class[:, :k].contiguous()
+        other_logsumexp = torch.cat([total.log() + highest.double(), fallen.double().t()]).logsumexp(0)
+        other_highest = torch.cat([highest.masked_fill(highest == _LOWEST, -torch.inf), fallen.t()]).amax(0)
         if plan.factors != embedding.dtype:
             parts = weight, bias, inverse_norm, plan.rows_per_class
             target = logits_of_some(embedding, *parts, label[:, None])[:, 0]
-            hardest = logits_of_some(embedding, *parts, hardest_class)
-        rest = rest.to(embedding.dtype)
-        ctx.save_for_backward(embedding, weight, bias, label, inverse_norm, hardest_class, rest)
+            top_k_other = logits_of_some(embedding, *parts, top_k_class)
+        other_logsumexp = other_logsumexp.to(embedding.dtype)
+        ctx.save_for_backward(embedding, weight, bias, label, inverse_norm, top_k_class, other_logsumexp)
         ctx.plan = plan
-        ctx.mark_non_differentiable(rest_highest)
-        return target, hardest, rest, rest_highest
+        ctx.mark_non_differentiable(other_highest)
+        return target, top_k_other, other_logsumexp, other_highest
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_target, grad_hardest, grad_rest, _):
-        embedding, weight, bias, label, inverse_norm, hardest_class, rest = ctx.saved_tensors
+    def backward(ctx, grad_target, grad_hardest, grad_other, _):
+        embedding, weight, bias, label, inverse_norm, top_k_class, other_logsumexp = ctx.saved_tensors
         plan = ctx.plan
-        n_singles = 1 + plan.n_hardest
-        single_class, order = torch.cat([label[:, None], hardest_class], 1).flatten().sort()
+        n_singles = 1 + plan.n_top_k
+        single_class, order = torch.cat([label[:, None], top_k_class], 1).flatten().sort()
         single_grad = torch.cat([grad_target[:, None], grad_hardest], 1).flatten()[order]
         single_item = order // n_singles
-        grad_rest = grad_rest.contiguous()
+        grad_other = grad_other.contiguous()
         grad_weight = torch.empty_like(weight)
         grad_bias = None if bias is None else torch.empty_like(bias)
         grad_embedding = torch.zeros_like(embedding.t())
@@ -83,7 +83,9 @@ class FusedLogits(torch.autograd.Function):
             sizes = {"classes": chunk.n_classes, "offsets": len(classes), "rows_per_class": plan.rows_per_class}
             parts = chunks.logit_parts(chunk)
             changed = radial, of_bias
-            native.call("head_backward", *parts, rest, grad_rest, *singles, *changed, **sizes, dtype=plan.factors)
+            native.call(
+                "head_backward", *parts, other_logsumexp, grad_other, *singles, *changed, **sizes, dtype=plan.factors
+            )
             of_rows = grad_weight[chunk.rows]
             of_factor = of_rows if product is None else product[: chunk.n_rows]
             torch.mm(parts[0], factor, out=of_factor)
@@ -109,7 +111,9 @@ class _Chunk:
 class _Chunks:
     """Products of one chunk of weight rows with the batch at a time, in memory that the next chunk takes over."""
 
-    def __init__(self, embedding: Tensor, weight: Tensor, bias: Tensor | None, inverse_norm: Tensor | None, plan: Plan):
+    def __init__(
+        self, embedding: Tensor, weight: Tensor, bias: Tensor | None, inverse_norm: Tensor | None, plan: ChunkPlan
+    ):
         self.weight, self.bias, self.inverse_norm, self.plan = weight, bias, inverse_norm, plan
         self.n_classes = len(weight) // plan.rows_per_class
         self.factor = embedding.t().to(plan.factors).contiguous()

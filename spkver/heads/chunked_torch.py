@@ -18,17 +18,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-class Plan(NamedTuple):
-    """What ``CondensedLogits`` computes, and in which portions."""
+class ChunkPlan(NamedTuple):
+    """What ``LogitSummary`` computes, and in which portions."""
 
     rows_per_class: int
     normalise: bool  # each weight row to length 1
-    n_hardest: int
+    n_top_k: int
     chunk_classes: int
     factors: torch.dtype  # of matrix products
 
 
-class CondensedLogits(torch.autograd.Function):
+class LogitSummary(torch.autograd.Function):
     """All logits of a batch, condensed to what cross-entropy with margins on a few of them needs.
 
     ``apply(embedding, weight, bias, label, plan)`` takes (batch, dim), (classes * rows_per_class, dim),
@@ -43,12 +43,12 @@ class CondensedLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, embedding, weight, bias, label, plan):
-        batch, k = len(embedding), plan.n_hardest
+        batch, k = len(embedding), plan.n_top_k
         target = embedding.new_empty(batch)
-        hardest = embedding.new_full((batch, k), -torch.inf)
-        hardest_class = label.new_zeros((batch, k))
-        rest_highest = embedding.new_full((batch,), -torch.inf)
-        rest = rest_highest.double()  # a running sum over all chunks
+        top_k_other = embedding.new_full((batch, k), -torch.inf)
+        top_k_class = label.new_zeros((batch, k))
+        other_highest = embedding.new_full((batch,), -torch.inf)
+        other_logsumexp = other_highest.double()  # a running sum over all chunks
         inverse_norm = embedding.new_empty(len(weight)) if plan.normalise else None
         chunks = _Chunks(embedding, weight, bias, inverse_norm, plan)
         lowest = torch.finfo(embedding.dtype).min
@@ -63,31 +63,31 @@ class CondensedLogits(torch.autograd.Function):
             logit[at] = -torch.inf
             highest = logit.amax(0)
             if k:
-                items = (highest > hardest[:, -1]).nonzero()[:, 0]
-                kept = hardest[items], hardest_class[items]
-                hardest[items], hardest_class[items], left, highest[items] = _merge(kept, logit, items, chunk.first)
-                rest[items] = rest[items].logaddexp(left.double().logsumexp(1))
-                rest_highest[items] = rest_highest[items].maximum(left.amax(1))
-            rest_highest = rest_highest.maximum(highest)
+                items = (highest > top_k_other[:, -1]).nonzero()[:, 0]
+                kept = top_k_other[items], top_k_class[items]
+                top_k_other[items], top_k_class[items], left, highest[items] = _merge(kept, logit, items, chunk.first)
+                other_logsumexp[items] = other_logsumexp[items].logaddexp(left.double().logsumexp(1))
+                other_highest[items] = other_highest[items].maximum(left.amax(1))
+            other_highest = other_highest.maximum(highest)
             highest.clamp_min_(lowest)  # -inf less -inf would be NaN
-            rest = rest.logaddexp(logit.sub_(highest).exp_().sum(0).log().add_(highest).double())
+            other_logsumexp = other_logsumexp.logaddexp(logit.sub_(highest).exp_().sum(0).log().add_(highest).double())
 
         if plan.factors != embedding.dtype:
             parts = weight, bias, inverse_norm, plan.rows_per_class
             target = logits_of_some(embedding, *parts, label[:, None])[:, 0]
-            hardest = logits_of_some(embedding, *parts, hardest_class)
-        rest = rest.to(embedding.dtype)
-        ctx.save_for_backward(embedding, weight, bias, label, inverse_norm, hardest_class, rest)
+            top_k_other = logits_of_some(embedding, *parts, top_k_class)
+        other_logsumexp = other_logsumexp.to(embedding.dtype)
+        ctx.save_for_backward(embedding, weight, bias, label, inverse_norm, top_k_class, other_logsumexp)
         ctx.plan = plan
-        ctx.mark_non_differentiable(rest_highest)
-        return target, hardest, rest, rest_highest
+        ctx.mark_non_differentiable(other_highest)
+        return target, top_k_other, other_logsumexp, other_highest
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_target, grad_hardest, grad_rest, _):
-        embedding, weight, bias, label, inverse_norm, hardest_class, rest = ctx.saved_tensors
+    def backward(ctx, grad_target, grad_hardest, grad_other, _):
+        embedding, weight, bias, label, inverse_norm, top_k_class, other_logsumexp = ctx.saved_tensors
         plan = ctx.plan
-        single_class = torch.cat([label[:, None], hardest_class], dim=1)
+        single_class = torch.cat([label[:, None], top_k_class], dim=1)
         single_grad = torch.cat([grad_target[:, None], grad_hardest], dim=1).flatten()
         grad_weight = torch.empty_like(weight)
         grad_bias = None if bias is None else torch.empty_like(bias)
@@ -97,9 +97,9 @@ class CondensedLogits(torch.autograd.Function):
         for chunk, singles in zip(chunks.parts(), chunks.split(single_class.flatten())):
             row_logit = chunks.of_rows(chunk)
             logit = chunks.of_classes(row_logit)
-            grad = (logit - rest).exp_().mul_(grad_rest)
+            grad = (logit - other_logsumexp).exp_().mul_(grad_other)
             classes, items = single_class.flatten()[singles], singles // single_class.shape[1]
-            # Also where nothing is left for ``rest``, and what stands there is NaN.
+            # Also where nothing is left for ``other_logsumexp``, and what stands there is NaN.
             grad[classes - chunk.first, items] = single_grad[singles]
             if bias is not None:
                 grad_bias[chunk.classes] = grad.sum(1)
@@ -127,7 +127,9 @@ class _Chunk(NamedTuple):
 class _Chunks:
     """The logits of one chunk of classes at a time, in memory that the next chunk takes over."""
 
-    def __init__(self, embedding: Tensor, weight: Tensor, bias: Tensor | None, inverse_norm: Tensor | None, plan: Plan):
+    def __init__(
+        self, embedding: Tensor, weight: Tensor, bias: Tensor | None, inverse_norm: Tensor | None, plan: ChunkPlan
+    ):
         self.weight, self.bias, self.inverse_norm, self.plan = weight, bias, inverse_norm, plan
         self.n_classes = len(weight) // plan.rows_per_class
         self.embedding = embedding.t().contiguous()

@@ -11,7 +11,7 @@ from spkver.scoring.backends.calibration import fit_calibration
 from spkver.scoring.score_files import write_scores
 from spkver.scoring.stages import calibration_loss, held_out_trials, known_by_name, scored_already, trials_and_voices
 from spkver.scoring.system_files import FUSION, System
-from spkver.scoring.systems import Qualified, build_system
+from spkver.scoring.systems import RatedScores, build_system
 
 
 def fuse_systems(
@@ -50,10 +50,10 @@ def fuse_systems(
     for name, system, held_out in zip(names, systems, found):
         backend, voices = system.backend, held_out.voices
         with known_by_name(name):
-            score = Qualified(build_system(system.name, voices, voices, backend), voices, voices)
+            score = RatedScores(build_system(system.name, voices, voices, backend), voices, voices)
             columns = score.columns(trials.enroll_index, trials.test_index)
             index, sides = trials_and_voices(system, data, asked, settings.calibration.quality)
-            tested = Qualified(build_system(system.name, sides, sides, backend), sides, sides).columns(*index)
+            tested = RatedScores(build_system(system.name, sides, sides, backend), sides, sides).columns(*index)
         train_columns[name], test_columns[name] = columns.pop("score"), tested.pop("score")
         if name == names[0]:
             qualities, test_qualities = columns, tested

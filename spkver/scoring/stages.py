@@ -42,13 +42,13 @@ from spkver.scoring.score_files import file_fingerprint, score_list
 from spkver.scoring.system_files import Embedded, System
 from spkver.scoring.systems import (
     EQUAL_ERROR_THRESHOLD,
-    Qualified,
+    EmbeddingSet,
+    RatedScores,
     ScoreMean,
-    Voices,
     build_system,
-    enrolled_voices,
+    enrolled_embeddings,
     parse_system,
-    qualified_voices,
+    rated_embeddings,
 )
 
 
@@ -159,7 +159,7 @@ def score_trials(
         if models_file is not None:
             models = read_models(models_file, rows)
             enroll_rows = Rows(models.names, models_file)
-            enroll = test if score_mean else enrolled_voices(test, models)
+            enroll = test if score_mean else enrolled_embeddings(test, models)
         score = build_system(system.name, enroll, test, backend)
         if models_file is not None and score_mean:
             score = ScoreMean(score, models)
@@ -239,7 +239,7 @@ def fit_calibration_of(train: DataDirectory, system: System, settings: Scoring, 
     labels, n_targets = trials.labels, int(trials.labels.sum())
     with known_by_name(str(train.path)):
         score = build_system(system.name, trials.voices, trials.voices, backend)
-        columns = Qualified(score, trials.voices, trials.voices).columns(trials.enroll_index, trials.test_index)
+        columns = RatedScores(score, trials.voices, trials.voices).columns(trials.enroll_index, trials.test_index)
         belongs_to = {
             "system": system.name,
             "quality": chosen.quality,
@@ -271,7 +271,7 @@ class HeldOutTrials(NamedTuple):
     """
 
     names: list[str]  # utterances, then the speakers of joined recordings
-    voices: Voices  # of the same
+    voices: EmbeddingSet  # of the same
     enroll_index: np.ndarray  # (n_trials,) by position among them
     test_index: np.ndarray
     labels: np.ndarray  # 1 = target
@@ -311,7 +311,7 @@ def held_out_trials(train: DataDirectory, system: System, settings: Scoring, see
     )
     singles = HeldOutTrials(
         utts,
-        Voices(embedded.embeddings[held_out], measures),
+        EmbeddingSet(embedded.embeddings[held_out], measures),
         made.enroll_index,
         made.test_index,
         made.labels,
@@ -345,8 +345,8 @@ def _with_joined(
     if not len(labels):
         return singles
     embeddings, magnitudes, seconds = joined.extracted
-    more = qualified_voices(embeddings, {"duration": seconds, "magnitude": magnitudes}, chosen.quality, system.backend)
-    voices = Voices(
+    more = rated_embeddings(embeddings, {"duration": seconds, "magnitude": magnitudes}, chosen.quality, system.backend)
+    voices = EmbeddingSet(
         np.concatenate([singles.voices.embeddings, more.embeddings]),
         {name: np.concatenate([values, more.measures[name]]) for name, values in singles.voices.measures.items()},
     )
@@ -369,7 +369,7 @@ def _equal_weights(labels: np.ndarray) -> np.ndarray:
 
 def trials_and_voices(
     system: System, data: Path, trials: Trials, quality: list[str]
-) -> tuple[tuple[np.ndarray, np.ndarray], Voices]:
+) -> tuple[tuple[np.ndarray, np.ndarray], EmbeddingSet]:
     """Trials as rows, and the voices of these rows, of a system's embeddings of a data directory."""
     embedded = Embedded.of(system, data)
     rows = embedded.rows()

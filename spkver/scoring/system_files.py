@@ -13,7 +13,7 @@ from spkver.errors import SpkverError
 from spkver.experiment.model_fingerprint import IMPORTED
 from spkver.experiment.provenance import data_name, data_record, file_record, read_record, same_data
 from spkver.scoring.backend_folder import Backend
-from spkver.scoring.systems import CALIBRATION, COHORT_MEAN, ONNX_BASES, Voices, parse_system, qualified_voices
+from spkver.scoring.systems import CALIBRATION, COHORT_MEAN, ONNX_BASES, EmbeddingSet, parse_system, rated_embeddings
 
 FUSION = "fusion"
 
@@ -158,7 +158,7 @@ class Embedded:
             raise SpkverError(f"{self.folder / 'utts'}: '{stranger}' is not in {directory.path}; embed it again")
         return np.array([of[utt] for utt in self.utts])
 
-    def voices(self, backend: Backend, quality: list[str]) -> Voices:
+    def voices(self, backend: Backend, quality: list[str]) -> EmbeddingSet:
         """One side of trials, with the quality measures that a calibration asks for."""
         measures = read_measures(self.folder, [name for name in quality if name != COHORT_MEAN])
-        return qualified_voices(self.embeddings, measures, quality, backend)
+        return rated_embeddings(self.embeddings, measures, quality, backend)

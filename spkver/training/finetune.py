@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from spkver.config import Config
 from spkver.data.directory import DataDirectory, Utterance
-from spkver.data.variants import View, voices_of
+from spkver.data.variants import Variant, variants_of
 from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
 from spkver.experiment.model_folder import fit, load_tensors, read_config, read_speakers
@@ -93,7 +93,7 @@ def start_from(folder: Path, encoder: SpeechEncoderV3, head: Head, directory: Da
 
 def _classes(speakers: list[str], config: Config) -> list[SpeakerClass]:
     """The classes of a head in the order of its rows: variant by variant."""
-    return [SpeakerClass(speaker, *variant) for variant, speaker in product(voices_of(config.augment), speakers)]
+    return [SpeakerClass(speaker, *variant) for variant, speaker in product(variants_of(config.augment), speakers)]
 
 
 def _places(classes: list[SpeakerClass]) -> dict[SpeakerClass, int]:
@@ -141,7 +141,7 @@ def class_centres(
         places = [place for place, each in enumerate(classes) if each[1:] == variant]
         counts = [len(chosen[classes[place].speaker]) for place in places]
         utterances = [utterance for place in places for utterance in chosen[classes[place].speaker]]
-        extractor = Extractor(encoder, config, [View(*variant)])
+        extractor = Extractor(encoder, config, [Variant(*variant)])
         title = "centres (speed {:g}, formants {:g})".format(*variant)
         embeddings = torch.from_numpy(extractor.embed_utterances(utterances, directory.durations, title))
         centres[places] = torch.stack([part.mean(0) for part in embeddings.split(counts)])
@@ -186,11 +186,11 @@ def freeze(encoder: nn.Module, patterns: Iterable[str]) -> list[nn.Module]:
     frozen = {
         name for pattern in patterns for name in _matching("optimizer.freeze", pattern, encoder, encoder.state_dict())
     }
-    still, names_of_still = [], set()
+    frozen_modules, names_of_still = [], set()
     for prefix, module in encoder.named_modules():
         names = module.state_dict(prefix=f"{prefix}." if prefix else "").keys()
         if names and names <= frozen:
-            still.append(module)
+            frozen_modules.append(module)
             names_of_still |= names
     parameters = dict(encoder.named_parameters())
     for name in sorted(frozen - names_of_still - parameters.keys()):
@@ -198,7 +198,7 @@ def freeze(encoder: nn.Module, patterns: Iterable[str]) -> list[nn.Module]:
         raise SpkverError(f"optimizer.freeze: '{name}' moves while '{module}' learns; freeze '{module}.*'")
     for name in frozen & parameters.keys():
         parameters[name].requires_grad_(False)
-    return still
+    return frozen_modules
 
 
 def learning_rate_factors(encoder: nn.Module, factors: dict[str, float]) -> dict[nn.Parameter, float]:

@@ -19,7 +19,7 @@ from spkver.training.finetune import learning_rate_factors
 
 def build_optimizer(
     config: Optimizer, encoder: nn.Module, head: Head, dtype: torch.dtype, rows: "RowAdamW | None" = None
-) -> "torch.optim.Optimizer | Together":
+) -> "torch.optim.Optimizer | CombinedOptimizer":
     """The optimizer that ``config.name`` names; biases and norms are not decayed, frozen weights not touched.
 
     Where ``rows`` changes the head's weights, this leaves them to it. Muon's matrix products are in ``dtype``, the
@@ -31,13 +31,13 @@ def build_optimizer(
         SpkverError: a pattern in ``config.lr_factors`` matches nothing.
     """
     if rows is not None:
-        return Together(_of_weights(config, encoder, _trained(config, encoder), dtype), rows)
+        return CombinedOptimizer(_of_weights(config, encoder, _trained(config, encoder), dtype), rows)
     return _of_weights(config, encoder, _trained(config, encoder) | dict.fromkeys(head.parameters(), 1.0), dtype)
 
 
 def _of_weights(
     config: Optimizer, encoder: nn.Module, factors: dict[nn.Parameter, float], dtype: torch.dtype
-) -> "torch.optim.Optimizer | Together":
+) -> "torch.optim.Optimizer | CombinedOptimizer":
     if config.name == "muon":
         return _build_muon(config, encoder, factors, dtype)
     groups = _groups(factors, config.weight_decay)
@@ -53,14 +53,14 @@ def _of_weights(
     return kinds[config.name](groups, lr=config.lr, betas=tuple(config.betas), **fused)
 
 
-def set_learning_rate(optimizer: "torch.optim.Optimizer | Together", lr: float) -> None:
+def set_learning_rate(optimizer: "torch.optim.Optimizer | CombinedOptimizer", lr: float) -> None:
     """Give every group the rate of the schedule, times its own factor."""
     for group in optimizer.param_groups:
         # A checkpoint from before there were factors has none.
         group["lr"] = lr * group.get("lr_factor", 1.0)
 
 
-class Together:
+class CombinedOptimizer:
     """Several optimizers, each with parameters of its own, used as one."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
@@ -88,7 +88,7 @@ class Together:
 
 def _build_muon(
     config: Optimizer, encoder: nn.Module, factors: dict[nn.Parameter, float], dtype: torch.dtype
-) -> Together:
+) -> CombinedOptimizer:
     """Muon for the encoder's matrices, AdamW for convolutions, vectors and the head.
 
     One learning rate serves both. A head's rows are classes, of which a step sees a few: no matrix in that sense.
@@ -100,9 +100,9 @@ def _build_muon(
     rest = {parameter: factor for parameter, factor in factors.items() if parameter not in matrices}
     adamw = torch.optim.AdamW(_groups(rest, config.weight_decay), lr=config.lr, betas=tuple(config.betas), fused=True)
     if not matrices:
-        return Together(adamw)
+        return CombinedOptimizer(adamw)
     muon = Muon(_groups(matrices, config.weight_decay), config.lr, config.momentum, dtype=dtype)
-    return Together(muon, adamw)
+    return CombinedOptimizer(muon, adamw)
 
 
 def _trained(config: Optimizer, encoder: nn.Module) -> dict[nn.Parameter, float]:

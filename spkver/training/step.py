@@ -21,7 +21,7 @@ from spkver.embedding.extractor import build_fbank
 from spkver.errors import SpkverError
 from spkver.features import SpecAugment, mean_normalise
 from spkver.heads import Head, chunked_loss, draw_classes
-from spkver.training.clock import Clock
+from spkver.training.clock import StageTimer
 from spkver.training.norm_statistics import NormStatistics
 from spkver.training.optim import RowAdamW, build_optimizer, set_learning_rate
 from spkver.training.schedules import learning_rate, margin
@@ -53,7 +53,7 @@ class TrainingStep:
         self.rows = self._row_optimizer()
         self.optimizer = build_optimizer(config.optimizer, encoder, head, dtype, self.rows)
         self.statistics = NormStatistics(encoder, head)
-        self.clock = Clock(device)
+        self.clock = StageTimer(device)
         self.skipped_in_a_row = 0
         self.gradients: Tensor | None = None
         """Histograms of the last watched step's gradients, before and after clipping."""

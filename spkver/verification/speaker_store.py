@@ -17,7 +17,7 @@ from spkver.data.names import composed
 from spkver.errors import SpkverError
 from spkver.scoring.backends.enrolment import Models
 from spkver.verification.store_files import Enrolled, Recording, changing, is_name, read_enrolled, write_enrolled
-from spkver.verification.verifier import Audio, Heard, Verifier, load
+from spkver.verification.verifier import Audio, EmbeddedAudio, Verifier, load
 
 
 class Enrolment(NamedTuple):
@@ -132,9 +132,9 @@ class SpeakerStore:
             found = "none" if isinstance(recordings, list | tuple) else shown(recordings)
             raise SpkverError(f"{name}: expected a list of one recording or more to enrol by, got {found}")
         self._refuse_known(name, known)
-        heard = Heard.together(*(self.voice.listen(audio, sample_rate) for audio in recordings))
+        embedded = EmbeddedAudio.together(*(self.voice.embed_audio(audio, sample_rate) for audio in recordings))
         files = [str(Path(audio).absolute()) if isinstance(audio, str | os.PathLike) else "" for audio in recordings]
-        new = [Recording(*row) for row in zip(files, heard.durations.tolist(), heard.magnitudes.tolist())]
+        new = [Recording(*row) for row in zip(files, embedded.durations.tolist(), embedded.magnitudes.tolist())]
         with changing(self.folder):
             # As it is now: another process may have enrolled somebody in the meantime.
             self._enrolled = read_enrolled(self.folder)
@@ -144,10 +144,10 @@ class SpeakerStore:
             speakers = self.speakers
             rows = {other: self._enrolled.rows(other) for other in speakers}
             if known == "replace" or name not in speakers:
-                speakers[name], rows[name] = new, heard.embeddings
+                speakers[name], rows[name] = new, embedded.embeddings
             else:
                 speakers[name] = speakers[name] + new
-                rows[name] = np.concatenate([rows[name], heard.embeddings])
+                rows[name] = np.concatenate([rows[name], embedded.embeddings])
             self._write(speakers, rows)
         likeness = self.voice.likeness_threshold or (None, None)
         return Enrolment(name, len(speakers[name]), self._doubtful(name, len(new), likeness[0]), *likeness)
@@ -176,8 +176,8 @@ class SpeakerStore:
         Raises:
             SpkverError: nobody is enrolled, the model has no threshold, or as `Verifier.embed`.
         """
-        threshold, models, heard = self.voice.known_threshold(), self._models(), self._heard()
-        scores = self.voice.scores(heard, models, self.voice.listen(audio, sample_rate))[:, 0]
+        threshold, models, embedded = self.voice.known_threshold(), self._models(), self._embedded()
+        scores = self.voice.scores(embedded, models, self.voice.embed_audio(audio, sample_rate))[:, 0]
         ranked = {models.names[place]: float(scores[place]) for place in np.argsort(-scores, kind="stable")}
         best, score = next(iter(ranked.items()))
         known = best if score >= threshold else None
@@ -196,11 +196,11 @@ class SpeakerStore:
         Raises:
             SpkverError: as `identify` and `Verifier.embed_windows`.
         """
-        threshold, models, enrolled = self.voice.known_threshold(), self._models(), self._heard()
-        times, heard = self.voice.listen_along(audio, window_seconds, hop_seconds, sample_rate)
+        threshold, models, enrolled = self.voice.known_threshold(), self._models(), self._embedded()
+        times, embedded = self.voice.embed_audio_windows(audio, window_seconds, hop_seconds, sample_rate)
         if not len(times):
             return []
-        scores = self.voice.scores(enrolled, models, heard)
+        scores = self.voice.scores(enrolled, models, embedded)
         best = scores.argmax(0)
         found: list[list] = []
         for (start, end), place, score in zip(times[:, 2:].tolist(), best.tolist(), scores.max(0).tolist()):
@@ -216,14 +216,14 @@ class SpeakerStore:
 
     def _doubtful(self, name: str, n_new: int, threshold: float | None) -> list[tuple[str, float]]:
         """The last recordings of a speaker that score below a threshold against all the others together."""
-        heard, listed = self._heard(name), self._enrolled.speakers[name]
+        embedded, listed = self._embedded(name), self._enrolled.speakers[name]
         if len(listed) < 2 or threshold is None:
             return []
         doubtful = []
         for place in range(len(listed) - n_new, len(listed)):
             others = np.delete(np.arange(len(listed)), place)
-            one = Heard(*(values[[place]] for values in heard))
-            score = float(self.voice.scores(heard, Models([name], others, np.array([0, len(others)])), one)[0, 0])
+            one = EmbeddedAudio(*(values[[place]] for values in embedded))
+            score = float(self.voice.scores(embedded, Models([name], others, np.array([0, len(others)])), one)[0, 0])
             if score < threshold:
                 doubtful.append((listed[place].file, score))
         return doubtful
@@ -235,12 +235,14 @@ class SpeakerStore:
         counts = [len(listed) for listed in self.speakers.values()]
         return Models(list(self.speakers), np.arange(sum(counts)), np.cumsum([0, *counts]))
 
-    def _heard(self, name: str | None = None) -> Heard:
+    def _embedded(self, name: str | None = None) -> EmbeddedAudio:
         """The recordings of all speakers, or of one."""
         names = self.speakers if name is None else [name]
         listed = [one for speaker in names for one in self.speakers[speaker]]
         embeddings = self._enrolled.embeddings if name is None else self._enrolled.rows(name)
-        return Heard(embeddings, np.array([one.seconds for one in listed]), np.array([one.magnitude for one in listed]))
+        return EmbeddedAudio(
+            embeddings, np.array([one.seconds for one in listed]), np.array([one.magnitude for one in listed])
+        )
 
     def _write(self, speakers: dict[str, list[Recording]], rows: dict[str, np.ndarray]) -> None:
         if self._voice is not None:

@@ -25,13 +25,13 @@ from spkver.scoring.stored_threshold import EQUAL_ERROR, Threshold, prior_source
 from spkver.scoring.systems import (
     CALIBRATION,
     EQUAL_ERROR_THRESHOLD,
-    Voices,
+    EmbeddingSet,
     build_system,
     check_can_decide,
     deciding_system,
-    enrolled_voices,
+    enrolled_embeddings,
     parse_system,
-    qualified_voices,
+    rated_embeddings,
 )
 
 Audio = str | os.PathLike | ArrayLike
@@ -48,7 +48,7 @@ class Verification(NamedTuple):
     threshold_source: str  # where the threshold comes from, in words
 
 
-class Heard(NamedTuple):
+class EmbeddedAudio(NamedTuple):
     """What the encoder made of recordings, or of windows of one: all that comparing them needs."""
 
     embeddings: np.ndarray  # (n, embed_dim) float32, of unit length
@@ -56,7 +56,7 @@ class Heard(NamedTuple):
     magnitudes: np.ndarray  # (n,) of the embeddings before they were normalised
 
     @classmethod
-    def together(cls, *several: "Heard") -> "Heard":
+    def together(cls, *several: "EmbeddedAudio") -> "EmbeddedAudio":
         """One after another."""
         return cls(*(np.concatenate(column) for column in zip(*several)))
 
@@ -188,9 +188,9 @@ class Verifier:
         Raises:
             SpkverError: the audio is missing, unreadable, empty, silent, without speech, damaged, or no audio.
         """
-        return self.listen(audio, sample_rate).embeddings[0]
+        return self.embed_audio(audio, sample_rate).embeddings[0]
 
-    def listen(self, audio: Audio, sample_rate: int | None = None) -> Heard:
+    def embed_audio(self, audio: Audio, sample_rate: int | None = None) -> EmbeddedAudio:
         """The same, with what else a score depends on."""
         if is_path(audio):
             chosen = self._extractor.read(audio)
@@ -219,12 +219,12 @@ class Verifier:
         Raises:
             SpkverError: as `embed`, or a window or hop that is too short.
         """
-        times, heard = self.listen_along(audio, window_seconds, hop_seconds, sample_rate)
-        return times[:, :2], heard.embeddings
+        times, embedded = self.embed_audio_windows(audio, window_seconds, hop_seconds, sample_rate)
+        return times[:, :2], embedded.embeddings
 
-    def listen_along(
+    def embed_audio_windows(
         self, audio: Audio, window_seconds: float = 3.0, hop_seconds: float = 1.5, sample_rate: int | None = None
-    ) -> tuple[np.ndarray, Heard]:
+    ) -> tuple[np.ndarray, EmbeddedAudio]:
         """The same, with where the speech in each window begins and ends, and what else a score depends on.
 
         Returns:
@@ -236,11 +236,15 @@ class Verifier:
                 raise SpkverError(f"{name} must be a number, got {shown(seconds)}")
         limit = self.config.scoring.batch_seconds
         blocks = self._blocks(audio, sample_rate)
-        times, heard, waiting = [], [Heard(np.zeros((0, self._extractor.embed_dim), np.float32), *np.zeros((2, 0)))], []
+        times, embedded, waiting = (
+            [],
+            [EmbeddedAudio(np.zeros((0, self._extractor.embed_dim), np.float32), *np.zeros((2, 0)))],
+            [],
+        )
 
         def embed_waiting() -> None:
             if waiting:
-                heard.append(self._extracted([window.speech for window in waiting], audio))
+                embedded.append(self._extracted([window.speech for window in waiting], audio))
                 waiting.clear()
 
         window: SpeechWindow
@@ -250,7 +254,7 @@ class Verifier:
             if len(waiting) * window_seconds >= limit:
                 embed_waiting()
         embed_waiting()
-        return np.array(times, np.float64).reshape(-1, 4), Heard.together(*heard)
+        return np.array(times, np.float64).reshape(-1, 4), EmbeddedAudio.together(*embedded)
 
     def set_prior(self, p_target: float) -> None:
         """Decide for recordings that are of one speaker with this probability before they are heard.
@@ -290,26 +294,26 @@ class Verifier:
         """
         threshold = self.known_threshold()
         one = Models(["a"], np.array([0]), np.array([0, 1]))
-        score = float(self.scores(self.listen(a, sample_rate), one, self.listen(b, sample_rate))[0, 0])
+        score = float(self.scores(self.embed_audio(a, sample_rate), one, self.embed_audio(b, sample_rate))[0, 0])
         return Verification(score, score >= threshold, threshold, self.calibrated, self.system, self.threshold_source)
 
-    def scores(self, enrolled: Heard, models: Models, tests: Heard) -> np.ndarray:
+    def scores(self, enrolled: EmbeddedAudio, models: Models, tests: EmbeddedAudio) -> np.ndarray:
         """The score of each model, of one recording or several, with each test: (n_models, n_tests) float32."""
         shape = len(models.names), len(tests.embeddings)
         enroll_index, test_index = np.indices(shape).reshape(2, -1)
         try:
-            enroll = enrolled_voices(self._voices(enrolled), models)
-            score = build_system(self.system, enroll, self._voices(tests), self._backend)
+            enroll = enrolled_embeddings(self._embedding_set(enrolled), models)
+            score = build_system(self.system, enroll, self._embedding_set(tests), self._backend)
             return score(enroll_index, test_index).reshape(shape)
         except ValueError as error:
             raise SpkverError(f"{self.folder}: {error}") from None
 
-    def _voices(self, heard: Heard) -> Voices:
+    def _embedding_set(self, embedded: EmbeddedAudio) -> EmbeddingSet:
         quality = [] if self._calibration is None else self._calibration.quality
-        measures = {"duration": heard.durations, "magnitude": heard.magnitudes}
-        return qualified_voices(heard.embeddings, measures, quality, self._backend)
+        measures = {"duration": embedded.durations, "magnitude": embedded.magnitudes}
+        return rated_embeddings(embedded.embeddings, measures, quality, self._backend)
 
-    def _extracted(self, waveforms: list[np.ndarray], audio: Audio) -> Heard:
+    def _extracted(self, waveforms: list[np.ndarray], audio: Audio) -> EmbeddedAudio:
         """What the encoder makes of waveforms of a recording, which it names where that is nothing."""
         made: Extracted = self._extractor.extract(waveforms)
         usable = np.isfinite(made.embeddings).all() and np.isfinite(made.magnitudes).all() and made.magnitudes.all()
@@ -319,7 +323,7 @@ class Verifier:
                 f"{_name(audio)}: its embedding is not finite, so it is unusable; samples reach {loudest:g} where 1 is "
                 "full scale"
             )
-        return Heard(made.embeddings, made.seconds, made.magnitudes)
+        return EmbeddedAudio(made.embeddings, made.seconds, made.magnitudes)
 
     def _samples(self, audio: Audio, sample_rate: int | None) -> np.ndarray:
         """Samples of any kind, mono at the model's rate."""

@@ -20,7 +20,7 @@ from spkver.scoring.backends.enrolment import Models
 from spkver.scoring.stored_threshold import Threshold
 from spkver.verification import store_files as enrolled_module
 from spkver.verification.store_files import read_enrolled, write_enrolled
-from spkver.verification.verifier import Heard
+from spkver.verification.verifier import EmbeddedAudio
 
 
 @pytest.fixture
@@ -90,13 +90,13 @@ def test_one_recording_of_a_calibrated_model_scores_as_verify_does(calibrated, w
         assert outcome.scores[f"s{speaker}"] == pytest.approx(voice.verify(wav(speaker, 0), wav(1, 4)).score, abs=1e-5)
     # Two recordings are as long and as clear as they are on average, within what the calibration has seen.
     store.enroll("both", [wav(1, 0), wav(1, 1)])
-    heard = [voice.listen(wav(1, take)) for take in (0, 1, 4)]
+    embedded = [voice.embed_audio(wav(1, take)) for take in (0, 1, 4)]
     calibration = json.loads((calibrated / "backend/calibration-cosine.json").read_text())
-    mean = heard[0].embeddings[0].astype(float) + heard[1].embeddings[0]
-    seconds = np.log([(heard[0].durations[0] + heard[1].durations[0]) / 2, heard[2].durations[0]])
-    magnitudes = [(heard[0].magnitudes[0] + heard[1].magnitudes[0]) / 2, heard[2].magnitudes[0]]
+    mean = embedded[0].embeddings[0].astype(float) + embedded[1].embeddings[0]
+    seconds = np.log([(embedded[0].durations[0] + embedded[1].durations[0]) / 2, embedded[2].durations[0]])
+    magnitudes = [(embedded[0].magnitudes[0] + embedded[1].magnitudes[0]) / 2, embedded[2].magnitudes[0]]
     columns = {
-        "score": mean @ heard[2].embeddings[0] / np.linalg.norm(mean),
+        "score": mean @ embedded[2].embeddings[0] / np.linalg.norm(mean),
         "log_duration_min": min(seconds),
         "log_duration_max": max(seconds),
         "magnitude_min": min(magnitudes),
@@ -332,10 +332,10 @@ def test_more_enrolment_and_more_speech_never_make_a_decision_worse(calibrated, 
     def decisions(enrolled, tests):
         n = len(enrolled) // 10
         models = Models([str(s) for s in range(10)], np.arange(10 * n), np.arange(0, 10 * n + 1, n))
-        llrs = voice.scores(Heard.together(*enrolled), models, Heard.together(*tests))
+        llrs = voice.scores(EmbeddedAudio.together(*enrolled), models, EmbeddedAudio.together(*tests))
         return (llrs[own] >= voice.threshold).mean(), (llrs[~own] >= voice.threshold).mean(), llrs[own].mean()
 
-    takes = [[voice.listen(wav(speaker, take)) for take in range(6)] for speaker in range(10)]
+    takes = [[voice.embed_audio(wav(speaker, take)) for take in range(6)] for speaker in range(10)]
     tests = [own_takes[5] for own_takes in takes]
     found = [decisions([t[n % 5] for t in takes for n in range(count)], tests) for count in (1, 2, 3, 5, 15)]
     for (accepted, false, llr), (more_accepted, more_false, more_llr) in pairwise(found):
@@ -346,7 +346,7 @@ def test_more_enrolment_and_more_speech_never_make_a_decision_worse(calibrated, 
     def parts(seconds):
         for half in ((0, 1, 2), (3, 4, 5)):
             joined = [np.concatenate([read_audio(wav(s, take), 16000) for take in half]) for s in range(10)]
-            yield [voice.listen(np.resize(samples, seconds * 16000)) for samples in joined]
+            yield [voice.embed_audio(np.resize(samples, seconds * 16000)) for samples in joined]
 
     found = [decisions(*parts(seconds)) for seconds in (2, 8, 60, 120)]
     for (accepted, false, _), (more_accepted, more_false, _) in pairwise(found):
@@ -430,7 +430,7 @@ def test_any_damaged_byte_of_what_decides_is_accepted_or_one_line(calibrated, wa
         "weights",
     ]
     alone = Models(["a"], np.array([0]), np.array([0, 1]))
-    heard = spkver.load(model).listen(wav(0, 0))
+    embedded = spkver.load(model).embed_audio(wav(0, 0))
     refused = 0
     for turn in range(240):
         path = files[turn % 3]
@@ -443,7 +443,7 @@ def test_any_damaged_byte_of_what_decides_is_accepted_or_one_line(calibrated, wa
         path.write_bytes(damaged)
         try:
             voice = spkver.load(model)
-            assert np.isfinite(voice.scores(heard, alone, heard)).all() and np.isfinite(voice.known_threshold())
+            assert np.isfinite(voice.scores(embedded, alone, embedded)).all() and np.isfinite(voice.known_threshold())
         except SpkverError as error:
             refused += 1
             assert "\n" not in str(error) and str(error).startswith(str(model))
@@ -594,7 +594,7 @@ def test_windows_have_the_embeddings_of_the_speech_in_them(model, conversation):
     for second in (0, 8, 16):
         spoken[second * 10 : (second + 6) * 10] = True
     seconds = [spoken[round(start * 10) : round(end * 10)].sum() / 10 for start, end in times]
-    assert voice.listen_along(conversation, 3.0, 1.0)[1].durations == pytest.approx(seconds, abs=0.2)
+    assert voice.embed_audio_windows(conversation, 3.0, 1.0)[1].durations == pytest.approx(seconds, abs=0.2)
     from_samples = voice.embed_windows(samples, 3.0, 1.0)
     assert np.array_equal(from_samples[0], times)
     assert np.abs(from_samples[1] - embeddings).max() < 1e-5

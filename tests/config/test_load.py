@@ -128,7 +128,7 @@ def test_faulty_yaml_names_the_line(tmp_path):
     path.write_text("seed: 1\ndata: [1\n")
     assert str(path) in message(path)
     path.write_text("seed: 1\nseed: 2\n")
-    assert message(path) == f"{path}:2: key 'seed' stands twice".removeprefix(f"{path}: ")
+    assert message(path) == f"{path}:2: key 'seed' is given twice".removeprefix(f"{path}: ")
     path.write_text("- 1\n")
     assert "must hold 'key: value' lines" in message(path)
     path.write_text("base: c.yaml\n")

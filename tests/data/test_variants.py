@@ -11,7 +11,7 @@ import yaml
 from spkver.cli import main
 from spkver.config import dump_config, load_config
 from spkver.data.resampling import resample_up_down, speed
-from spkver.data.variants import AS_RECORDED, View
+from spkver.data.variants import ORIGINAL, Variant
 from spkver.embedding.extractor import Extractor
 from spkver.embedding.folder import read_embeddings
 from spkver.errors import SpkverError
@@ -81,7 +81,7 @@ def test_the_cosine_of_two_utterances_is_the_mean_over_like_views(encoder, confi
 def test_with_the_recording_alone_nothing_changes(encoder, trained):
     waveform = noise(20000, 1)
     plain = Extractor(encoder, read_config(trained / "model"))
-    assert plain.views == AS_RECORDED
+    assert plain.views == ORIGINAL
     with torch.inference_mode():
         features, average = mean_normalise(Fbank()(torch.from_numpy(waveform)[None])[0])
         expected = encoder.eval()(features, average=average)
@@ -137,8 +137,8 @@ def test_views_hear_the_envelope_alone_where_the_configuration_says_so(encoder, 
 
 def test_a_class_of_another_voice_is_one_view(encoder, config):
     waveform = noise(20000, 3)
-    changed = Extractor(encoder, config, [View(0.9, 1.0)]).embed([waveform])
-    assert np.abs(changed - Extractor(encoder, config, AS_RECORDED).embed([speed(waveform, 0.9)])).max() < 1e-5
+    changed = Extractor(encoder, config, [Variant(0.9, 1.0)]).embed([waveform])
+    assert np.abs(changed - Extractor(encoder, config, ORIGINAL).embed([speed(waveform, 0.9)])).max() < 1e-5
 
 
 @pytest.fixture
@@ -194,6 +194,6 @@ def test_the_epochs_of_a_training_hear_the_recording_alone(tiny_config, voices, 
     monkeypatch.setattr(Extractor, "embed_utterances", watched)
     words = ["train", tiny_config, "--data", voices, "--exp", tmp_path / "run", *VIEWS, "training.epochs=1"]
     assert main([str(word) for word in words]) == 0
-    assert {views for title, views in heard if title == "held-out EER"} == {AS_RECORDED}
+    assert {views for title, views in heard if title == "held-out EER"} == {ORIGINAL}
     assert main(["average", str(tmp_path / "run")]) == 0
     assert [len(views) for title, views in heard if title == "held-out EER"] == [1, 6]

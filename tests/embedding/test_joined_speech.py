@@ -163,7 +163,7 @@ def test_decisions_from_2_to_120_seconds_do_not_get_worse_with_more_speech(held_
     rows = joined.extracted.embeddings
 
     def columns(a, b, of, to):
-        # One array of both sides, as `spkver.scoring.systems.Qualified` makes it.
+        # One array of both sides, as `spkver.scoring.systems.RatedScores` makes it.
         seconds = np.concatenate([a.seconds, b.seconds])
         score = (a.embeddings[of] * b.embeddings[to]).sum(1)
         return {"score": score} | quality_columns({"duration": seconds}, of, to + len(a.seconds))

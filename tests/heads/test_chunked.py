@@ -10,7 +10,7 @@ from spkver.errors import SpkverError
 from spkver.heads import ArcMarginProduct, ArcMarginProductIntertopkSubcenter, NormFace, Softmax
 from spkver.heads.chunked import chunked_loss
 from spkver.heads.chunked_native import FusedLogits
-from spkver.heads.chunked_torch import CondensedLogits, Plan
+from spkver.heads.chunked_torch import ChunkPlan, LogitSummary
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -113,47 +113,54 @@ def test_gradients_at_cosine_one_and_minus_one_equal_the_plain_heads(sign, on_ta
 
 @pytest.mark.parametrize("rows_per_class, n_hardest", [(1, 0), (1, 2), (3, 2), (2, 6)])
 @pytest.mark.parametrize("normalise", [True, False])
-def test_condensed_logits_pass_gradcheck(rows_per_class, n_hardest, normalise):
+def test_condensed_logits_pass_gradcheck(rows_per_class, n_top_k, normalise):
     generator = torch.Generator().manual_seed(2)
     embedding = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(7 * rows_per_class, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(7, generator=generator, dtype=torch.float64, requires_grad=True)
-    plan = Plan(rows_per_class, normalise, n_hardest, chunk_classes=3, factors=torch.float64)
+    plan = ChunkPlan(rows_per_class, normalise, n_top_k, chunk_classes=3, factors=torch.float64)
     label = torch.tensor([2, 3, 6])
     has_bias = rows_per_class == 1 and not normalise
 
     def smooth(embedding, weight, bias):
-        target, hardest, rest, _ = CondensedLogits.apply(embedding, weight, bias if has_bias else None, label, plan)
-        return (target, hardest) if n_hardest == 6 else (target, hardest, rest)  # rest of none is -inf
+        target, top_k_other, other_logsumexp, _ = LogitSummary.apply(
+            embedding, weight, bias if has_bias else None, label, plan
+        )
+        return (target, top_k_other) if n_top_k == 6 else (target, top_k_other, other_logsumexp)  # rest of none is -inf
 
     assert torch.autograd.gradcheck(smooth, (embedding, weight, bias))
 
 
-def condensed(factors=torch.float32, n_hardest=3, chunk_classes=7):
-    """What ``CondensedLogits`` or ``FusedLogits`` finds in a batch, and all its logits."""
+def condensed(factors=torch.float32, n_top_k=3, chunk_classes=7):
+    """What ``LogitSummary`` or ``FusedLogits`` finds in a batch, and all its logits."""
     generator = torch.Generator().manual_seed(7)
     embedding, weight = torch.randn(BATCH, IN, generator=generator), torch.randn(CLASSES * 2, IN, generator=generator)
-    logits = FusedLogits if native.AVAILABLE else CondensedLogits
-    found = logits.apply(embedding, weight, None, LABEL, Plan(2, True, n_hardest, chunk_classes, factors))
+    logits = FusedLogits if native.AVAILABLE else LogitSummary
+    found = logits.apply(embedding, weight, None, LABEL, ChunkPlan(2, True, n_top_k, chunk_classes, factors))
     return found, (embedding @ F.normalize(weight).T).unflatten(1, (CLASSES, 2)).amax(2)
 
 
 @pytest.mark.parametrize("n_hardest", [0, 1, 5, CLASSES - 2, CLASSES - 1])
 @pytest.mark.parametrize("chunk_classes", [1, 4, CLASSES])
-def test_condensed_logits_equal_those_of_a_full_sort(n_hardest, chunk_classes):
-    found, logits = condensed(n_hardest=n_hardest, chunk_classes=chunk_classes)
+def test_condensed_logits_equal_those_of_a_full_sort(n_top_k, chunk_classes):
+    found, logits = condensed(n_top_k=n_top_k, chunk_classes=chunk_classes)
     others = logits.scatter(1, LABEL[:, None], -torch.inf).sort(1, descending=True).values
-    rest = others[:, n_hardest:]
-    expected = logits.gather(1, LABEL[:, None])[:, 0], others[:, :n_hardest], rest.logsumexp(1), rest[:, 0]
+    other_logsumexp = others[:, n_top_k:]
+    expected = (
+        logits.gather(1, LABEL[:, None])[:, 0],
+        others[:, :n_top_k],
+        other_logsumexp.logsumexp(1),
+        other_logsumexp[:, 0],
+    )
     torch.testing.assert_close(found, expected)
 
 
 def test_what_gets_a_margin_or_penalty_is_not_rounded_to_bfloat16():
-    (target, hardest, rest, _), logits = condensed(torch.bfloat16)
+    (target, top_k_other, other_logsumexp, _), logits = condensed(torch.bfloat16)
     torch.testing.assert_close(target, logits.gather(1, LABEL[:, None])[:, 0])
-    exact = (hardest[:, :, None] - logits[:, None]).abs().amin(2)
+    exact = (top_k_other[:, :, None] - logits[:, None]).abs().amin(2)
     assert exact.max() < 1e-5
-    assert (rest - condensed()[0][2]).abs().max() > 1e-4
+    assert (other_logsumexp - condensed()[0][2]).abs().max() > 1e-4
 
 
 def test_large_logits_neither_overflow_nor_vanish():

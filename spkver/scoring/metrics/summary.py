@@ -157,8 +157,8 @@ def _check_record(where: str, record: object) -> None:
         if not _FIGURE.fullmatch(key) or value is None:
             continue
         ends = value if key.endswith("_interval") else [value]
-        lawful = isinstance(ends, list) and len(ends) == (2 if key.endswith("_interval") else 1)
-        if not lawful or not all(_is_number(end) for end in ends):
+        valid = isinstance(ends, list) and len(ends) == (2 if key.endswith("_interval") else 1)
+        if not valid or not all(_is_number(end) for end in ends):
             wanted = "two numbers" if key.endswith("_interval") else "a number"
             raise SpkverError(f"{where} has {_shown(value)} for '{key}', expected {wanted}; {_METRICS_ADVICE}")
 

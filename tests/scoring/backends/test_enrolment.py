@@ -9,7 +9,7 @@ from spkver.data.lookup import Rows
 from spkver.errors import SpkverError
 from spkver.scoring.backends.cosine import unit_rows
 from spkver.scoring.backends.enrolment import Models, enrolment_means, expand_trials, read_models, score_means
-from spkver.scoring.systems import Voices, enrolled_voices
+from spkver.scoring.systems import EmbeddingSet, enrolled_embeddings
 
 UTTS = [f"u{n}" for n in range(8)]
 ROWS = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
@@ -74,11 +74,11 @@ def test_a_models_length_does_not_count_and_opposite_utterances_are_refused():
 
 
 def test_the_measures_of_a_model_are_the_means_of_its_utterances():
-    voices = Voices(ROWS, {"duration": np.arange(1.0, 9.0), "magnitude": np.arange(8.0) ** 2})
-    enrolled = enrolled_voices(voices, Models(["a", "b"], np.array([0, 1, 5, 3]), np.array([0, 3, 4])))
+    voices = EmbeddingSet(ROWS, {"duration": np.arange(1.0, 9.0), "magnitude": np.arange(8.0) ** 2})
+    enrolled = enrolled_embeddings(voices, Models(["a", "b"], np.array([0, 1, 5, 3]), np.array([0, 3, 4])))
     assert enrolled.measures["duration"].tolist() == [3.0, 4.0]
     assert enrolled.measures["magnitude"] == pytest.approx([26 / 3, 9])
     # The same recordings again tell nothing new.
-    twice = enrolled_voices(voices, Models(["a"], np.array([0, 1, 5] * 2), np.array([0, 6])))
+    twice = enrolled_embeddings(voices, Models(["a"], np.array([0, 1, 5] * 2), np.array([0, 6])))
     assert twice.measures["duration"].tolist() == [3.0]
     np.testing.assert_allclose(twice.embeddings, enrolled.embeddings[:1], atol=1e-6)
