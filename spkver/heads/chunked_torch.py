@@ -36,8 +36,8 @@ class LogitSummary(torch.autograd.Function):
     one). It returns
 
     - target (batch,): of the label;
-    - hardest (batch, n_hardest): the highest of other classes, falling;
-    - rest (batch,): logsumexp of the classes that are neither, -inf if there are none;
+    - top_k_other (batch, n_top_k): the highest of other classes, falling;
+    - other_logsumexp (batch,): logsumexp of the classes that are neither, -inf if there are none;
     - the highest of these (batch,), without a gradient.
     """
 

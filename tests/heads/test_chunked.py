@@ -111,7 +111,7 @@ def test_gradients_at_cosine_one_and_minus_one_equal_the_plain_heads(sign, on_ta
     assert_same(gradients(head, embedding, chunked(head, label, chunk_rows=2)), expected)
 
 
-@pytest.mark.parametrize("rows_per_class, n_hardest", [(1, 0), (1, 2), (3, 2), (2, 6)])
+@pytest.mark.parametrize("rows_per_class, n_top_k", [(1, 0), (1, 2), (3, 2), (2, 6)])
 @pytest.mark.parametrize("normalise", [True, False])
 def test_condensed_logits_pass_gradcheck(rows_per_class, n_top_k, normalise):
     generator = torch.Generator().manual_seed(2)
@@ -140,7 +140,7 @@ def condensed(factors=torch.float32, n_top_k=3, chunk_classes=7):
     return found, (embedding @ F.normalize(weight).T).unflatten(1, (CLASSES, 2)).amax(2)
 
 
-@pytest.mark.parametrize("n_hardest", [0, 1, 5, CLASSES - 2, CLASSES - 1])
+@pytest.mark.parametrize("n_top_k", [0, 1, 5, CLASSES - 2, CLASSES - 1])
 @pytest.mark.parametrize("chunk_classes", [1, 4, CLASSES])
 def test_condensed_logits_equal_those_of_a_full_sort(n_top_k, chunk_classes):
     found, logits = condensed(n_top_k=n_top_k, chunk_classes=chunk_classes)
