@@ -13,7 +13,7 @@ import tempfile
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["spkver.training.trainer", "spkver.embedding_stage", "spkver.pictures.run", "torch._dynamo"]
+    ["spkver.training.trainer", "spkver.embedding.stage", "spkver.pictures.run", "torch._dynamo"]
 )
 
 

@@ -56,6 +56,6 @@ python -c "from spkver import native; assert native.AVAILABLE and native.__file_
 export ASAN_OPTIONS=$ASAN_OPTIONS:log_path=$work/report UBSAN_OPTIONS=$UBSAN_OPTIONS:log_path=$work/report
 status=0
 python -m pytest -n 2 --max-worker-restart 0 --dist worksteal -q -p no:cacheprovider -k "kernel or native" \
-    tests/native tests/models tests/heads tests/test_features.py "$@" || status=$?
+    tests/native tests/models tests/heads tests/features "$@" || status=$?
 head -n 16 "$work"/report.* >&2 2>/dev/null || true
 exit "$status"

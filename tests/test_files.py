@@ -14,8 +14,7 @@ import pytest
 
 from spkver import files
 from spkver.errors import SpkverError
-from spkver.files import locked, remove_leftovers, temporary_beside
-from spkver.whole_file import whole_file
+from spkver.files import atomic_write, locked, remove_leftovers, temporary_beside
 
 HOLD = """
 import sys, time
@@ -27,8 +26,8 @@ with locked(sys.argv[1], "training"):
 
 WRITE = """
 import sys, time
-from spkver.whole_file import whole_file
-with whole_file(sys.argv[1], "wb") as file:
+from spkver.files import atomic_write
+with atomic_write(sys.argv[1], "wb") as file:
     file.write(b"half")
     file.flush()
     print("writes", flush=True)
@@ -169,7 +168,7 @@ def test_a_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypat
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with locked(tmp_path / "lock", "training"), whole_file(tmp_path / "file") as file:
+    with locked(tmp_path / "lock", "training"), atomic_write(tmp_path / "file") as file:
         file.write("text")
         remove_leftovers(tmp_path)  # cannot know that this one is written now, so it must stay
     assert os.listdir(tmp_path) == ["file"]

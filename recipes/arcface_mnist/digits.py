@@ -24,10 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from spkver.config import dump_config, load_config
-from spkver.errors import SpkverError
-from spkver.heads import ArcMarginProduct, Head, NormFace, Softmax
-from spkver.pictures.analysis import dunn_index
-from spkver.schema import (
+from spkver.config.schema import (
     Count,
     LearningRateSchedule,
     MarginSchedule,
@@ -37,11 +34,14 @@ from spkver.schema import (
     Probability,
     Section,
 )
-from spkver.training.layers import freeze
-from spkver.training.log import Log, read_log
-from spkver.training.optimizer import build_optimizer, set_learning_rate
+from spkver.errors import SpkverError
+from spkver.experiment.log import Log, read_log
+from spkver.files import atomic_write
+from spkver.heads import ArcMarginProduct, Head, NormFace, Softmax
+from spkver.pictures.analysis import dunn_index
+from spkver.training.finetune import freeze
+from spkver.training.optim import build_optimizer, set_learning_rate
 from spkver.training.schedules import learning_rate, margin
-from spkver.whole_file import whole_file
 
 CONFIG = Path(__file__).with_name("digits.yaml")
 KINDS = {"softmax": Softmax, "normface": NormFace, "arc_margin": ArcMarginProduct}
@@ -137,7 +137,7 @@ def train(options) -> None:
     head = build_head(values, config.model.embed_dim, config.classes)
     still = freeze(encoder, config.optimizer.freeze)
     optimizer = build_optimizer(config.optimizer, encoder, head, torch.float32)
-    with whole_file(exp / "config.yaml") as file:
+    with atomic_write(exp / "config.yaml") as file:
         file.write(dump_config(config, {"head": options.head}))
     keep(exp, 0, encoder, head, images, labels, other_images, other_labels)
     records = []
@@ -185,7 +185,7 @@ def keep(exp: Path, epoch: int, encoder: nn.Module, head: Head, images, labels, 
         embeddings = torch.cat([encoder(part) for part in x.split(500)])
         found[f"{kind}_accuracy"] = (head.plain_logits(embeddings).argmax(1) == y).float().mean().item()
         arrays |= {kind: embeddings.numpy(), f"{kind}_labels": y.numpy()}
-    with whole_file(exp / "embeddings" / f"epoch-{epoch:03d}.npz", "wb") as file:
+    with atomic_write(exp / "embeddings" / f"epoch-{epoch:03d}.npz", "wb") as file:
         np.savez_compressed(file, **arrays)
     return found
 
@@ -244,7 +244,7 @@ def table(options) -> None:
         run, digits, dim, accuracy, dunn, robust, apart = row.values()
         print(f"{run:28} {digits:6}  {dim:3}  {accuracy:8.2%}  {dunn:.4f}  {robust:10.3f}  {apart:10.2f}")
     if options.out:
-        with whole_file(options.out) as file:
+        with atomic_write(options.out) as file:
             file.write(json.dumps(rows, indent=2) + "\n")
 
 

@@ -22,9 +22,9 @@ from pydantic import Field
 
 from spkver import native
 from spkver.config import load_config
+from spkver.config.schema import Count, Section
 from spkver.heads import ArcMarginProductIntertopkSubcenter
 from spkver.heads.chunked import chunked_loss
-from spkver.schema import Count, Section
 from spkver.training.device import choose_dtype
 
 HERE = Path(__file__).parent

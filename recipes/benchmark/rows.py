@@ -9,7 +9,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from spkver.errors import SpkverError
-from spkver.whole_file import whole_file
+from spkver.files import atomic_write
 
 
 def measure_side_by_side(tasks: dict[Path, list[str]], n_cores: int) -> list[dict | None]:
@@ -43,6 +43,6 @@ def measure(path: Path, words: list[str], cores: list[int]) -> dict | None:
             raise SpkverError(f"{path.stem} stopped with an error, which stands above; rows that are done are kept")
         if json.loads(done.stdout) is None:
             return None
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             file.write(done.stdout)
     return json.loads(path.read_text(encoding="utf-8"))

@@ -17,8 +17,8 @@ import numpy as np
 from pydantic import Field
 
 from spkver.config import load_config
+from spkver.config.schema import Count, Section
 from spkver.errors import SpkverError
-from spkver.schema import Count, Section
 
 HERE = Path(__file__).parent
 
@@ -87,7 +87,7 @@ def _scored(sizes: Sizes, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def cosine_ours(sizes, folder):
     """cosine of a random list|spkver"""
-    from spkver.scoring.pairs import pair_products
+    from spkver.scoring.backends.cosine import pair_products
 
     rows, (enroll, test) = _embeddings(sizes, sizes.utterances), _index(sizes, sizes.trials)
     pair_products(rows, rows, enroll[:1000], test[:1000])
@@ -123,7 +123,7 @@ def _names(sizes):
 
 
 def _write_list(sizes, n, path):
-    from spkver.scoring.trials import Trials, write_trials
+    from spkver.data.trials import Trials, write_trials
 
     enroll, test = _index(sizes, n)
     write_trials(path, Trials(_names(sizes), enroll, test, (enroll % 20 == test % 20).astype(np.int8)))
@@ -131,8 +131,7 @@ def _write_list(sizes, n, path):
 
 def read_ours(sizes, folder):
     """read a text trial list, ids to rows|spkver"""
-    from spkver.scoring.lookup import map_trials
-    from spkver.scoring.trials import read_trials
+    from spkver.data.trials import map_trials, read_trials
 
     _write_list(sizes, sizes.trials, folder / "trials")
     with Measured() as measured:
@@ -152,8 +151,8 @@ def read_plain(sizes, folder):
 
 def write_ours(sizes, folder):
     """write a text score file|spkver"""
-    from spkver.scoring.scores import write_scores
-    from spkver.scoring.trials import Trials
+    from spkver.data.trials import Trials
+    from spkver.scoring.score_files import write_scores
 
     enroll, test = _index(sizes, sizes.trials)
     scores, labels = _scored(sizes, sizes.trials)
@@ -175,7 +174,7 @@ def write_plain(sizes, folder):
 
 def metrics_ours(sizes, folder):
     """EER and minDCF|spkver"""
-    from spkver.scoring.sorted_scores import SortedScores
+    from spkver.scoring.metrics.sorted_scores import SortedScores
 
     scores, labels = _scored(sizes, sizes.scores)
     with Measured() as measured:
@@ -197,7 +196,7 @@ def metrics_sort(sizes, folder):
 
 def asnorm_ours(sizes, folder):
     """AS-norm statistics|spkver"""
-    from spkver.scoring.score_norm import cohort_statistics
+    from spkver.scoring.backends.score_norm import cohort_statistics
 
     rows, cohort = _embeddings(sizes, sizes.utterances), _embeddings(sizes, sizes.cohort)
     with Measured() as measured:

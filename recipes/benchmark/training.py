@@ -23,15 +23,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_loop import train_on
 
 from spkver.config import Config, load_config
+from spkver.config.schema import Count, Positive, Section
+from spkver.data.audio_check import keep_usable
 from spkver.data.directory import read_data_directory
-from spkver.data.survey import keep_usable
+from spkver.data.trials import map_trials, read_trials
+from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
-from spkver.schema import Count, Positive, Section
-from spkver.scoring.cosine import cosine_scores
-from spkver.scoring.lookup import map_trials
+from spkver.scoring.backends.cosine import cosine_scores
 from spkver.scoring.metrics import equal_error_rate
-from spkver.scoring.trials import read_trials
 from spkver.training.device import choose_dtype
 
 HERE = Path(__file__).parent

@@ -16,7 +16,7 @@ from spkver.data.directory import DataDirectory
 from spkver.data.sampler import SpeakerBatchSampler
 from spkver.errors import SpkverError
 from spkver.heads import build_head
-from spkver.training.init import start_from
+from spkver.training.finetune import start_from
 from spkver.training.step import TrainingStep
 
 # Parts of an epoch of the schedules: more than any run has steps in one.

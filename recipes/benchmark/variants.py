@@ -22,18 +22,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training_loop import train_on
 
 from spkver.config import Config, load_config
+from spkver.config.schema import Count, Section
 from spkver.corpora.speechocean762 import ADULT_YEARS, read_ages
+from spkver.data.audio_check import keep_usable
 from spkver.data.directory import DataDirectory, read_data_directory
-from spkver.data.survey import keep_usable
+from spkver.data.trial_making import make_trials
+from spkver.data.trials import map_trials
+from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
-from spkver.model_folder import read_speakers
+from spkver.experiment.model_folder import read_speakers
 from spkver.models import build_encoder
-from spkver.schema import Count, Section
-from spkver.scoring.cosine import cosine_scores
-from spkver.scoring.lookup import map_trials
+from spkver.scoring.backends.cosine import cosine_scores
 from spkver.scoring.metrics import equal_error_rate
-from spkver.scoring.trial_making import make_trials
 from spkver.training.checkpoint import mean_of
 from spkver.training.device import choose_dtype
 from spkver.training.held_out import split_speakers

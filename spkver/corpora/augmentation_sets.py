@@ -11,10 +11,9 @@ from pathlib import Path
 from spkver.corpora.audio_tree import audio_tree
 from spkver.corpora.download import download
 from spkver.corpora.published import tell_incomplete
-from spkver.corpora.unpack import unpack
-from spkver.corpora.unpack_zip import unpack_zip
+from spkver.corpora.unpack import unpack, unpack_zip
 from spkver.errors import SpkverError
-from spkver.whole_file import whole_file
+from spkver.files import atomic_write
 
 MUSAN_URL = "https://www.openslr.org/resources/17/musan.tar.gz"
 MUSAN_MD5 = "0c472d4fc0c5141eca47ad1ffeb2a7df"
@@ -93,7 +92,7 @@ def _check(place: Path, found: dict[str, int], published: dict[str, int], partia
 def _write(folder: Path, lists: dict[str, dict[str, Path]]) -> str:
     for name, files in lists.items():
         if files:
-            with whole_file(folder / name, "wb") as file:
+            with atomic_write(folder / name, "wb") as file:
                 file.writelines(_line(utt, path) for utt, path in files.items())
     return ", ".join(f"{name} ({len(files):,} files)" for name, files in lists.items()) + f" -> {folder}"
 

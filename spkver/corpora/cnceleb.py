@@ -26,10 +26,10 @@ from spkver.corpora.published import (
 )
 from spkver.corpora.unpack import unpack
 from spkver.data.directory import DataDirectory, Utterance, write_data_directory
+from spkver.data.text_tables import table_rows
+from spkver.data.trials import Trials, write_trials
 from spkver.errors import SpkverError
-from spkver.scoring.text_tables import table_rows
-from spkver.scoring.trials import Trials, write_trials
-from spkver.whole_file import whole_file
+from spkver.files import atomic_write
 
 URL = "https://www.openslr.org/resources/82"
 ARCHIVES = {
@@ -92,7 +92,7 @@ def prepare_cnceleb(
         write_data_directory(data.path, data.utterances)
     for name in (CONCATENATED, SEVERAL):
         write_trials(test_data.path / name, evaluation.trials)
-    with whole_file(test_data.path / f"{SEVERAL}.enrolment") as file:
+    with atomic_write(test_data.path / f"{SEVERAL}.enrolment") as file:
         file.writelines(f"{model} {' '.join(utts)}\n" for model, utts in evaluation.models.items())
     return (
         f"{described(train_data)} to train on, {described(test_data)} to test, {len(evaluation.trials):,} trials of "
@@ -125,7 +125,7 @@ def download_cnceleb(folder: str | os.PathLike, train: str = "cn1+cn2", url: str
 def _join(parts: list[Path]) -> Path:
     """The parts of a cut archive as one file beside them."""
     archive = parts[0].with_suffix(".gz")
-    with whole_file(archive, "wb") as out:
+    with atomic_write(archive, "wb") as out:
         for part in parts:
             with open(part, "rb") as file:
                 while block := file.read(1 << 20):

@@ -29,7 +29,7 @@ import yaml
 from spkver.config import load_config
 from spkver.data.directory import Utterance
 from spkver.errors import SpkverError
-from spkver.whole_file import whole_file
+from spkver.files import atomic_write
 
 CONFIGURATIONS = Path(__file__).resolve().parents[2] / "conf"
 """The folder ``conf`` of this repository."""
@@ -68,7 +68,7 @@ class Choice:
         """Write ``folder/config.yaml`` and ``folder/config_lmf.yaml``, its large-margin fine-tune."""
         for ending, values in (("", self.values), ("_lmf", self.fine_tune)):
             base = configurations.absolute() / f"{self.size.name}{ending}.yaml"
-            with whole_file(folder / f"config{ending}.yaml") as file:
+            with atomic_write(folder / f"config{ending}.yaml") as file:
                 file.write(f"# Chosen by `spkver prepare folder`, for {self.why}.\n")
                 yaml.safe_dump({"base": str(base), **values}, file, sort_keys=False, allow_unicode=True)
 

@@ -24,8 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from spkver.errors import SpkverError
-from spkver.files import locked, remove_leftovers
-from spkver.whole_file import whole_file
+from spkver.files import atomic_write, locked, remove_leftovers
 
 MOST_BYTES = 100 << 30
 """Of a file that has no expected size: more than any archive of the corpora that spkver knows has."""
@@ -224,7 +223,7 @@ def _position(response, url: str) -> tuple[int, _Source]:
 def _append(response, part: Path, source: _Source, start: int, limit: int, timeout_seconds: float) -> None:
     if start == 0:
         part.unlink(missing_ok=True)  # before the record, so that old bytes never pass for the new version's
-    with whole_file(_about(part)) as file:
+    with atomic_write(_about(part)) as file:
         json.dump(vars(source), file)
     name = part.name.removesuffix(".part")
     pace = _Pace(timeout_seconds)

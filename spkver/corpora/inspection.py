@@ -1,4 +1,4 @@
-"""Decode every recording once: its rate, channels and length, whether it is of use, and whether it is there twice."""
+"""Decode every recording once: its rate, channels and length, whether it is usable, and whether it is there twice."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from spkver.data.audio import AudioError, audio_info, check_samples
-from spkver.data.audio_blocks import audio_blocks
 from spkver.data.directory import Utterance
+from spkver.data.streaming import audio_blocks
 
 BLOCK_SECONDS = 300.0
 """Of a file that are in memory at once."""
@@ -18,7 +18,7 @@ BLOCK_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Inspected:
-    """A recording that was decoded; ``reason`` is why it is of no use, None if it is."""
+    """A recording that was decoded; ``reason`` is why it is unusable, None if it is usable."""
 
     utterance: Utterance
     reason: str | None = None

@@ -15,9 +15,9 @@ from spkver.corpora.download import download
 from spkver.corpora.published import Published, check_published, described, refuse_shared_speakers
 from spkver.corpora.unpack import unpack
 from spkver.data.directory import DataDirectory, Utterance, write_data_directory
+from spkver.data.trial_making import make_trials
+from spkver.data.trials import write_trials
 from spkver.errors import SpkverError
-from spkver.scoring.trial_making import make_trials
-from spkver.scoring.trials import write_trials
 
 _URL = "https://www.openslr.org/resources"
 

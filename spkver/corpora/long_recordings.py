@@ -13,9 +13,9 @@ from spkver.corpora.inspection import BLOCK_SECONDS, Inspected
 from spkver.corpora.sound_file import write_pcm16
 from spkver.corpora.voice_activity import SAMPLE_RATE, VoiceActivity, speech_segments
 from spkver.data.audio import check_samples
-from spkver.data.audio_blocks import audio_blocks
 from spkver.data.directory import Utterance
 from spkver.data.resampling import resample
+from spkver.data.streaming import audio_blocks
 from spkver.errors import SpkverError
 
 MARK = ".made-by-spkver"

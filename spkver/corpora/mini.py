@@ -28,10 +28,10 @@ from spkver.corpora.recording import record
 from spkver.corpora.sentences import draw_sentence
 from spkver.corpora.sound_file import write_pcm16
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
+from spkver.data.trial_making import make_trials
+from spkver.data.trials import Trials, write_trials
 from spkver.errors import SpkverError
-from spkver.scoring.trial_making import make_trials
-from spkver.scoring.trials import Trials, write_trials
-from spkver.whole_file import whole_file
+from spkver.files import atomic_write
 
 SAMPLE_RATE = 16000
 MAX_NONTARGETS = 15000
@@ -217,7 +217,7 @@ def _write_lists(folder: Path, recordings: list[_Recording], durations: dict[str
     utterances = [Utterance(r.id, folder / r.path, r.voice.name) for r in recordings]
     seconds = {r.id: durations[r.id] for r in recordings}
     write_data_directory(folder, utterances, _genders(recordings), seconds)
-    with whole_file(folder / "text") as file:
+    with atomic_write(folder / "text") as file:
         file.writelines(f"{r.id} {r.text}\n" for r in recordings)
 
 
@@ -286,7 +286,7 @@ def _read_record(path: Path) -> dict | None:
 
 
 def _write_record(folder: Path, record: dict) -> None:
-    with whole_file(folder / _RECORD) as file:
+    with atomic_write(folder / _RECORD) as file:
         json.dump(record, file, indent=2)
         file.write("\n")
 

@@ -23,11 +23,11 @@ from spkver.corpora.own_folder_report import (
     one_recording_lines,
 )
 from spkver.corpora.speaker_split import draw_test_speakers, draw_trials, require_enough
+from spkver.data.audio_check import Survey, write_survey
 from spkver.data.directory import Utterance, read_pairs, write_data_directory
-from spkver.data.survey import Survey, write_survey
+from spkver.data.trials import write_trials
 from spkver.errors import SpkverError
-from spkver.scoring.trials import write_trials
-from spkver.whole_file import whole_file
+from spkver.files import atomic_write
 
 MOST_TOLD = 20
 """Lines about single files on the terminal; ``left_out.tsv`` has all."""
@@ -206,7 +206,7 @@ def _advice(found: Found, level: int, folder: Path, n_left_out: int) -> str:
 
 
 def _write_left_out(path: Path, left_out: Sequence[tuple[str, str]]) -> None:
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(("path", "reason"))
         writer.writerows(left_out)

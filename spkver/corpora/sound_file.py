@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from spkver.whole_file import writing
+from spkver.files import writing
 
 
 def write_pcm16(path: Path, samples: np.ndarray, sample_rate: int) -> None:

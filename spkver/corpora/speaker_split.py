@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from spkver.data.directory import Utterance
+from spkver.data.trial_making import make_trials
+from spkver.data.trials import Trials
 from spkver.errors import SpkverError
-from spkver.scoring.trial_making import make_trials
-from spkver.scoring.trials import Trials
 
 MIN_SPEAKERS = 10
 """With two recordings or more: three to test with, three held out, four to train on."""
@@ -99,7 +99,7 @@ def draw_trials(
         max_nontargets: at most so many.
 
     Raises:
-        SpkverError: as `spkver.scoring.trial_making.make_trials`.
+        SpkverError: as `spkver.data.trial_making.make_trials`.
     """
     utts = [utterance.id for utterance in utterances]
     speakers = [utterance.speaker for utterance in utterances]

@@ -14,9 +14,8 @@ import numpy as np
 from spkver.corpora.download import download
 from spkver.corpora.unpack import unpack
 from spkver.data.directory import DataDirectory, Utterance, read_columns, read_pairs, write_data_directory
+from spkver.data.trials import Trials, map_trials, read_trials, write_trials
 from spkver.errors import SpkverError
-from spkver.scoring.lookup import map_trials
-from spkver.scoring.trials import Trials, read_trials, write_trials
 
 NAME = "speechocean762"
 URL = "https://www.openslr.org/resources/101/speechocean762.tar.gz"

@@ -24,8 +24,8 @@ from spkver.corpora.published import (
 )
 from spkver.corpora.voxceleb_lists import META, TRIALS, find_list, read_genders, read_vox1_trials
 from spkver.data.directory import DataDirectory, Utterance, write_data_directory
+from spkver.data.trials import write_trials
 from spkver.errors import SpkverError
-from spkver.scoring.trials import write_trials
 
 ASK_AT = "https://mm.kaist.ac.kr/datasets/voxceleb/"
 COUNTS = {

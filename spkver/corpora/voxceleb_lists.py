@@ -11,8 +11,8 @@ import numpy as np
 
 from spkver.corpora.download import download
 from spkver.corpora.published import named, tell_incomplete
+from spkver.data.trials import Trials, read_trials
 from spkver.errors import SpkverError
-from spkver.scoring.trials import Trials, read_trials
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta"
 _MOST_BYTES = 1 << 30  # of a list

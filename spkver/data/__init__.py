@@ -1,0 +1,1 @@
+"""Data: directories, trial lists, audio, and what makes crops and batches of them."""

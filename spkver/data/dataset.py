@@ -19,8 +19,8 @@ from spkver.data.directory import DataDirectory
 from spkver.data.resampling import speed
 from spkver.data.sampler import Draw
 from spkver.data.shared_memory import Piped, ready_to_send, shared_zeros
+from spkver.data.variants import variants_of
 from spkver.errors import SpkverError
-from spkver.views import voices_of
 
 _STEPS = 32768
 """Of 16 bits in full scale: what libsndfile divides integers by."""
@@ -109,7 +109,7 @@ class SpeakerCrops(Dataset):
         self.crop_samples = round(crop_seconds * sample_rate)
         # (speed, which of the formant factors); the first is the voice as recorded.
         places = {formant_factor: place for place, formant_factor in enumerate(augment.formant_factors)}
-        self.variants = [(factor, places[formant_factor]) for factor, formant_factor in voices_of(augment)]
+        self.variants = [(factor, places[formant_factor]) for factor, formant_factor in variants_of(augment)]
         self.seed = seed
         self._speaker_index = {speaker: index for index, speaker in enumerate(self.speakers)}
         # Where a crop starts follows from these, with the cache and without it.

@@ -13,10 +13,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from spkver.data.names import composed, is_utf8
 from spkver.errors import SpkverError
-from spkver.files import is_file
-from spkver.names import composed, is_utf8
-from spkver.whole_file import whole_file
+from spkver.files import atomic_write, is_file
 
 
 @dataclass(frozen=True)
@@ -322,5 +321,5 @@ def _listed_path(path: Path, folder: Path) -> str:
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    with whole_file(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         file.writelines(f"{line}\n".encode("utf-8", "surrogateescape") for line in lines)

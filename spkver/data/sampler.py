@@ -4,7 +4,7 @@ Notable:
 
 - A batch depends only on (seed, epoch, step). The global batch is drawn first and a process takes its
   slice, so any number of processes or data workers sees the same batches.
-- No speaker stands twice in a batch, and over the epochs each utterance is used equally often. What a
+- No speaker is in a batch twice, and over the epochs each utterance is used equally often. What a
   speaker has left over in one epoch is due in the next; counts alone are replayed, so resuming at
   epoch 300 takes milliseconds.
 - Each element names its place (epoch, step, slot), from which the dataset seeds crop and augmentation.

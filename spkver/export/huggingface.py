@@ -11,12 +11,12 @@ import yaml
 
 from spkver import __version__
 from spkver.config import dump_config
+from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
-from spkver.model_folder import Model, load_model
-from spkver.scoring.backend import Backend
-from spkver.scoring.summary import read_metrics
-from spkver.whole_file import whole_file
+from spkver.experiment.model_folder import Model, load_model
+from spkver.files import atomic_write
+from spkver.scoring.backend_folder import Backend
+from spkver.scoring.metrics.summary import read_metrics
 
 # Of what a run was made: nothing that tells of the machine, its folders or its commands.
 _TOLD_OF_RUN = ("threshold", "held_out_eer", "epochs_averaged", "spkver", "torch")
@@ -51,7 +51,7 @@ def export_huggingface(folder: Path, metrics: Path, out: Path, licence: str = "a
     model = load_model(folder)
     measured = read_metrics(metrics) if metrics.is_file() else {}
     out.mkdir(parents=True, exist_ok=True)
-    with open(folder / "model.safetensors", "rb") as weights, whole_file(out / "model.safetensors", "wb") as file:
+    with open(folder / "model.safetensors", "rb") as weights, atomic_write(out / "model.safetensors", "wb") as file:
         shutil.copyfileobj(weights, file)
     told = {name: model.run[name] for name in _TOLD_OF_RUN if name in model.run}
     texts = {
@@ -62,7 +62,7 @@ def export_huggingface(folder: Path, metrics: Path, out: Path, licence: str = "a
     if licence == "apache-2.0":
         texts["LICENSE"] = _licence_text()
     for name, text in texts.items():
-        with whole_file(out / name) as file:
+        with atomic_write(out / name) as file:
             file.write(text)
     return f"{', '.join(sorted([*texts, 'model.safetensors']))} -> {out}"
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from spkver.embedding.extractor import Extracted, Extractor, build_fbank
 from spkver.errors import SpkverError
+from spkver.experiment.model_folder import read_config
 from spkver.export.extra import needs
-from spkver.extraction import Extracted, Extractor, build_fbank
-from spkver.model_folder import read_config
-from spkver.scoring.backend import Backend
+from spkver.scoring.backend_folder import Backend
 
 
 class OnnxExtractor(Extractor):

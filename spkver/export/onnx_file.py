@@ -18,14 +18,14 @@ import torch
 from spkver import __version__
 from spkver.data.audio import read_audio
 from spkver.data.directory import DataDirectory
+from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
+from spkver.experiment.model_folder import Model, load_model
 from spkver.export.extra import needs
 from spkver.export.onnx_extractor import OnnxExtractor
 from spkver.export.waveform_encoder import WaveformEncoder
-from spkver.extraction import Extractor
-from spkver.model_folder import Model, load_model
-from spkver.scoring.backend import Backend
-from spkver.whole_file import whole_file
+from spkver.files import atomic_write
+from spkver.scoring.backend_folder import Backend
 
 # The newest whose attention onnxruntime runs as fast as the products that it is made of; from 23 on it is one operator.
 OPSET = 22
@@ -61,7 +61,7 @@ def export_onnx(folder: Path, file: Path, int8: bool = False, data: DataDirector
         (Path(draft) / "draft.onnx").write_bytes(content)
         exported = OnnxExtractor(Path(draft) / "draft.onnx", model.folder)
         said = _check(exported, extractor, _waveforms(extractor, data), int8, file)
-    with whole_file(file, "wb") as out:
+    with atomic_write(file, "wb") as out:
         out.write(content)
     return f"{said} -> {file} ({file.stat().st_size / 1e6:.1f} MB)"
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spkver.data.resampling import speed_ratio
+from spkver.embedding.extractor import Extractor
 from spkver.export.resampler import Resampler
-from spkver.extraction import Extractor
 from spkver.features import ENERGY_FLOOR, INT16_RANGE, PREEMPHASIS, Fbank, mean_normalise
 
 

@@ -10,7 +10,7 @@ Notable:
   these, and the logarithm of the summed exponentials of all others (online softmax: M. Milakov and N.
   Gimelshein, "Online normalizer calculation for softmax", 2018). Cross-entropy over these 2 + k_top
   values is the loss, so that the margins stay the plain head's formulas, derived by autograd.
-- `spkver.heads.fused` makes these by kernels, `spkver.heads.condensed` by torch where there are none.
+- `spkver.heads.chunked_native` makes these by kernels, `spkver.heads.chunked_torch` by torch where there are none.
 """
 
 from typing import Literal
@@ -21,8 +21,8 @@ from torch import Tensor
 
 from spkver import native
 from spkver.heads.arc_margin import ArcMarginProduct, add_angle, penalise
-from spkver.heads.condensed import CondensedLogits, Plan
-from spkver.heads.fused import FusedLogits
+from spkver.heads.chunked_native import FusedLogits
+from spkver.heads.chunked_torch import ChunkPlan, LogitSummary
 from spkver.heads.intertopk_subcenter import ArcMarginProductIntertopkSubcenter
 from spkver.heads.softmax import Head, NormFace
 
@@ -72,10 +72,10 @@ def chunked_loss(
     head.check_label(label, len(embedding))
     _check_parameters(head)
     penalised = isinstance(head, ArcMarginProductIntertopkSubcenter) and head.penalty > 0
-    plan = Plan(
+    plan = ChunkPlan(
         rows_per_class=head.rows_per_class,
         normalise=isinstance(head, NormFace),
-        n_hardest=head.k_top if penalised else 0,
+        n_top_k=head.k_top if penalised else 0,
         chunk_classes=max(chunk_rows // head.rows_per_class, 1),
         factors=FACTORS[products],
     )
@@ -85,15 +85,15 @@ def chunked_loss(
         bias = None if bias is None else bias.float()
         if plan.normalise:
             embedding = head.scale * F.normalize(embedding)
-        logits = FusedLogits if _kernels_fit(embedding, weight, bias, label) else CondensedLogits
-        target, hardest, rest, rest_highest = logits.apply(embedding, weight, bias, label, plan)
+        logits = FusedLogits if _kernels_fit(embedding, weight, bias, label) else LogitSummary
+        target, top_k_other, other_logsumexp, other_highest = logits.apply(embedding, weight, bias, label, plan)
         if isinstance(head, ArcMarginProduct):
             target = head.scale * penalise(target / head.scale, head.margin, head.easy_margin)
-        if plan.n_hardest:
-            hardest = head.scale * add_angle(hardest / head.scale, -head.penalty)
-        logits = torch.cat([target[:, None], hardest, rest[:, None]], dim=1)
+        if plan.n_top_k:
+            top_k_other = head.scale * add_angle(top_k_other / head.scale, -head.penalty)
+        logits = torch.cat([target[:, None], top_k_other, other_logsumexp[:, None]], dim=1)
         loss = F.cross_entropy(logits, torch.zeros_like(label))
-        others = torch.cat([hardest, rest_highest[:, None]], dim=1).amax(1)
+        others = torch.cat([top_k_other, other_highest[:, None]], dim=1).amax(1)
     return loss, (target > others).sum()
 
 

@@ -77,9 +77,9 @@ class ArcMarginProductIntertopkSubcenter(ArcMarginProduct):
         index = label[:, None]
         value = penalise(cosine.gather(1, index), self.margin, self.easy_margin)
         if self.k_top > 0 and self.penalty > 0:
-            hardest = hardest_others(cosine.detach(), label, self.k_top)
-            index = torch.cat([index, hardest], dim=1)
-            value = torch.cat([value, add_angle(cosine.gather(1, hardest), -self.penalty)], dim=1)
+            top_k_other = top_k_others(cosine.detach(), label, self.k_top)
+            index = torch.cat([index, top_k_other], dim=1)
+            value = torch.cat([value, add_angle(cosine.gather(1, top_k_other), -self.penalty)], dim=1)
         return self.scale * cosine.scatter(1, index, value)
 
     def cut(self, out_features: int) -> None:
@@ -94,7 +94,7 @@ class ArcMarginProductIntertopkSubcenter(ArcMarginProduct):
         return f"{super().extra_repr()}, K={self.K}, mp={self.mp}, k_top={self.k_top}"
 
 
-def hardest_others(cosine: Tensor, label: Tensor, k_top: int) -> Tensor:
+def top_k_others(cosine: Tensor, label: Tensor, k_top: int) -> Tensor:
     """(batch, k_top) the classes of highest cosine other than the label; (batch, classes > k_top) given.
 
     One more than ``k_top`` are taken, and the target, or else the last of them, is dropped: this

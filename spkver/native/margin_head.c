@@ -1,4 +1,4 @@
-/* What stands between the matrix products of a chunked margin head (`spkver.heads.fused`).
+/* What stands between the matrix products of a chunked margin head (`spkver.heads.chunked_native`).
 
    `products` (rows, batch) are those of weight rows and embeddings, `rows_per_class` rows a class, one class after
    another. A row's logit is its product times its `inverse_norm`, or plus its class's `bias`, where there are any; a

@@ -13,11 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from spkver.errors import SpkverError
+from spkver.files import atomic_write
 from spkver.pictures.embeddings import confusions, scatter
 from spkver.pictures.projection import METHODS, between, smooth
 from spkver.pictures.run import Run
 from spkver.pictures.style import Picture, legend_below, picture
-from spkver.whole_file import whole_file
 
 # More names than this do not fit below a panel.
 _MOST_IN_LEGEND = 10
@@ -98,12 +98,12 @@ class Motion:
         """Write each frame as ``frame-0001.png``; returns the folder."""
         folder = Path(folder)
         for number, frame in enumerate(self.frames(), 1):
-            with whole_file(folder / f"frame-{number:04d}.png", "wb") as file:
+            with atomic_write(folder / f"frame-{number:04d}.png", "wb") as file:
                 frame.save(file, "PNG")
         return folder
 
     def _save_gif(self, path: Path) -> None:
-        with whole_file(path, "wb") as file:
+        with atomic_write(path, "wb") as file:
             file.write(self._gif())
 
     def _gif(self) -> bytes:
@@ -141,7 +141,7 @@ class Motion:
 
     def _save_npz(self, path: Path) -> None:
         numbers = {panel.title: panel.points if panel.image is None else panel.image for panel in self.panels}
-        with whole_file(path, "wb") as file:
+        with atomic_write(path, "wb") as file:
             np.savez_compressed(file, epochs=self.epochs, labels=self.labels, held_out=self.held_out, **numbers)
 
     def _repr_html_(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from matplotlib.patches import FancyBboxPatch
 from torch import Tensor, nn
 
-from spkver.model_folder import load_model
+from spkver.experiment.model_folder import load_model
 from spkver.pictures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, Picture, picture
 
 # Frames of the utterance that is sent through; shapes show this number as it changes.

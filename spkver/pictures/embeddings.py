@@ -1,7 +1,5 @@
 """How embeddings develop over a run's snapshots, and where they lie."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -9,10 +7,8 @@ from sklearn.metrics import silhouette_score
 
 from spkver.errors import SpkverError
 from spkver.pictures import analysis
+from spkver.pictures.run_data import RunData
 from spkver.pictures.style import Picture, epoch_axis, legend_below, legend_beside, line_style, picture, speaker_styles
-
-if TYPE_CHECKING:
-    from spkver.pictures.run import Run
 
 SKIPS = (1, 2, 4, 8, 16)
 N_EIGENVALUES = 10
@@ -23,7 +19,7 @@ _LEGEND_INCHES = 1.5
 KINDS = {"train": "training speakers", "held_out": "held-out speakers"}
 
 
-def confusion_development(run: "Run") -> Picture:
+def confusion_development(run: RunData) -> Picture:
     """Whom the head takes the training utterances for: before training, halfway and at the end."""
     matrices, names = confusions(run)
     chosen = _first_middle_last(len(matrices))
@@ -43,7 +39,7 @@ def confusion_development(run: "Run") -> Picture:
     return figure
 
 
-def confusions(run: "Run") -> tuple[list[np.ndarray], list[str]]:
+def confusions(run: RunData) -> tuple[list[np.ndarray], list[str]]:
     """Confusion counts at each snapshot, of the same speakers in the same order, and their names.
 
     Where there are many speakers, those that take part in most errors over the whole run.
@@ -61,7 +57,7 @@ def confusions(run: "Run") -> tuple[list[np.ndarray], list[str]]:
     return [matrix[np.ix_(kept, kept)] for matrix in matrices], [names[index] for index in kept]
 
 
-def drift(run: "Run") -> Picture:
+def drift(run: RunData) -> Picture:
     """How far embeddings move between snapshots, 1, 2, 4, 8 and 16 epochs apart: mean and spread."""
     trajectory, _ = run.trajectory(at_least=2)
     epochs = run.snapshot_epochs
@@ -82,7 +78,7 @@ def drift(run: "Run") -> Picture:
     return figure
 
 
-def cka(run: "Run") -> Picture:
+def cka(run: RunData) -> Picture:
     """1 - CKA between snapshots: change of the arrangement as a whole, blind to rotation and scale."""
     trajectory, _ = run.trajectory(at_least=2)
     if trajectory.shape[1] < 4:
@@ -98,7 +94,7 @@ def cka(run: "Run") -> Picture:
     return figure
 
 
-def spectrum(run: "Run") -> Picture:
+def spectrum(run: RunData) -> Picture:
     """The ten largest PCA eigenvalues over the epochs, and how many dimensions are really in use."""
     figure, axes = picture(1, 2, (5.0, 3.6))
     left, right = axes[0]
@@ -120,7 +116,7 @@ def spectrum(run: "Run") -> Picture:
     return figure
 
 
-def curvature(run: "Run") -> Picture:
+def curvature(run: RunData) -> Picture:
     """By what angle embeddings turn from one epoch's move to the next: 0 straight on, 90 at random."""
     trajectory, _ = run.trajectory(at_least=3)
     turned = np.degrees(analysis.curvature(trajectory))
@@ -138,7 +134,7 @@ def curvature(run: "Run") -> Picture:
     return figure
 
 
-def clusters(run: "Run") -> Picture:
+def clusters(run: RunData) -> Picture:
     """How well speakers are apart over the epochs: Dunn index, plain and robust, and silhouette."""
     kinds = run.kinds(n_speakers=2)
     figure, axes = picture(1, 3, (4.2, 3.4))
@@ -158,7 +154,7 @@ def clusters(run: "Run") -> Picture:
     return figure
 
 
-def space(run: "Run") -> Picture:
+def space(run: RunData) -> Picture:
     """The embeddings before training, halfway and at the end, each in its own two principal components."""
     trajectory, labels = run.trajectory()
     held_out = run.subset.held_out
@@ -173,7 +169,7 @@ def space(run: "Run") -> Picture:
     return figure
 
 
-def tsne(run: "Run") -> Picture:
+def tsne(run: RunData) -> Picture:
     """A t-SNE map of the last snapshot: neighbours are near, distances between groups mean nothing."""
     trajectory, labels = run.trajectory()
     points = tsne_map(trajectory[-1], run.config.seed)
@@ -238,7 +234,7 @@ def _first_middle_last(n: int) -> list[int]:
     return sorted({0, n // 2, n - 1})
 
 
-def _when(run: "Run", index: int) -> str:
+def _when(run: RunData, index: int) -> str:
     epoch = run.snapshot_epochs[index]
     return "before training" if epoch == 0 else f"epoch {epoch}"
 

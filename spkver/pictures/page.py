@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spkver.errors import SpkverError
-from spkver.whole_file import whole_file
+from spkver.files import atomic_write
 
 
 def write_page(path: Path, title: str, data: dict[str, Any], scripts: list[str]) -> Path:
@@ -33,7 +33,7 @@ def write_page(path: Path, title: str, data: dict[str, Any], scripts: list[str])
     for name, value in parts.items():
         before, page = page.split("{{" + name + "}}")
         pieces += [before, value]
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write("".join(pieces) + page)
     return path
 

@@ -1,22 +1,18 @@
 """How the training itself went: loss, accuracy, schedules, gradients, held-out EER."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from spkver.errors import SpkverError
+from spkver.experiment.snapshots import GRADIENT_EDGES
+from spkver.pictures.run_data import RunData
 from spkver.pictures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, Picture, epoch_axis, legend_beside, picture
-from spkver.snapshot import GRADIENT_EDGES
-
-if TYPE_CHECKING:
-    from spkver.pictures.run import Run
 
 # Points of a smoothed line: so many steps are averaged that about this many remain.
 _POINTS = 100
 
 
-def training_records(run: "Run") -> Picture:
+def training_records(run: RunData) -> Picture:
     """Loss, accuracy, learning rate, margin and gradient norm over the steps; held-out EER over the epochs."""
     steps, epochs = run.steps, run.epochs
     figure, axes = picture(2, 3, (4.2, 2.9))
@@ -57,7 +53,7 @@ def training_records(run: "Run") -> Picture:
     return figure
 
 
-def gradients(run: "Run") -> Picture:
+def gradients(run: RunData) -> Picture:
     """Gradient norms of all steps, and the magnitudes of single weights' gradients, before and after clipping."""
     norms = run.steps["grad_norm"]
     norms = norms[np.isfinite(norms) & (norms > 0)]
@@ -107,7 +103,7 @@ def smoothed(position: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.n
     return np.add.reduceat(position, starts) / np.diff(np.append(starts, len(values))), means
 
 
-def _snapshots(run: "Run") -> list:
+def _snapshots(run: RunData) -> list:
     try:
         return run.snapshots
     except SpkverError:

@@ -23,7 +23,7 @@ from spkver.pictures.projection import METHODS
 from spkver.pictures.records import smoothed
 from spkver.pictures.run import Run
 from spkver.scoring.metrics import det_points, equal_error_rate, min_dcf
-from spkver.scoring.summary import read_metrics
+from spkver.scoring.metrics.summary import read_metrics
 
 # Points of a curve: more cannot be told apart on a page.
 _DET_POINTS = 300

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from spkver.whole_file import whole_file
+from spkver.files import atomic_write
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
     "#0072B2",
@@ -56,7 +56,7 @@ class Picture(Figure):
     def save(self, path: str | Path, dpi: float = 110) -> Path:
         """Write the figure, in the format of the name's ending; returns the path."""
         path = Path(path)
-        with whole_file(path, "wb") as file:
+        with atomic_write(path, "wb") as file:
             self.savefig(file, format=path.suffix[1:] or "png", dpi=dpi)
         return path
 

@@ -12,13 +12,13 @@ from functools import partial
 import numpy as np
 
 from spkver.errors import SpkverError
-from spkver.scoring.backend import Backend, Cohort
-from spkver.scoring.calibration import Calibration
-from spkver.scoring.enrolment import Models, enrolment_means, expand_trials, score_means
-from spkver.scoring.pairs import pair_products, unit_rows
-from spkver.scoring.plda import Plda
-from spkver.scoring.quality import quality_columns
-from spkver.scoring.score_norm import centre, cohort_statistics, s_norm, t_norm, z_norm
+from spkver.scoring.backend_folder import Backend, Cohort
+from spkver.scoring.backends.calibration import Calibration
+from spkver.scoring.backends.cosine import pair_products, unit_rows
+from spkver.scoring.backends.enrolment import Models, enrolment_means, expand_trials, score_means
+from spkver.scoring.backends.plda import Plda
+from spkver.scoring.backends.quality import quality_columns
+from spkver.scoring.backends.score_norm import centre, cohort_statistics, s_norm, t_norm, z_norm
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -34,44 +34,44 @@ COHORT_MEAN = "cohort_mean"  # a quality measure that is made from the embedding
 
 
 @dataclass(frozen=True, eq=False)
-class Voices:
+class EmbeddingSet:
     """The utterances, or the enrolled models, of one side of trials.
 
     Attributes:
         embeddings: (N, D).
-        measures: name -> (N,), as `spkver.scoring.embeddings.read_measures` gives them; no more than are used.
+        measures: name -> (N,), as `spkver.embedding.folder.read_measures` gives them; no more than are used.
     """
 
     embeddings: np.ndarray
     measures: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def qualified_voices(
+def rated_embeddings(
     embeddings: np.ndarray, measures: dict[str, np.ndarray], quality: list[str], backend: Backend
-) -> Voices:
+) -> EmbeddingSet:
     """Voices with the quality measures that a calibration asks for, the mean of their cohort scores among them."""
     if COHORT_MEAN in quality:
         cohort = backend.cohort()
         mean = cohort.mean if cohort.centred else np.zeros_like(cohort.mean)
         statistics = cohort_statistics(centre(embeddings, mean), centre(cohort.embeddings, mean), cohort.top_n)
         measures = measures | {COHORT_MEAN: statistics.mean}
-    return Voices(embeddings, {name: measures[name] for name in quality})
+    return EmbeddingSet(embeddings, {name: measures[name] for name in quality})
 
 
-def enrolled_voices(voices: Voices, models: Models) -> Voices:
+def enrolled_embeddings(voices: EmbeddingSet, models: Models) -> EmbeddingSet:
     """The enrolment's side where a name is a model: mean embeddings, and the mean of each measure.
 
     No measure is summed. The embedding of a minute is another thing than the mean of fifteen embeddings of 4 s, and a
     calibration knows of the latter only what it knows of 4 s: with sums, more enrolment made decisions worse.
     """
     measures = {name: models.sums(values) / models.counts for name, values in voices.measures.items()}
-    return Voices(enrolment_means(voices.embeddings, models), measures)
+    return EmbeddingSet(enrolment_means(voices.embeddings, models), measures)
 
 
 class Cosine:
     """The cosine of embeddings; ``mean`` (D,), where given, is subtracted from both sides first."""
 
-    def __init__(self, enroll: Voices, test: Voices, mean: np.ndarray | None = None) -> None:
+    def __init__(self, enroll: EmbeddingSet, test: EmbeddingSet, mean: np.ndarray | None = None) -> None:
         bring = unit_rows if mean is None else partial(centre, mean=mean)
         self.left = bring(enroll.embeddings)
         self.right = self.left if test is enroll else bring(test.embeddings)
@@ -83,7 +83,7 @@ class Cosine:
 class Normalised:
     """Cosines normalised by those that each side has with a cohort; the same mean is subtracted from all three."""
 
-    def __init__(self, enroll: Voices, test: Voices, cohort: Cohort, norm: str) -> None:
+    def __init__(self, enroll: EmbeddingSet, test: EmbeddingSet, cohort: Cohort, norm: str) -> None:
         mean = cohort.mean if cohort.centred else None
         self.cosine = Cosine(enroll, test, mean)
         rows = unit_rows(cohort.embeddings) if mean is None else centre(cohort.embeddings, mean)
@@ -104,7 +104,7 @@ class Normalised:
 class PldaRatio:
     """The log-likelihood ratio of a PLDA model."""
 
-    def __init__(self, enroll: Voices, test: Voices, plda: Plda) -> None:
+    def __init__(self, enroll: EmbeddingSet, test: EmbeddingSet, plda: Plda) -> None:
         self.left, self.left_constants = plda.rows(enroll.embeddings)
         self.right, self.right_constants = (
             (self.left, self.left_constants) if test is enroll else plda.rows(test.embeddings)
@@ -116,10 +116,10 @@ class PldaRatio:
         return (products + constants).astype(np.float32)
 
 
-class Qualified:
+class RatedScores:
     """What a calibration is fed with: a system's score and the quality measures of the two sides."""
 
-    def __init__(self, score: Score, enroll: Voices, test: Voices) -> None:
+    def __init__(self, score: Score, enroll: EmbeddingSet, test: EmbeddingSet) -> None:
         self.score = score
         # One array of both sides, as a quality measure has no side.
         self.first_test = 0 if test is enroll else len(enroll.embeddings)
@@ -137,7 +137,7 @@ class Qualified:
 class Calibrated:
     """A calibrated system: its scores are natural log-likelihood ratios."""
 
-    def __init__(self, qualified: Qualified, calibration: Calibration) -> None:
+    def __init__(self, qualified: RatedScores, calibration: Calibration) -> None:
         self.qualified, self.calibration = qualified, calibration
 
     def __call__(self, enroll_index: np.ndarray, test_index: np.ndarray) -> np.ndarray:
@@ -155,7 +155,7 @@ class ScoreMean:
         return score_means(self.score(enroll_index, tests), starts).astype(np.float32)
 
 
-def build_system(name: str, enroll: Voices, test: Voices, backend: Backend) -> Score:
+def build_system(name: str, enroll: EmbeddingSet, test: EmbeddingSet, backend: Backend) -> Score:
     """The scoring function of a system.
 
     Args:
@@ -178,7 +178,7 @@ def build_system(name: str, enroll: Voices, test: Voices, backend: Backend) -> S
     if not calibrated:
         return score
     uncalibrated = name.removesuffix(f"+{CALIBRATION}")
-    return Calibrated(Qualified(score, enroll, test), backend.calibration(uncalibrated))
+    return Calibrated(RatedScores(score, enroll, test), backend.calibration(uncalibrated))
 
 
 def deciding_system(backend: Backend) -> str:
@@ -209,6 +209,6 @@ def parse_system(name: str) -> tuple[str, str | None, bool]:
     calibrated = rest[-1:] == [CALIBRATION]
     norm = rest[: len(rest) - calibrated]
     if base not in BASES or len(norm) > 1 or not set(norm) <= set(NORMS) or (norm and base in PLDA_BASES):
-        lawful = f"{', '.join(BASES)}, behind cosine one of +{', +'.join(NORMS)}, and behind any +{CALIBRATION}"
-        raise SpkverError(f"no system '{name}'; a name is one of {lawful}")
+        valid = f"{', '.join(BASES)}, behind cosine one of +{', +'.join(NORMS)}, and behind any +{CALIBRATION}"
+        raise SpkverError(f"no system '{name}'; a name is one of {valid}")
     return base, norm[0] if norm else None, calibrated

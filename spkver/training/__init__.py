@@ -1,0 +1,1 @@
+"""Training: an encoder and a head from crops of speakers, checkpoints, and the final model."""

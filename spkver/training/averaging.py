@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spkver.data.directory import DataDirectory
+from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
-from spkver.model_folder import fit, save_model
+from spkver.experiment.model_folder import fit, save_model
+from spkver.experiment.paths import Experiment
 from spkver.models import build_encoder
 from spkver.training import checkpoint
-from spkver.training.experiment import Experiment
 from spkver.training.held_out import HeldOut, split_as_begun
 from spkver.training.norm_statistics import renew_statistics
 

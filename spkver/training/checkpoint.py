@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from spkver.errors import SpkverError
-from spkver.model_folder import load_tensors, save_tensors
-from spkver.whole_file import whole_file
+from spkver.experiment.model_folder import load_tensors, save_tensors
+from spkver.files import atomic_write
 
 
 def save_state(folder: Path, state: dict) -> None:
     """Write ``last.pt``."""
-    with whole_file(folder / "last.pt", "wb") as file:
+    with atomic_write(folder / "last.pt", "wb") as file:
         torch.save(state, file)
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 
-class Clock:
+class StageTimer:
     """Seconds spent in each named part.
 
     A GPU works on while Python goes ahead: parts of it are right only when ``exact`` is set, which waits for it at

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from spkver.data.directory import DataDirectory, Utterance
+from spkver.data.trial_making import make_trials
+from spkver.data.trials import map_trials
+from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
-from spkver.model_folder import read_speakers
-from spkver.scoring.cosine import cosine_scores
-from spkver.scoring.lookup import map_trials
+from spkver.experiment.model_folder import read_speakers
+from spkver.scoring.backends.cosine import cosine_scores
 from spkver.scoring.metrics import equal_error_rate
-from spkver.scoring.trial_making import make_trials
 
 
 def split_speakers(

@@ -10,11 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from spkver.config import Config
 from spkver.data.directory import DataDirectory
+from spkver.data.variants import ORIGINAL
+from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
-from spkver.training.layers import freeze
-from spkver.views import AS_RECORDED
+from spkver.training.finetune import freeze
 
 
 class NormStatistics:
@@ -56,8 +56,8 @@ def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config:
     Raises:
         SpkverError: a file cannot be read, or the weights are damaged.
     """
-    still = freeze(encoder, config.optimizer.freeze)
-    norms = [norm for norm in batch_norms(encoder) if norm not in still]
+    frozen_modules = freeze(encoder, config.optimizer.freeze)
+    norms = [norm for norm in batch_norms(encoder) if norm not in frozen_modules]
     n = min(config.training.statistics_utterances, len(directory.utterances))
     chosen = np.random.default_rng([config.seed, 0xBA7C]).choice(len(directory.utterances), n, replace=False)
     chosen = directory.subset(utterances={directory.utterances[index].id for index in chosen})
@@ -85,7 +85,7 @@ def _inputs(
 
     hooks = [norm.register_forward_pre_hook(keep) for norm in norms]
     try:
-        extractor = Extractor(encoder, config, AS_RECORDED)
+        extractor = Extractor(encoder, config, ORIGINAL)
         extractor.embed_utterances(directory.utterances, directory.durations, "statistics")
     finally:
         for hook in hooks:

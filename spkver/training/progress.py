@@ -10,7 +10,7 @@ from tqdm import tqdm
 _PLAIN_LINE_EVERY = 60.0
 
 
-class Sums:
+class RunningMeans:
     """Sums over the steps of an epoch; skipped steps count as skipped only."""
 
     def __init__(self, values: dict | None = None):
@@ -26,7 +26,7 @@ class Sums:
         self._values |= {"lr": record["lr"], "margin": record["margin"]}
 
     def state(self) -> dict:
-        """What ``Sums(**state)`` makes the same sums of."""
+        """What ``RunningMeans(**state)`` makes the same sums of."""
         return {"values": dict(self._values)}
 
     def mean(self) -> dict:

@@ -5,7 +5,7 @@ Being plain functions, they need no state when a run is resumed.
 
 import math
 
-from spkver.schema import LearningRateSchedule, MarginSchedule
+from spkver.config.schema import LearningRateSchedule, MarginSchedule
 
 
 def learning_rate(schedule: LearningRateSchedule, peak: float, epochs: int, position: float) -> float:

@@ -17,17 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spkver.config import Config
+from spkver.embedding.extractor import build_fbank
 from spkver.errors import SpkverError
-from spkver.extraction import build_fbank
 from spkver.features import SpecAugment, mean_normalise
 from spkver.heads import Head, chunked_loss, draw_classes
-from spkver.training.clock import Clock
+from spkver.training.clock import StageTimer
 from spkver.training.norm_statistics import NormStatistics
-from spkver.training.optimizer import build_optimizer, set_learning_rate
-from spkver.training.row_optimizer import RowAdamW
+from spkver.training.optim import RowAdamW, build_optimizer, set_learning_rate
 from spkver.training.schedules import learning_rate, margin
 from spkver.training.seeds import mixed_seed
-from spkver.training.snapshots import gradient_histogram
+from spkver.training.snapshot_writer import gradient_histogram
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Waveforms ``(batch, n_samples)``, labels ``(batch,)`` and which formant factor ``(batch,)``."""
@@ -54,7 +53,7 @@ class TrainingStep:
         self.rows = self._row_optimizer()
         self.optimizer = build_optimizer(config.optimizer, encoder, head, dtype, self.rows)
         self.statistics = NormStatistics(encoder, head)
-        self.clock = Clock(device)
+        self.clock = StageTimer(device)
         self.skipped_in_a_row = 0
         self.gradients: Tensor | None = None
         """Histograms of the last watched step's gradients, before and after clipping."""

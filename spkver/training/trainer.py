@@ -21,26 +21,25 @@ from spkver.config import Config
 from spkver.data.dataset import SpeakerCrops, collate
 from spkver.data.directory import DataDirectory
 from spkver.data.sampler import SpeakerBatchSampler
+from spkver.data.variants import ORIGINAL
+from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
+from spkver.experiment.log import Log
+from spkver.experiment.model_folder import fit, read_speakers, save_model
+from spkver.experiment.paths import Experiment
 from spkver.files import locked
 from spkver.heads import build_head
-from spkver.model_folder import fit, read_speakers, save_model
 from spkver.models import build_encoder
 from spkver.training import checkpoint
 from spkver.training.batches import Batches, WorkerDied
 from spkver.training.device import choose_device, choose_dtype, ignore_interrupts
-from spkver.training.experiment import Experiment
+from spkver.training.finetune import freeze, start_from
 from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
-from spkver.training.init import start_from
-from spkver.training.layers import freeze
-from spkver.training.log import Log
 from spkver.training.norm_statistics import renew_statistics
-from spkver.training.progress import Progress, Sums, training_line
-from spkver.training.snapshots import Snapshots
+from spkver.training.progress import Progress, RunningMeans, training_line
+from spkver.training.snapshot_writer import Snapshots
 from spkver.training.step import TrainingStep
 from spkver.training.stopping import TRY_AGAIN, StopNow, Stopped, StopRequest
-from spkver.views import AS_RECORDED
 
 # What a checkpoint holds, with the types.
 _STATE = {
@@ -129,11 +128,11 @@ class Trainer:
         self.head.to(self.device)
         if init is not None and not self.begun:
             print(f"{init}: {start_from(init, self.encoder, self.head, training, config)}", flush=True)
-        self.still = freeze(self.encoder, config.optimizer.freeze)
+        self.frozen_modules = freeze(self.encoder, config.optimizer.freeze)
         self.training_step = TrainingStep(config, self.encoder, self.head, self.device, self.dtype, experiment.folder)
 
         self.epoch, self.step = 0, 0  # the next to do, both counted from 0
-        self.sums = Sums()  # of the epoch so far
+        self.sums = RunningMeans()  # of the epoch so far
         self.seconds = 0.0  # of training so far
         self.best = None  # (held-out EER, epoch counted from 1)
         self.gradients = None  # histograms of the epoch's last step, before and after clipping
@@ -217,7 +216,7 @@ class Trainer:
     def to_train_mode(self) -> None:
         """Dropout and BatchNorm as in training, but for what is frozen."""
         self.encoder.train()
-        for module in self.still:
+        for module in self.frozen_modules:
             module.eval()
 
     def _step(self, batch: tuple[Tensor, Tensor, Tensor]) -> dict:
@@ -231,7 +230,7 @@ class Trainer:
         """Measure, keep the weights, log, say; then the next epoch."""
         record = {"epoch": self.epoch + 1, **self.sums.mean(), "seconds": round(self.seconds, 1)}
         # As recorded: the further views of a finished model would cost as many times the time, each epoch.
-        extractor = Extractor(self.encoder, self.config, AS_RECORDED)
+        extractor = Extractor(self.encoder, self.config, ORIGINAL)
         try:
             # Nothing of the training changes here: a signal need not wait, and a resumed run measures again.
             with self.stop_request.at_once():
@@ -249,7 +248,7 @@ class Trainer:
             self.experiment.checkpoints, self.epoch + 1, self.encoder.state_dict(), self.head.state_dict()
         )
         self.log.write("epoch", self.epoch + 1, record)
-        self.epoch, self.step, self.sums = self.epoch + 1, 0, Sums()
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, RunningMeans()
         self._save()
         best = None if self.best is None else self.best[1]
         checkpoint.prune(self.experiment.checkpoints, self.config.training.keep_last, best)
@@ -287,7 +286,7 @@ class Trainer:
             fit(self.encoder, state["encoder"], path)
             fit(self.head, state["head"], path)
             self.training_step.optimizer.load_state_dict(state["optimizer"])
-            self.sums = Sums(**state["sums"])
+            self.sums = RunningMeans(**state["sums"])
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise checkpoint.damaged(path, error) from None
         self.epoch, self.step = state["epoch"], state["step"]
@@ -311,7 +310,7 @@ class Trainer:
         """The model before the first step, the floor that training is measured against, and its snapshot."""
         if self.snapshots is not None:
             self.snapshots.begin()
-            self.snapshots.take(0, Extractor(self.encoder, self.config, AS_RECORDED), self.head, None)
+            self.snapshots.take(0, Extractor(self.encoder, self.config, ORIGINAL), self.head, None)
         save_model(
             self.experiment.untrained,
             self.config,

@@ -179,7 +179,7 @@ def _embeddings(place):
 
 
 def _half_done(place):
-    from spkver.embedding_parts import EmbeddingParts, Part
+    from spkver.embedding.parts import EmbeddingParts, Part
 
     data = read_data_directory(place / "data" / "test", check_files=False)
     parts = EmbeddingParts(place / "parts", data.utterances, "model")

@@ -89,8 +89,8 @@ def _experiment(folder: Path, material: Path):
 
 
 def _data_directory(folder: Path, material: Path):
+    from spkver.data.audio_check import read_survey
     from spkver.data.directory import read_data_directory
-    from spkver.data.survey import read_survey
 
     read_survey(folder)
     return read_data_directory(folder, check_files=False)
@@ -104,30 +104,30 @@ def _recordings_table(folder: Path, material: Path):
 
 
 def _trials(folder: Path, material: Path):
-    from spkver.scoring.trials import read_trials
+    from spkver.data.trials import read_trials
 
     (file,) = (path for path in folder.iterdir() if not path.is_symlink())
     return read_trials(file)
 
 
 def _scores(folder: Path, material: Path):
-    from spkver.scoring.scores import read_scores
+    from spkver.scoring.score_files import read_scores
 
     return read_scores(folder / "trials-cosine")
 
 
 def _foreign_scores(folder: Path, material: Path):
-    from spkver.scoring.foreign_scores import match_scores
-    from spkver.scoring.trials import read_trials
+    from spkver.data.trials import read_trials
+    from spkver.scoring.external_scores import match_scores
 
     (file,) = (path for path in folder.iterdir() if not path.is_symlink())
     return match_scores(file, read_trials(material / "data" / "test" / "trials"))
 
 
 def _enrolment(folder: Path, material: Path):
-    from spkver.scoring.embeddings import read_embeddings
-    from spkver.scoring.enrolment import read_models
-    from spkver.scoring.lookup import Rows
+    from spkver.data.lookup import Rows
+    from spkver.embedding.folder import read_embeddings
+    from spkver.scoring.backends.enrolment import read_models
 
     _, utts = read_embeddings(material / "exp" / "embeddings" / "test")
     return read_models(folder / "enrolment", Rows(utts, "utts"))
@@ -135,7 +135,7 @@ def _enrolment(folder: Path, material: Path):
 
 def _audio(folder: Path, material: Path):
     from spkver.data.audio import audio_info, read_audio
-    from spkver.data.audio_blocks import audio_blocks
+    from spkver.data.streaming import audio_blocks
 
     (file,) = (path for path in folder.iterdir() if not path.is_symlink())
     audio_info(file)
@@ -161,7 +161,7 @@ def _tar(folder: Path, material: Path):
 
 
 def _zip(folder: Path, material: Path):
-    from spkver.corpora.unpack_zip import unpack_zip
+    from spkver.corpora.unpack import unpack_zip
 
     unpack_zip(folder / "archive.zip", folder / "out")
     _nothing_leads_out(folder)
@@ -182,7 +182,7 @@ def _state(folder: Path, material: Path):
 def _resume(folder: Path, material: Path):
     from spkver.config import load_config
     from spkver.data.directory import read_data_directory
-    from spkver.training.experiment import Experiment
+    from spkver.experiment.paths import Experiment
     from spkver.training.trainer import Trainer
 
     config = load_config(folder / "config.yaml")
@@ -204,8 +204,8 @@ def _log(folder: Path, material: Path):
 
 
 def _metrics(folder: Path, material: Path):
-    from spkver.evaluation import results_table
-    from spkver.scoring.summary import update_metrics_json
+    from spkver.scoring.evaluation import results_table
+    from spkver.scoring.metrics.summary import update_metrics_json
 
     table = results_table([folder])
     update_metrics_json(folder / "metrics.json", "test/trials", "new", {"eer": 0.1, "targets": 1, "nontargets": 1})
@@ -221,7 +221,7 @@ def _store(folder: Path, material: Path):
 
 def _model(folder: Path, material: Path):
     import spkver
-    from spkver.model_folder import load_tensors, read_scoring, read_speakers
+    from spkver.experiment.model_folder import load_tensors, read_scoring, read_speakers
 
     read_speakers(folder)
     read_scoring(folder)
@@ -230,7 +230,7 @@ def _model(folder: Path, material: Path):
 
 
 def _back_end(folder: Path, material: Path):
-    from spkver.scoring.backend import Backend
+    from spkver.scoring.backend_folder import Backend
 
     backend = Backend(folder)
     backend.cohort()
@@ -239,8 +239,8 @@ def _back_end(folder: Path, material: Path):
 
 
 def _imported(folder: Path, material: Path):
-    from spkver.model_folder import read_scoring, read_speakers
-    from spkver.scoring.backend import Backend
+    from spkver.experiment.model_folder import read_scoring, read_speakers
+    from spkver.scoring.backend_folder import Backend
 
     read_scoring(folder)
     read_speakers(folder)
@@ -256,14 +256,14 @@ def _snapshots(folder: Path, material: Path):
 
 
 def _embeddings(folder: Path, material: Path):
-    from spkver.scoring.embeddings import read_embeddings, read_measures
+    from spkver.embedding.folder import read_embeddings, read_measures
 
     read_embeddings(folder)
     return read_measures(folder, ["duration", "magnitude"])
 
 
 def _import(folder: Path, material: Path):
-    from spkver.scoring.interchange import import_embeddings
+    from spkver.embedding.interchange import import_embeddings
 
     for name in ("e.scp", "e.ark", "text.ark", "e.npz", "each.npz", "e.npy", "files"):
         if (path := folder / name).exists() and not path.is_symlink():
@@ -274,7 +274,7 @@ def _import(folder: Path, material: Path):
 
 def _parts(folder: Path, material: Path):
     from spkver.data.directory import read_data_directory
-    from spkver.embedding_parts import EmbeddingParts
+    from spkver.embedding.parts import EmbeddingParts
 
     utterances = read_data_directory(material / "data" / "test", check_files=False).utterances
     parts = EmbeddingParts(folder, utterances, "model")
@@ -282,8 +282,8 @@ def _parts(folder: Path, material: Path):
 
 
 def _unfinished(folder: Path, material: Path):
-    from spkver.scoring_stages import score_trials
-    from spkver.systems import System
+    from spkver.scoring.stages import score_trials
+    from spkver.scoring.system_files import System
 
     score_trials(material / "data" / "test", None, System(folder))
     made, whole = (exp / "scores" / "test" / "trials-cosine" for exp in (folder, material / "exp"))

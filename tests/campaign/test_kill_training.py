@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from spkver.cli import main
-from spkver.training.log import read_log
+from spkver.experiment.log import read_log
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from spkver.training.log import read_log
+from spkver.experiment.log import read_log
 
 SPKVER = f"{sys.executable} -m spkver.cli"
 pytestmark = [

@@ -19,7 +19,7 @@ LISTS = {
 """VoxCeleb's trial lists, and whether each takes speakers beyond the test set."""
 
 
-class Voices:
+class EmbeddingSet:
     """Made-up speakers: harmonics under formants of their own."""
 
     def __init__(self, seed: int = 0):
@@ -47,7 +47,7 @@ class Voices:
 
 def make_voxceleb(root: Path, vox2_suffix: str = ".m4a") -> Path:
     """VoxCeleb1 with 3 + 4 speakers, VoxCeleb2 with 10, two videos of two files each; lists with CRLF."""
-    voices = Voices()
+    voices = EmbeddingSet()
     vox1: dict[str, list[str]] = {}
     for split, speakers in (("dev", ("id10001", "id10269", "id11251")), ("test", [f"id102{n}" for n in range(70, 74)])):
         for speaker in speakers:
@@ -79,7 +79,7 @@ def make_voxceleb(root: Path, vox2_suffix: str = ".m4a") -> Path:
 
 def make_librispeech(root: Path) -> Path:
     """``LibriSpeech``: 9 speakers to train on and 4 in each test subset, two chapters of two and three utterances."""
-    voices, number = Voices(), 18
+    voices, number = EmbeddingSet(), 18
     rows = [";ID  |SEX| SUBSET           |MINUTES| NAME"]
     for subset, n_speakers in (("train-clean-100", 9), ("test-clean", 4), ("test-other", 4)):
         for _ in range(n_speakers):
@@ -97,7 +97,7 @@ def make_librispeech(root: Path) -> Path:
 
 def make_cnceleb(root: Path) -> Path:
     """CN-Celeb1 with 4 + 3 speakers and CN-Celeb2 with 6: lists name ``.wav``, the files are ``.flac``."""
-    voices, cn1, cn2 = Voices(), root / "CN-Celeb_flac", root / "CN-Celeb2_flac"
+    voices, cn1, cn2 = EmbeddingSet(), root / "CN-Celeb_flac", root / "CN-Celeb2_flac"
     kinds = ("singing-01-001", "singing-01-002", "interview-02-013", "drama-03-004")
     dev, evaluated = [f"id{n:05}" for n in range(4)], [f"id{n:05}" for n in range(800, 803)]
     for speaker in dev + evaluated:
@@ -128,7 +128,7 @@ def make_cnceleb(root: Path) -> Path:
 
 def make_musan(root: Path) -> Path:
     """Two files of each category, beside the ANNOTATIONS and LICENSE that are no audio."""
-    voices = Voices()
+    voices = EmbeddingSet()
     for category, source in (("noise", "free-sound"), ("music", "fma"), ("speech", "librivox")):
         for n in range(2):
             voices.speak(f"{category}{n}", root / "musan" / category / source / f"{category}-{source}-000{n}.wav")

@@ -15,9 +15,9 @@ import traceback
 # What the verbs, and the libraries under them, import when they are first used.
 USED = (
     "spkver.corpora.voxceleb",
-    "spkver.evaluation",
-    "spkver.scoring_stages",
-    "spkver.embedding_stage",
+    "spkver.scoring.evaluation",
+    "spkver.scoring.stages",
+    "spkver.embedding.stage",
     "spkver.training.averaging",
     "spkver.training.trainer",
     "torch._dynamo",

@@ -11,7 +11,7 @@ import pytest
 
 from spkver.corpora import augmentation_sets as module
 from spkver.corpora.augmentation_sets import download_musan, download_rirs_noises, prepare_musan, prepare_rirs_noises
-from spkver.corpora.unpack_zip import unpack_zip
+from spkver.corpora.unpack import unpack_zip
 from spkver.data.augment import AudioFiles
 from spkver.errors import SpkverError
 

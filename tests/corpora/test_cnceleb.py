@@ -10,10 +10,10 @@ from spkver.corpora import cnceleb as corpus_module
 from spkver.corpora.cnceleb import COUNTS, download_cnceleb, prepare_cnceleb
 from spkver.corpora.published import Published
 from spkver.data.directory import read_data_directory
+from spkver.data.lookup import Rows
+from spkver.data.trials import read_trials
 from spkver.errors import SpkverError
-from spkver.scoring.enrolment import read_models
-from spkver.scoring.lookup import Rows
-from spkver.scoring.trials import read_trials
+from spkver.scoring.backends.enrolment import read_models
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from spkver.corpora import librispeech as corpus_module
 from spkver.corpora.librispeech import SUBSETS, Subset, download_librispeech, prepare_librispeech
 from spkver.corpora.published import Published
 from spkver.data.directory import read_data_directory
+from spkver.data.trials import read_trials
 from spkver.errors import SpkverError
-from spkver.scoring.trials import read_trials
 
 COUNTS = {"train-clean-100": (9, 45), "test-clean": (4, 20), "test-other": (4, 20)}
 

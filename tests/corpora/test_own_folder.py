@@ -10,14 +10,14 @@ import pytest
 import soundfile
 
 from spkver.cli import main
+from spkver.cli.corpora import LIMITS
 from spkver.config import load_config
 from spkver.corpora import own_folder
 from spkver.corpora.own_folder import Limits, prepare_own_folder
+from spkver.data.audio_check import keep_usable
 from spkver.data.directory import read_data_directory, read_pairs
-from spkver.data.survey import keep_usable
+from spkver.data.trials import read_trials
 from spkver.errors import SpkverError
-from spkver.own_folder_verb import LIMITS
-from spkver.scoring.trials import read_trials
 
 SHORT = Limits(min_seconds=0.5)
 
@@ -74,7 +74,7 @@ def test_durations_are_those_that_training_would_find(tree, tmp_path, monkeypatc
     (tmp_path / "train" / "unusable").unlink()  # without it nothing counts as surveyed
     decoded = keep_usable(read_data_directory(tmp_path / "train"), 16000)
     assert decoded.durations == kept.durations
-    monkeypatch.setattr("spkver.data.survey._decode_all", None)
+    monkeypatch.setattr("spkver.data.audio_check._decode_all", None)
     keep_usable(read_data_directory(tmp_path / "test"), 16000)
 
 

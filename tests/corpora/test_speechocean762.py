@@ -15,8 +15,8 @@ from spkver.corpora.speechocean762 import (
     read_split,
 )
 from spkver.data.directory import read_data_directory, read_pairs
+from spkver.data.trials import read_trials
 from spkver.errors import SpkverError
-from spkver.scoring.trials import read_trials
 
 GENDERS = {"a": "m", "b": "m", "c": "f", "d": "f"}
 AGES = {"a": 17, "b": 18, "c": 9, "d": 10}

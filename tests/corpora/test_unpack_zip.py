@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from spkver.corpora.unpack_zip import unpack_zip
+from spkver.corpora.unpack import unpack_zip
 from spkver.errors import SpkverError
 
 

@@ -18,8 +18,8 @@ from spkver.corpora.voxceleb import COUNTS, prepare_voxceleb
 from spkver.corpora.voxceleb_lists import TRIALS, PublishedTrials
 from spkver.data.audio import read_audio
 from spkver.data.directory import read_data_directory
+from spkver.data.trials import read_trials
 from spkver.errors import SpkverError
-from spkver.scoring.trials import read_trials
 
 needs_ffmpeg = pytest.mark.skipif(FFMPEG is None, reason="needs ffmpeg")
 

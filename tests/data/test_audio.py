@@ -18,8 +18,8 @@ from spkver.data.audio import (
     read_audio,
     wrap_to,
 )
-from spkver.data.audio_blocks import audio_blocks
 from spkver.data.resampling import resample
+from spkver.data.streaming import audio_blocks
 
 FORMATS = {
     "wav": ("WAV", "PCM_16"),

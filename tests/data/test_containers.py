@@ -12,7 +12,7 @@ import soundfile
 
 from spkver.data import containers
 from spkver.data.audio import AudioError, audio_info, read_audio
-from spkver.data.audio_blocks import audio_blocks
+from spkver.data.streaming import audio_blocks
 
 N = 16_000
 SAMPLES = (10_000 * np.sin(np.arange(N) / 20 + np.sin(np.arange(N) / 900))).astype(np.int16)

@@ -8,10 +8,10 @@ import soundfile
 
 from spkver.config import load_config
 from spkver.data import shared_memory
+from spkver.data.audio_check import keep_usable
 from spkver.data.dataset import SpeakerCrops, WaveformCache, collate
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
 from spkver.data.sampler import Draw
-from spkver.data.survey import keep_usable
 from spkver.errors import SpkverError
 
 

@@ -15,8 +15,8 @@ from spkver.data.directory import (
     read_path_list,
     write_data_directory,
 )
+from spkver.data.names import composed
 from spkver.errors import SpkverError
-from spkver.names import composed
 
 WAV_SCP = "u1 a/1.wav\nu2 a/2.wav\nu3 b/3.wav\n"
 UTT2SPK = "u1 anna\nu2 anna\nu3 bert\n"

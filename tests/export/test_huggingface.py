@@ -11,7 +11,7 @@ import yaml
 
 import spkver
 from spkver.cli import main
-from spkver.model_folder import load_model, save_model
+from spkver.experiment.model_folder import load_model, save_model
 
 RECORD = {"eer": 0.0403, "min_dcf_0.01": 0.35, "min_dcf_0.05": 0.21, "targets": 1584, "nontargets": 15000}
 METRICS = {

@@ -12,15 +12,15 @@ import soundfile
 import torch
 
 from spkver.cli import main
+from spkver.data.trial_making import make_trials
+from spkver.data.trials import write_trials
+from spkver.embedding.extractor import Extractor
+from spkver.embedding.folder import read_embeddings, read_measures
+from spkver.experiment.model_folder import load_model
 from spkver.export import onnx_file
 from spkver.export.waveform_encoder import WaveformEncoder
-from spkver.extraction import Extractor
 from spkver.features import INT16_RANGE
-from spkver.model_folder import load_model
-from spkver.scoring.backend import Backend
-from spkver.scoring.embeddings import read_embeddings, read_measures
-from spkver.scoring.trial_making import make_trials
-from spkver.scoring.trials import write_trials
+from spkver.scoring.backend_folder import Backend
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spkver.errors import SpkverError
 from spkver.heads import ArcMarginProduct, ArcMarginProductIntertopkSubcenter
-from spkver.heads.intertopk_subcenter import hardest_others
+from spkver.heads.intertopk_subcenter import top_k_others
 
 
 def slow_logits(head, embedding: torch.Tensor, label: torch.Tensor, mp_eff: float) -> torch.Tensor:
@@ -102,7 +102,7 @@ def test_hardest_others_are_the_highest_that_are_not_the_target(data):
     values = st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0])
     row = torch.tensor([data.draw(st.lists(values, min_size=classes, max_size=classes))])
     target = data.draw(st.integers(0, classes - 1))
-    chosen = hardest_others(row, torch.tensor([target]), k_top)[0].tolist()
+    chosen = top_k_others(row, torch.tensor([target]), k_top)[0].tolist()
     assert target not in chosen
     assert len(set(chosen)) == k_top
     others = [row[0, c].item() for c in range(classes) if c != target]

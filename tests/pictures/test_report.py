@@ -16,12 +16,12 @@ from scipy.stats import norm
 import spkver
 from spkver.cli import main
 from spkver.errors import SpkverError
+from spkver.experiment.snapshots import Snapshot, Subset, write_snapshot, write_subset
 from spkver.pictures import Run
 from spkver.pictures.margin_page import MARGINS, margin_tables
 from spkver.pictures.page import packed, write_page
 from spkver.pictures.report import write_report
 from spkver.scoring.metrics import equal_error_rate
-from spkver.snapshot import Snapshot, Subset, write_snapshot, write_subset
 
 
 def data_of(page):

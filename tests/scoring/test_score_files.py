@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from spkver.data.lookup import Rows
+from spkver.data.trials import Trials, read_trial_blocks, read_trials, write_trials
 from spkver.errors import SpkverError
-from spkver.scoring.lookup import Rows
-from spkver.scoring.scores import read_scores, score_list, write_scores
-from spkver.scoring.trials import Trials, read_trial_blocks, read_trials, write_trials
+from spkver.scoring.score_files import read_scores, score_list, write_scores
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
@@ -224,8 +224,8 @@ def test_a_score_that_is_not_finite_in_a_late_block_names_its_line(tmp_path):
 SCORE_SLOWLY = """
 import sys, time
 import numpy as np
-from spkver.scoring.lookup import Rows
-from spkver.scoring.scores import score_list
+from spkver.data.lookup import Rows
+from spkver.scoring.score_files import score_list
 rows = Rows(["a", "b"], "utts")
 def score(enroll, test):
     print("scores", flush=True)

@@ -3,8 +3,8 @@
 import torch
 
 from spkver.data.audio import read_audio
-from spkver.extraction import Extractor
-from spkver.model_folder import load_model
+from spkver.embedding.extractor import Extractor
+from spkver.experiment.model_folder import load_model
 
 
 def test_whole_training_utterances_are_centred_with_unit_variance(trained, voices):

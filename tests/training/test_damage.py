@@ -8,13 +8,21 @@ import pytest
 import torch
 from byte_mutations import mutations
 
-from spkver import snapshot
 from spkver.cli import main
 from spkver.errors import SpkverError
+from spkver.experiment import snapshots as snapshot
+from spkver.experiment.log import Log, read_log
+from spkver.experiment.snapshots import (
+    GRADIENT_EDGES,
+    Snapshot,
+    Subset,
+    read_snapshot,
+    read_subset,
+    write_snapshot,
+    write_subset,
+)
 from spkver.pictures.run import Run
-from spkver.snapshot import GRADIENT_EDGES, Snapshot, Subset, read_snapshot, read_subset, write_snapshot, write_subset
 from spkver.training import checkpoint
-from spkver.training.log import Log, read_log
 
 KINDS = {"epoch": int, "encoder": dict, "log_size": int}
 

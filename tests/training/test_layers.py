@@ -8,14 +8,14 @@ import torch
 
 from spkver.cli import main
 from spkver.config import load_config
+from spkver.data.audio_check import keep_usable
 from spkver.data.directory import read_data_directory
-from spkver.data.survey import keep_usable
 from spkver.errors import SpkverError
-from spkver.model_folder import load_tensors
+from spkver.experiment.log import read_log
+from spkver.experiment.model_folder import load_tensors
+from spkver.experiment.paths import Experiment
 from spkver.models import build_encoder
-from spkver.training.experiment import Experiment
-from spkver.training.layers import freeze, learning_rate_factors
-from spkver.training.log import read_log
+from spkver.training.finetune import freeze, learning_rate_factors
 from spkver.training.schedules import learning_rate
 from spkver.training.trainer import Trainer
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spkver.training import muon
-from spkver.training.muon import Muon, orthogonalised
+from spkver.training import optim as muon
+from spkver.training.optim import Muon, orthogonalised
 
 
 def matrices(seed=0):

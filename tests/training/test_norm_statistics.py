@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from spkver.config import load_config
+from spkver.data.audio_check import keep_usable
 from spkver.data.directory import read_data_directory
-from spkver.data.survey import keep_usable
+from spkver.data.variants import ORIGINAL
+from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
-from spkver.extraction import Extractor
 from spkver.models import build_encoder
 from spkver.training.norm_statistics import batch_norms, renew_statistics
-from spkver.views import AS_RECORDED
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def outputs_of(encoder, directory, config):
     seen = {norm: [] for norm in batch_norms(encoder)}
     for norm, outputs in seen.items():
         norm.register_forward_hook(lambda module, inputs, output, outputs=outputs: outputs.append(output))
-    Extractor(encoder, config, AS_RECORDED).embed_utterances(directory.utterances, directory.durations, "")
+    Extractor(encoder, config, ORIGINAL).embed_utterances(directory.utterances, directory.durations, "")
     return [torch.cat(outputs) for outputs in seen.values()]
 
 

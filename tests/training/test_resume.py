@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from forked import Forked
 
-from spkver.training.log import read_log
+from spkver.experiment.log import read_log
 
 
 def start(tiny_config, voices, exp, *words):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spkver.schema import LearningRateSchedule, MarginSchedule
+from spkver.config.schema import LearningRateSchedule, MarginSchedule
 from spkver.training.schedules import learning_rate, margin
 
 

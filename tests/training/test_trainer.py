@@ -10,16 +10,17 @@ import torch
 
 from spkver import native
 from spkver.config import load_config
+from spkver.data.audio_check import keep_usable
 from spkver.data.directory import read_data_directory
-from spkver.data.survey import keep_usable
 from spkver.errors import SpkverError
-from spkver.model_folder import load_model, load_tensors
-from spkver.training import device, muon
+from spkver.experiment.log import read_log
+from spkver.experiment.model_folder import load_model, load_tensors
+from spkver.experiment.paths import Experiment
+from spkver.training import device
+from spkver.training import optim as muon
 from spkver.training.checkpoint import epochs_kept
 from spkver.training.device import choose_device
-from spkver.training.experiment import Experiment
 from spkver.training.held_out import split_speakers
-from spkver.training.log import read_log
 from spkver.training.profiling import profile_training
 from spkver.training.trainer import Trainer
 

@@ -1,0 +1,193 @@
+"""The verbs ``spkver prepare CORPUS``: each turns a corpus as it is published into data directories or lists.
+
+Heavy imports stand inside the verbs, so that ``spkver --help`` is instant.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+# The defaults of spkver.corpora.own_folder.Limits, which is not imported for a help text; a test holds them together.
+LIMITS = {"min_seconds": 1.0, "long_seconds": 30.0, "segment_seconds": 10.0, "targets": 20_000, "nontargets": 100_000}
+
+
+def add_corpus_verbs(verb: Callable) -> None:
+    """Give the parser of ``prepare`` its corpora; ``verb(name, function)`` adds one."""
+
+    def corpus(
+        name: str, function, gets: str = "where the data directories of training and test are made"
+    ) -> argparse.ArgumentParser:
+        added = verb(name, function)
+        added.add_argument("folder", type=Path, help=gets)
+        added.add_argument(
+            "--corpus",
+            type=Path,
+            metavar="DIR",
+            help="folder of the unpacked corpus, when it is here already: nothing is downloaded",
+        )
+        added.add_argument(
+            "--downloads",
+            type=Path,
+            metavar="DIR",
+            default=Path("downloads") / name,
+            help="folder that archives are downloaded to (%(default)s)",
+        )
+        added.add_argument(
+            "--partial", action="store_true", help="take an incomplete copy of the corpus too, and say what it lacks"
+        )
+        return added
+
+    added = corpus("voxceleb", prepare_voxceleb)
+    added.add_argument(
+        "--train",
+        default="vox2",
+        help="training speakers: the development part of vox2, vox1 or both, vox1+vox2 (vox2)",
+    )
+    added.add_argument(
+        "--lists",
+        nargs="+",
+        metavar="LIST",
+        help="trial lists to make: vox1_O, vox1_E, vox1_H, or with _cleaned behind (all that --train allows)",
+    )
+    added.add_argument(
+        "--converted", type=Path, metavar="DIR", help="folder that .m4a files are converted into (FOLDER/vox2)"
+    )
+    added.add_argument("--format", default="flac", help="format that .m4a files are converted to: flac or wav (flac)")
+    added.add_argument("--jobs", type=int, help="how many files are converted at a time (one a core)")
+
+    added = corpus("librispeech", prepare_librispeech)
+    added.add_argument(
+        "--train",
+        nargs="+",
+        metavar="SUBSET",
+        default=["train-clean-100"],
+        help="subsets to train on (train-clean-100)",
+    )
+    added.add_argument(
+        "--test",
+        nargs="+",
+        metavar="SUBSET",
+        default=["test-clean"],
+        help="subsets to make trial lists of (test-clean)",
+    )
+    added.add_argument("--seed", type=int, default=12, help="random seed of the trials (12)")
+    added.add_argument("--targets", type=int, default=20_000, help="at most so many target trials in a list (20000)")
+    added.add_argument(
+        "--nontargets", type=int, default=100_000, help="at most so many nontarget trials in a list (100000)"
+    )
+
+    added = corpus("cnceleb", prepare_cnceleb)
+    added.add_argument(
+        "--train", default="cn1+cn2", help="training speakers: those of cn1, cn2 or both, cn1+cn2 (cn1+cn2)"
+    )
+
+    corpus("musan", prepare_musan, "where the lists are made: noise, music, speech, noise_and_music")
+    corpus(
+        "rirs_noises",
+        prepare_rirs_noises,
+        "where the lists are made: simulated_rirs, small_and_medium_rirs, pointsource_noises",
+    )
+
+
+def prepare_voxceleb(options) -> None:
+    """Turn VoxCeleb1 and 2 into data directories and trial lists; converts .m4a by ffmpeg, and goes on where it was."""
+    from spkver.corpora.voxceleb import prepare_voxceleb
+
+    print(
+        prepare_voxceleb(
+            options.corpus,
+            options.folder,
+            options.train,
+            options.lists,
+            options.downloads,
+            options.converted,
+            options.format,
+            options.jobs,
+            options.partial,
+        )
+    )
+
+
+def prepare_librispeech(options) -> None:
+    """Turn subsets of LibriSpeech into data directories and trial lists; without --corpus, download them first."""
+    from spkver.corpora.librispeech import download_librispeech, prepare_librispeech
+
+    corpus = options.corpus or download_librispeech(options.downloads, [*options.train, *options.test])
+    drawn = options.seed, options.targets, options.nontargets
+    print(prepare_librispeech(corpus, options.folder, options.train, options.test, *drawn, options.partial))
+
+
+def prepare_cnceleb(options) -> None:
+    """Turn CN-Celeb 1 and 2 into data directories and trial lists; without --corpus, download them first."""
+    from spkver.corpora.cnceleb import download_cnceleb, prepare_cnceleb
+
+    corpus = options.corpus or download_cnceleb(options.downloads, options.train)
+    print(prepare_cnceleb(corpus, options.folder, options.train, options.partial))
+
+
+def prepare_musan(options) -> None:
+    """List MUSAN's noise, music and speech for augmentation; without --corpus, download it first (11 GB)."""
+    from spkver.corpora.augmentation_sets import download_musan, prepare_musan
+
+    print(prepare_musan(options.corpus or download_musan(options.downloads), options.folder, options.partial))
+
+
+def prepare_rirs_noises(options) -> None:
+    """List the room impulse responses of RIRS_NOISES; without --corpus, download them first (1.3 GB)."""
+    from spkver.corpora.augmentation_sets import download_rirs_noises, prepare_rirs_noises
+
+    print(
+        prepare_rirs_noises(options.corpus or download_rirs_noises(options.downloads), options.folder, options.partial)
+    )
+
+
+def add_own_folder(verb: Callable, corpora: argparse._SubParsersAction) -> None:
+    """Give ``spkver prepare`` its corpus ``folder``; ``verb(name, function, parent)`` adds one."""
+    added = verb("folder", prepare_folder, corpora)
+    added.add_argument("folder", type=Path, help="gets train/, test/, config.yaml, config_lmf.yaml, left_out.tsv")
+    added.add_argument(
+        "--audio", type=Path, required=True, help="a folder of speakers' folders, a .csv or .tsv, a Kaldi directory"
+    )
+    added.add_argument(
+        "--speaker-level", type=int, default=1, metavar="N", help="folder that is a speaker: 1 first, -1 last (1)"
+    )
+    added.add_argument("--genders", type=Path, metavar="FILE", help="'speaker f|m' a line, where the source says none")
+    added.add_argument(
+        "--sample-rate", type=int, metavar="HZ", help="(8000 if half the audio is below 16 kHz, or 16000)"
+    )
+    added.add_argument("--seed", type=int, default=1, help="of split and trials (1)")
+    added.add_argument("--test-speakers", type=int, metavar="N", help="(a fifth, 3 to 200)")
+    meanings = {
+        "min_seconds": "shorter recordings are left out",
+        "long_seconds": "longer ones are cut by voice activity (extra vad)",
+        "segment_seconds": "at most so long",
+        "targets": "at most so many target trials",
+        "nontargets": "at most so many",
+    }
+    for name, meaning in meanings.items():
+        default = LIMITS[name]
+        option = "--" + name.replace("_", "-")
+        added.add_argument(option, type=type(default), default=default, metavar="N", help=f"{meaning} ({default:g})")
+    added.add_argument("--workers", type=int, default=2, metavar="N", help="threads that decode (2)")
+    added.add_argument("--configurations", type=Path, metavar="DIR", help="with own.yaml (conf/ of this repository)")
+
+
+def prepare_folder(options) -> None:
+    """Turn own recordings into data directories, and choose a configuration for them."""
+    from spkver.corpora.configuration_choice import CONFIGURATIONS
+    from spkver.corpora.own_folder import Limits, prepare_own_folder
+
+    limits = Limits(test_speakers=options.test_speakers, **{name: getattr(options, name) for name in LIMITS})
+    print(
+        prepare_own_folder(
+            options.audio,
+            options.folder,
+            options.seed,
+            options.speaker_level,
+            options.sample_rate,
+            options.genders,
+            limits,
+            options.workers,
+            options.configurations or CONFIGURATIONS,
+        )
+    )

@@ -1,0 +1,332 @@
+"""Configuration: YAML files checked against a typed schema.
+
+Notable:
+
+- The schema (``schema.py``) has no default values. Every value stands in YAML, where a reader looks for it.
+- ``base: other.yaml`` at the top of a file takes everything from that file and changes only what is
+  written here. Another ``head.name`` starts that section anew: each head has keys of its own.
+- ``key.sub=value`` overrides come last; their values are YAML.
+- A mistake is one line: the file, the key, what it got, and the nearest valid key.
+"""
+
+import difflib
+import math
+import re
+import reprlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from spkver.config.schema import Config, Head, Section
+from spkver.config.younger_keys import YOUNGER_KEYS
+from spkver.errors import SpkverError
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), schema: type[Section] = Config):
+    """Read, complete and check a configuration.
+
+    Args:
+        path: a YAML file.
+        overrides: ``key.sub=value`` each.
+        schema: what it must hold; recipes with a training of their own have their own.
+
+    Returns:
+        A ``schema``.
+
+    Raises:
+        SpkverError: with one line that names file and key.
+    """
+    return load_run(path, overrides, schema)[0]
+
+
+def load_run(
+    path: str | Path, overrides: Sequence[str] = (), schema: type[Section] = Config
+) -> tuple[Section, dict[str, Any]]:
+    """Read what `dump_config` wrote; raises as `load_config`.
+
+    Returns:
+        The configuration, and what it ran on: empty where the file does not say.
+    """
+    path = Path(path)
+    content = _read_with_bases(path, [])
+    run = content.pop("run", None)  # what a run wrote beside its values
+    if run is not None and schema is Config:
+        content = _merge(YOUNGER_KEYS, content)
+    for override in overrides:
+        content = _merge(content, _parse_override(override))
+    return _check(content, path, schema), _checked_run(run or {}, path)
+
+
+def complete(values: dict, overrides: Sequence[str], schema: type[Section], source: str):
+    """Values that stand in no file, changed by overrides and checked; ``source`` begins a message."""
+    for override in overrides:
+        values = _merge(values, _parse_override(override))
+    return _check(values, source, schema)
+
+
+def dump_config(config: Section, run: dict | None = None) -> str:
+    """The complete configuration as YAML; ``run`` adds what it ran on under that key."""
+    content = config.model_dump()
+    if run is not None:
+        content["run"] = run
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def scoring_overrides(overrides: list[str]) -> list[str]:
+    """Overrides that hold for a model that is trained: those of the scoring section.
+
+    Raises:
+        SpkverError: another one, which would not change the model.
+    """
+    stranger = next((override for override in overrides if not override.startswith("scoring.")), None)
+    if stranger is not None:
+        raise SpkverError(f"override '{stranger}': the model is trained; only scoring.* can still be changed")
+    return overrides
+
+
+_RUN = {"threshold": float, "held_out_eer": float, "data": str, "init": str}
+
+
+def _checked_run(run: Any, path: Path) -> dict[str, Any]:
+    """What others rely on in the section that a run wrote is of the right kind, or not there."""
+    if not isinstance(run, dict):
+        raise SpkverError(f"{path}: key 'run' must be a section, got {_shown(run)}; remove it")
+    for key, kind in _RUN.items():
+        value = run.get(key)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and not (number if kind is float else isinstance(value, kind)):
+            raise SpkverError(f"{path}: key 'run.{key}' must be {_NAMES[kind]}, got {_shown(value)}; remove it")
+    return run
+
+
+_NAMES = {float: "a finite number", str: "text"}
+
+# A configuration has a few kilobytes and four levels; what has more is another file, or wants to fill the memory.
+_MOST_BYTES = 1 << 20
+_MOST_VALUES = 20_000
+_MOST_LEVELS = 30
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads ``1e-3`` as a number, and refuses a key that is given twice.
+
+    It also refuses aliases that lead back to themselves, or that come to more than anybody writes
+    (`a: [*b, *b], b: [*c, *c], ..` doubles with each line).
+    """
+
+    _level = 0  # of what is read now
+
+    def compose_node(self, parent, index):
+        if self._level > _MOST_LEVELS:
+            raise yaml.composer.ComposerError(None, None, "is nested too deeply", self.peek_event().start_mark)
+        self._level += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._level -= 1
+
+    def construct_document(self, node):
+        self._check_size(node, {}, [])
+        return super().construct_document(node)
+
+    def _check_size(self, node: yaml.Node, known: dict[int, int], above: list[yaml.Node]) -> int:
+        """The number of values below a node, with each alias written out."""
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in known:
+            if any(node is one for one in above):
+                self._refuse("an alias leads back to itself", node)
+            if len(above) > _MOST_LEVELS:
+                self._refuse("is nested too deeply", node)
+            below = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+            known[id(node)] = 1 + sum(self._check_size(one, known, [*above, node]) for one in below)
+        if known[id(node)] > _MOST_VALUES:
+            self._refuse(f"comes to more than {_MOST_VALUES} values", node)
+        return known[id(node)]
+
+    def _refuse(self, why: str, node: yaml.Node) -> NoReturn:
+        raise yaml.constructor.ConstructorError(None, None, why, node.start_mark)
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._refuse("a key must be a word", key_node)
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key '{key_node.value}' is given twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _parse_yaml(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
+        raise SpkverError(f"{source}{line}: {problem}") from None
+    except (
+        ValueError,
+        TypeError,
+        OverflowError,
+        AttributeError,
+        LookupError,
+    ) as error:  # the 99th of a month, `!!bool x`
+        raise SpkverError(f"{source}: holds a value that is none ({error})") from None
+
+
+def _read_with_bases(path: Path, seen: list[Path]) -> dict:
+    text = _read_text(path, only_a_file=bool(seen))
+    if path.resolve() in seen:
+        raise SpkverError(f"{path}: its 'base' leads back to itself")
+    content = _parse_yaml(text, str(path))
+    if not isinstance(content, dict):
+        raise SpkverError(f"{path}: must hold 'key: value' lines, found {_kind(content)}")
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise SpkverError(f"{path}: key 'base' must be the path of a YAML file, got {base!r}")
+    return _merge(_read_with_bases(path.parent / base, [*seen, path.resolve()]), content)
+
+
+def _read_text(path: Path, only_a_file: bool) -> str:
+    """The text of a file; of a pipe, too, where somebody gave one to the command."""
+    try:
+        if only_a_file and path.exists() and not path.is_file():
+            raise SpkverError(f"{path}: is no file; a 'base' must be the path of a YAML file")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise SpkverError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+    except (ValueError, RuntimeError) as error:  # a NUL in the name, a link to itself
+        raise SpkverError(f"{path}: cannot be read ({error}); give the path of a YAML file") from None
+    if len(content) > _MOST_BYTES:
+        raise SpkverError(f"{path}: has more than {_MOST_BYTES >> 20} MB, which is no configuration")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise SpkverError(f"{path}: is not UTF-8 text") from None
+
+
+def _parse_override(override: str) -> dict:
+    keys, equals, value = override.partition("=")
+    if not equals or not all(keys.split(".")):
+        raise SpkverError(f"override '{override}': must look like key.sub=value")
+    content = _parse_yaml(value, f"override '{override}'")
+    for key in reversed(keys.split(".")):
+        content = {key: content}
+    return content
+
+
+def _merge(old: dict, new: dict) -> dict:
+    merged = dict(old)
+    for key, value in new.items():
+        before = merged.get(key)
+        both = isinstance(before, dict) and isinstance(value, dict)
+        renamed = both and key == "head" and value.get("name", before.get("name")) != before.get("name")
+        merged[key] = _merge(before, value) if both and not renamed else value
+    return merged
+
+
+def _check(content: dict, path: Path | str, schema: type[Section]) -> Section:
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        # An unknown key often explains a missing one: it comes first.
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        raise SpkverError(f"{path}: {_explain(problems[0], schema)}") from None
+
+
+def _explain(problem: dict, schema: type[Section]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    if location[:1] == ["head"] and len(location) > 1:
+        location.pop(1)  # pydantic puts the head's name between
+    key = ".".join(location)
+    kind, got = problem["type"], problem["input"]
+    if kind == "extra_forbidden":
+        return f"unknown key '{key}'{_nearest(key, problem['loc'], schema)}"
+    if kind == "missing":
+        return f"key '{key}' is missing"
+    if kind.startswith("union_tag"):
+        return f"key '{key}.name' must be one of {', '.join(_head_names())}, got {_shown(got)}"
+    if kind == "value_error":
+        # Ours: "must ..." about the key itself, or "sub: must ..." about one of a section's keys.
+        sub, _, said = str(problem["ctx"]["error"]).rpartition(": ")
+        if sub:
+            return f"key '{key}.{sub}' {said}, got {_shown(got[sub])}"
+        return f"key '{key}' {said}, got {_shown(got)}"
+    return f"key '{key}' must be {_WANTED.get(kind, _lower(problem['msg']))}, got {_shown(got)}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+_WANTED = {
+    "float_type": "a number",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "model_type": "a section",
+    "model_attributes_type": "a section",
+    "dict_type": "a section",
+}
+
+
+def _lower(message: str) -> str:
+    message = message.removeprefix("Input should be ")
+    return message[:1].lower() + message[1:]
+
+
+def _nearest(key: str, location: tuple, schema: type[Section]) -> str:
+    valid = list(_valid_keys(schema))
+    if location[0] == "head" and len(location) > 1:
+        section = next(s for s in get_args(get_args(Head)[0]) if _name_of(s) == location[1])
+        valid = [k for k in valid if not k.startswith("head.")]
+        valid += [f"head.{name}" for name in section.model_fields]
+    section, _, name = key.rpartition(".")
+    siblings = {k.rpartition(".")[2]: k for k in valid if k.rpartition(".")[0] == section}
+    # The same name in another section ('lr' for 'optimizer.lr'), else a misspelling of one here.
+    same = [k for k in valid if k.rpartition(".")[2] == name]
+    near = same or [siblings[n] for n in difflib.get_close_matches(name, siblings, 1, 0.6)]
+    return f" (did you mean '{near[0]}'?)" if near else f" (valid here: {', '.join(siblings.values())})"
+
+
+def _valid_keys(section: type[Section], prefix: str = ""):
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        options = [field.annotation, *get_args(field.annotation)]
+        for option in options:
+            if isinstance(option, type) and issubclass(option, Section):
+                yield from _valid_keys(option, f"{prefix}{name}.")
+
+
+def _name_of(section: type[Section]) -> str:
+    return get_args(section.model_fields["name"].annotation)[0]
+
+
+def _head_names() -> list[str]:
+    return [_name_of(section) for section in get_args(get_args(Head)[0])]
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a section" if "name" not in value else _SHORT.repr(value["name"])
+    return _SHORT.repr(value)

@@ -1,0 +1,1 @@
+"""Embedding extraction, and the folders and formats in which embeddings are kept."""

@@ -1,0 +1,233 @@
+"""Utterances to embeddings, in batches of similar length.
+
+Notable: whole utterances in float32, padded within a batch and masked, so an embedding does not
+depend on what it was batched with (to 1e-5).
+"""
+
+import math
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from spkver.config import Config
+from spkver.data.audio import AudioError, check_samples, read_audio, wrap_to
+from spkver.data.directory import Utterance
+from spkver.data.resampling import speed
+from spkver.data.streaming import audio_blocks
+from spkver.data.vad import BLOCK_SECONDS, NO_SPEECH, Chosen, choose_speech, is_steady
+from spkver.data.variants import Variant
+from spkver.errors import SpkverError
+from spkver.features import Fbank, mean_normalise
+
+# Files decoded ahead of the encoder.
+_READ_AHEAD = 64
+# An utterance shorter than this is repeated up to it: fewer frames than this tell nothing.
+_SHORTEST_SECONDS = 0.2
+
+
+def build_fbank(config: Config, formant_factors: Sequence[float] = (1.0,)) -> Fbank:
+    """The filterbank of a configuration; training also asks for other vocal tracts."""
+    return Fbank(config.data.sample_rate, formant_factors=formant_factors, **config.features.model_dump())
+
+
+class Extracted(NamedTuple):
+    """What an encoder makes of utterances."""
+
+    embeddings: np.ndarray  # (n, embed_dim) float32, of unit length
+    magnitudes: np.ndarray  # (n,) float32, their length before that (mean of the views): a measure of quality
+    seconds: np.ndarray  # (n,) float64, of audio that each embedding was made of, as far as it is not repetition
+
+
+class Extractor:
+    """Embeds waveforms with an encoder, as its configuration says.
+
+    Args:
+        encoder: features to embeddings.
+        config: of the encoder.
+        views: whose embeddings an utterance's embedding is made of; None: those of ``config.scoring``.
+    """
+
+    def __init__(self, encoder: torch.nn.Module, config: Config, views: Sequence[Variant] | None = None):
+        self.encoder = encoder
+        self.config = config
+        self.sample_rate = config.data.sample_rate
+        self.views = tuple(Variant(*view) for view in (config.scoring.views if views is None else views))
+        self.embed_dim = encoder.embed_dim * len(self.views)
+        self.evaluating = _Evaluating(encoder)
+        self.device = next(encoder.parameters()).device
+        self.formant_factors = list(dict.fromkeys(view.formant_factor for view in self.views))
+        self.fbank = build_fbank(config, self.formant_factors).eval().to(self.device)
+
+    def embed(self, waveforms: list[np.ndarray]) -> np.ndarray:
+        """Embed waveforms ``(n_samples,)`` at the configured rate -> ``(len(waveforms), embed_dim)`` float32."""
+        return self.extract(waveforms).embeddings
+
+    def embed_utterances(self, utterances: list[Utterance], durations: dict[str, float], title: str) -> np.ndarray:
+        """Embed files -> ``(len(utterances), embed_dim)``; see `extract_utterances`."""
+        return self.extract_utterances(utterances, durations, title).embeddings
+
+    @torch.inference_mode()
+    def extract(self, waveforms: list[np.ndarray]) -> Extracted:
+        """Embeddings and their magnitudes of waveforms ``(n_samples,)`` at the configured rate."""
+        waveforms = [self.middle(waveform) for waveform in waveforms]
+        seconds = np.array([len(waveform) for waveform in waveforms]) / self.sample_rate
+        waveforms = [self.long_enough(waveform) for waveform in waveforms]
+        with self.evaluating():
+            raw = torch.stack([self._of_view(waveforms, view) for view in self.views], 1)
+        unit = F.normalize(raw, dim=2).flatten(1) / math.sqrt(len(self.views))
+        return Extracted(unit.cpu().numpy(), raw.norm(dim=2).mean(1).cpu().numpy(), seconds)
+
+    def _of_view(self, waveforms: list[np.ndarray], view: Variant) -> Tensor:
+        """Embeddings ``(len(waveforms), encoder.embed_dim)`` of one view, not of unit length."""
+        waveforms = [self.long_enough(self.middle(speed(waveform, view.speed_factor))) for waveform in waveforms]
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        padded = torch.zeros(len(waveforms), int(lengths.max()))
+        for row, waveform in zip(padded, waveforms):
+            row[: len(waveform)] = torch.from_numpy(waveform)
+        formants = lengths.new_full(lengths.shape, self.formant_factors.index(view.formant_factor))
+        formants = formants if len(self.formant_factors) > 1 else None
+        features, n_frames = self.fbank(padded.to(self.device), lengths.to(self.device), formants)
+        features, average = mean_normalise(features, n_frames)
+        same_length = bool((lengths == lengths[0]).all())
+        return self.encoder.unnormalised(features, None if same_length else n_frames, average).float()
+
+    def extract_utterances(self, utterances: list[Utterance], durations: dict[str, float], title: str) -> Extracted:
+        """Embeddings and magnitudes of files, in their order.
+
+        Args:
+            utterances: to be embedded.
+            durations: their lengths in seconds; similar ones are embedded together.
+            title: beside the progress bar; an empty one shows no bar.
+
+        Raises:
+            SpkverError: a file cannot be read, is empty, silent or non-finite, with its path. One without speech is
+                embedded all the same: this serves training, where it must not end a run.
+        """
+        embeddings = np.zeros((len(utterances), self.embed_dim), np.float32)
+        magnitudes, seconds = np.zeros(len(utterances), np.float32), np.zeros(len(utterances))
+        order = sorted(range(len(utterances)), key=lambda index: durations[utterances[index].id])
+        with (
+            ThreadPoolExecutor(1) as reader,
+            tqdm(total=len(utterances), desc=title, unit="utt", leave=False, disable=not title or None) as bar,
+        ):
+            read = _ahead(reader, self._read, [utterances[index] for index in order])
+            for indices, waveforms in self.batches(zip(order, read)):
+                embeddings[indices], magnitudes[indices], seconds[indices] = self.extract(waveforms)
+                bar.update(len(indices))
+        return Extracted(embeddings, magnitudes, seconds)
+
+    def batches(self, waveforms: Iterable) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+        """Groups whose padded length stays below ``scoring.batch_seconds``."""
+        indices, batch, longest = [], [], 0
+        limit = self.config.scoring.batch_seconds * self.sample_rate
+        for index, waveform in waveforms:
+            longest = max(longest, len(waveform))
+            if batch and longest * (len(batch) + 1) > limit:
+                yield indices, batch
+                indices, batch, longest = [], [], len(waveform)
+            indices.append(index)
+            batch.append(waveform)
+        if batch:
+            yield indices, batch
+
+    def _read(self, utterance: Utterance) -> np.ndarray:
+        try:
+            return self.read(utterance.path).samples
+        except AudioError as error:
+            if error.reason == NO_SPEECH:
+                return self.middle(read_audio(utterance.path, self.sample_rate))
+            raise SpkverError(f"{error} (utterance '{utterance.id}'); leave it out") from None
+
+    def read(self, path: str | os.PathLike) -> Chosen:
+        """What is to be embedded of a file: all of it, or of a long one so much of its speech.
+
+        Raises:
+            AudioError: it cannot be read, is empty, silent, non-finite or without speech.
+        """
+        most = self.config.scoring.max_seconds
+        # A second more tells that there is more; of a file that is not longer these are all of its samples.
+        samples = read_audio(path, self.sample_rate, duration_seconds=most + 1)
+        if len(samples) <= most * self.sample_rate:
+            return self.choose(samples, path)
+        del samples
+        chosen = choose_speech(lambda: audio_blocks(path, self.sample_rate, BLOCK_SECONDS), self.fbank, most)
+        return _refuse_no_speech(chosen, path)
+
+    def choose(self, samples: np.ndarray, name: str | os.PathLike) -> Chosen:
+        """The same of samples ``(n_samples,)`` at the configured rate; ``name`` begins what is said of them.
+
+        Raises:
+            AudioError: they are empty, silent, non-finite or without speech.
+        """
+        problem = check_samples(samples)
+        if problem:
+            raise AudioError(f"{name}: {problem}", problem)
+        seconds, most = len(samples) / self.sample_rate, self.config.scoring.max_seconds
+        if seconds <= most:
+            chosen = Chosen(samples[:0] if is_steady(samples, self.fbank) else samples, seconds)
+        else:
+            block = round(BLOCK_SECONDS * self.sample_rate)
+            starts = range(0, len(samples), block)
+            chosen = choose_speech(lambda: (samples[start : start + block] for start in starts), self.fbank, most)
+        return _refuse_no_speech(chosen, name)
+
+    def middle(self, samples: np.ndarray) -> np.ndarray:
+        """At most ``scoring.max_seconds`` from the middle: what a view that is slower than its recording has beyond."""
+        most = round(self.config.scoring.max_seconds * self.sample_rate)
+        start = max(len(samples) - most, 0) // 2
+        return np.asarray(samples[start : start + most], np.float32)
+
+    def long_enough(self, samples: np.ndarray) -> np.ndarray:
+        """At least a fifth of a second, by repetition."""
+        return wrap_to(samples, max(len(samples), round(_SHORTEST_SECONDS * self.sample_rate)))
+
+
+class _Evaluating:
+    """While entered, by one thread or several, an encoder is in evaluation mode; then each part as it was before."""
+
+    def __init__(self, encoder: torch.nn.Module):
+        self.encoder = encoder
+        self.lock, self.entered, self.in_training = threading.Lock(), 0, []
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self.lock:
+            if self.entered == 0:
+                self.in_training = [module for module in self.encoder.modules() if module.training]
+                self.encoder.eval()
+            self.entered += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.entered -= 1
+                if self.entered == 0:
+                    for module in self.in_training:
+                        module.training = True
+
+
+def _refuse_no_speech(chosen: Chosen, name: str | os.PathLike) -> Chosen:
+    if not len(chosen.samples):
+        found = "nothing but a steady sound, as silence, hiss or hum is"
+        raise AudioError(f"{name}: no speech found, {found}", NO_SPEECH)
+    return chosen
+
+
+def _ahead(pool: ThreadPoolExecutor, function, arguments: list) -> Iterator:
+    """``map(function, arguments)`` with a bounded number computed ahead."""
+    waiting = [pool.submit(function, argument) for argument in arguments[:_READ_AHEAD]]
+    for place in range(len(arguments)):
+        result = waiting[place].result()
+        waiting[place] = None  # frees the samples
+        if place + _READ_AHEAD < len(arguments):
+            waiting.append(pool.submit(function, arguments[place + _READ_AHEAD]))
+        yield result

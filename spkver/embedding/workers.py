@@ -1,0 +1,109 @@
+"""A directory's files to embeddings, on all cores, stopped and taken up again at any moment.
+
+Notable:
+- Each core takes a part of the list from the first file to the embeddings by itself. Reading on one core meets
+  the encoder on another, no core waits for another's step, and nothing is counted or decoded beforehand.
+- Threads do for this: decoding, resampling, features and encoder all run outside of Python's lock.
+- Files are grouped by length within a part only, and an embedding does not depend on what it is batched with.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from spkver.data.audio import AudioError
+from spkver.data.directory import Utterance
+from spkver.embedding.extractor import Extractor
+from spkver.embedding.parts import EmbeddingParts, Part, stamp
+
+# Audio that a thread holds at most before it embeds it, in seconds: 64 KiB each at 16 kHz.
+_HELD_SECONDS = 1200.0
+
+
+class _StopError(Exception):
+    """The run ends; a part that is not finished is left."""
+
+
+def embed_parts(extractor: Extractor, parts: EmbeddingParts, workers: int) -> Iterator[tuple[int, Part, bool]]:
+    """Embed what is not embedded yet.
+
+    Args:
+        extractor: brings waveforms to embeddings.
+        parts: where each part is kept as soon as it is made.
+        workers: threads, one a core.
+
+    Yields:
+        ``(number, part, is_new)`` of all parts, those of an earlier run first, then as they are finished.
+    """
+    todo = []
+    for number in range(len(parts.groups)):
+        part = parts.read(number)
+        if part is None:
+            todo.append(number)
+        else:
+            yield number, part, False
+    stop = threading.Event()
+    single = {"initializer": torch.set_num_threads, "initargs": (1,)}
+    with _torch_on_one_core(), ThreadPoolExecutor(workers, **single) as pool:
+        futures = {pool.submit(_make, extractor, parts, number, stop): number for number in todo}
+        try:
+            for future in as_completed(futures):
+                # Popped, so that what was taken can be freed.
+                yield futures.pop(future), future.result(), True
+        finally:
+            # Also when the consumer goes away: Ctrl-C is obeyed after the batch that is being embedded.
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _make(extractor: Extractor, parts: EmbeddingParts, number: int, stop: threading.Event) -> Part:
+    part = embed_group(extractor, parts.groups[number], stop)
+    parts.write(number, part)
+    return part
+
+
+def embed_group(extractor: Extractor, utterances: Sequence[Utterance], stop: threading.Event) -> Part:
+    """Read and embed some utterances; an unusable file has its reason in the result."""
+    n = len(utterances)
+    embeddings = np.zeros((n, extractor.embed_dim), np.float32)
+    magnitudes, seconds, durations, reasons = np.zeros(n, np.float32), np.zeros(n), np.zeros(n), [""] * n
+    stamps = np.zeros((n, 2), np.int64)
+    held: list[tuple[int, np.ndarray]] = []
+
+    def embed_held() -> None:
+        held.sort(key=lambda pair: len(pair[1]))
+        for indices, waveforms in extractor.batches(held):
+            if stop.is_set():
+                raise _StopError
+            embeddings[indices], magnitudes[indices], seconds[indices] = extractor.extract(waveforms)
+        held.clear()
+
+    for index, utterance in enumerate(utterances):
+        if stop.is_set():
+            raise _StopError
+        stamps[index] = stamp(utterance.path)
+        try:
+            samples, durations[index] = extractor.read(utterance.path)
+        except AudioError as error:
+            reasons[index] = error.reason
+            continue
+        held.append((index, samples))
+        if sum(len(waveform) for _, waveform in held) > _HELD_SECONDS * extractor.sample_rate:
+            embed_held()
+    embed_held()
+    return Part(embeddings, magnitudes, seconds, durations, np.array(reasons, dtype=np.str_), stamps)
+
+
+@contextmanager
+def _torch_on_one_core() -> Iterator[None]:
+    """The workers share the cores by their number; torch's own threads would be in their way."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,62 @@
+"""What tells the embeddings of one model from those of another."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from spkver.config import load_config
+from spkver.config.younger_keys import YOUNGER_KEYS
+from spkver.errors import SpkverError
+from spkver.files import is_file
+
+# Stands in place of a model where embeddings came from another toolkit.
+IMPORTED = "imported.json"
+# Raise it when the same weights and settings give other embeddings than before.
+_EXTRACTION = 2
+
+
+def embedding_fingerprint(model: str | os.PathLike) -> str:
+    """All that an embedding depends on, beside its recording, as one SHA-256.
+
+    That is the weights, the sample rate, the sections ``features`` and ``model``, and of ``scoring`` the keys
+    ``max_seconds`` and ``views``. Of imported embeddings it stands for the network that they came from.
+
+    Raises:
+        SpkverError: there is no model in the folder.
+    """
+    model = Path(model)
+    imported = model / IMPORTED
+    if is_file(imported):
+        return _sha256(_content(imported))
+    weights = _content(model / "model.safetensors")
+    if not is_file(model / "config.yaml"):
+        raise SpkverError(f"{model}: is no model folder (no config.yaml); `spkver average EXP` makes EXP/model")
+    config = load_config(model / "config.yaml")
+    sections = {
+        "features": config.features.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json"),
+        "scoring": {name: config.scoring.model_dump(mode="json")[name] for name in ("max_seconds", "views")},
+    }
+    # A key that the schema got later, at the value by which nothing changes, makes no other model.
+    settings = {
+        section: {name: value for name, value in values.items() if YOUNGER_KEYS[section].get(name, _NOTHING) != value}
+        for section, values in sections.items()
+    }
+    settings |= {"sample_rate": config.data.sample_rate, "extraction": _EXTRACTION, "weights": _sha256(weights)}
+    return _sha256(json.dumps(settings, sort_keys=True).encode())
+
+
+_NOTHING = object()  # unlike any value, None among them
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        advice = "`spkver average EXP` makes EXP/model"
+        raise SpkverError(f"{path.parent}: is no model folder ({error.strerror}); {advice}") from None
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

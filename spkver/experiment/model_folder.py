@@ -1,0 +1,183 @@
+"""The ``model/`` folder: all that scoring or a user needs.
+
+``model.safetensors`` (encoder), ``config.yaml`` (complete, with what it ran on and the decision
+threshold under ``run``), and, so that training can go on from it, ``head.safetensors`` and ``speakers``
+(one a line, in the order of the head's classes).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from spkver.config import Config, complete, dump_config, load_config, load_run
+from spkver.config.schema import Scoring
+from spkver.config.younger_keys import YOUNGER_KEYS
+from spkver.data.names import composed
+from spkver.errors import SpkverError
+from spkver.experiment.model_fingerprint import IMPORTED
+from spkver.files import atomic_write, is_file, locked
+from spkver.models import build_encoder
+from spkver.models.speech_encoder_v3 import SpeechEncoderV3
+
+# Where embeddings of another toolkit have no model here, scoring has no configuration either.
+_SCORING_OF_IMPORTED = {
+    "batch_seconds": 120.0,
+    "max_seconds": 60.0,
+    "p_targets": [0.01, 0.05],
+    "bootstrap": 1000,
+    **YOUNGER_KEYS["scoring"],
+}
+_SCORING_OF_IMPORTED["calibration"] = _SCORING_OF_IMPORTED["calibration"] | {"quality": []}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model read from its folder."""
+
+    folder: Path
+    encoder: SpeechEncoderV3  # in evaluation mode, float32
+    config: Config
+    run: dict  # what it was trained with; may hold "threshold" and "held_out_eer"
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, whole or not at all; ``metadata`` is what the file says beside them."""
+    with atomic_write(path, "wb") as file:
+        file.write(_serialised(tensors, metadata))
+
+
+def _serialised(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        SpkverError: it is missing or damaged.
+    """
+    try:
+        return load(Path(path).read_bytes())
+    except OSError as error:
+        raise SpkverError(f"{path}: cannot be read ({error.strerror})") from None
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise SpkverError(f"{path}: is not a whole safetensors file ({reason})") from None
+
+
+def save_model(
+    folder: Path,
+    config: Config,
+    run: dict,
+    encoder: dict[str, Tensor],
+    head: dict[str, Tensor],
+    speakers: list[str],
+) -> None:
+    """Write a model folder; ``config.yaml`` comes last, so a folder that has it is complete."""
+    folder = Path(folder)
+    # In the file, so that the same weights with other views count as another model: so do their embeddings.
+    views = config.scoring.views
+    with (
+        locked(folder / ".lock", "writing a model", wait_seconds=60.0),
+        atomic_write(folder / "config.yaml") as settings,  # the first that is opened gets its name last
+        atomic_write(folder / "speakers") as listed,
+        atomic_write(folder / "head.safetensors", "wb") as classes,
+        atomic_write(folder / "model.safetensors", "wb") as weights,
+    ):
+        weights.write(_serialised(encoder, {"views": str(views)} if len(views) > 1 else None))
+        classes.write(_serialised(head))
+        listed.writelines(f"{speaker}\n" for speaker in speakers)
+        settings.write(dump_config(config, run))
+        for file in (weights, classes, listed, settings):
+            file.flush()  # a full disk shows here, while the old model is whole
+        (folder / "config.yaml").unlink(missing_ok=True)
+
+
+def load_model(folder: str | Path) -> Model:
+    """Read a model folder.
+
+    Raises:
+        SpkverError: a file is missing or damaged, or weights do not fit the configuration.
+    """
+    folder = Path(folder)
+    config, run = load_run(_config_file(folder))
+    encoder = build_encoder(config.model, config.features.n_mels)
+    fit(encoder, load_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+    return Model(folder, encoder.eval(), config, run)
+
+
+def read_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a model folder, with ``key.sub=value`` overrides.
+
+    Raises:
+        SpkverError: there is no model in the folder, or an override does not fit.
+    """
+    return load_config(_config_file(Path(folder)), overrides)
+
+
+def _config_file(folder: Path) -> Path:
+    path = folder / "config.yaml"
+    if not is_file(path):
+        raise SpkverError(f"{folder}: is no model folder (no config.yaml); `spkver average EXP` makes EXP/model")
+    return path
+
+
+def read_scoring(folder: str | Path, overrides: Sequence[str] = ()) -> tuple[Scoring, int]:
+    """The scoring settings of a model, and its seed; of imported embeddings those that stand here.
+
+    Raises:
+        SpkverError: as `read_config`.
+    """
+    if is_file(Path(folder) / IMPORTED):
+        values = [override.removeprefix("scoring.") for override in overrides]
+        return complete(_SCORING_OF_IMPORTED, values, Scoring, str(folder)), 1
+    config = read_config(folder, overrides)
+    return config.scoring, config.seed
+
+
+def read_speakers(folder: str | Path) -> list[str] | None:
+    """The speakers that a model was trained on, in the order of the head's classes; None of imported embeddings.
+
+    Raises:
+        SpkverError: the folder does not say.
+    """
+    if is_file(Path(folder) / IMPORTED):
+        return None
+    path = Path(folder) / "speakers"
+    try:
+        return composed(path.read_text(encoding="utf-8")).split()
+    except OSError as error:
+        raise SpkverError(f"{path}: cannot be read ({error.strerror}); `spkver average EXP` writes it") from None
+    except UnicodeDecodeError:
+        raise SpkverError(f"{path}: is not UTF-8 text; `spkver average EXP` writes it again") from None
+
+
+def fit(module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Load tensors into a module; one that does not fit is named, never skipped.
+
+    Raises:
+        SpkverError: a weight is missing, unexpected, or of another shape.
+    """
+    wanted = module.state_dict()
+    for name, tensor in wanted.items():
+        if name not in tensors:
+            raise SpkverError(
+                f"{source}: has no '{name}', wanted with shape {tuple(tensor.shape)}; "
+                "the configuration's model is another one"
+            )
+        if tensors[name].shape != tensor.shape:
+            raise SpkverError(
+                f"{source}: '{name}' has shape {tuple(tensors[name].shape)}, "
+                f"the configuration wants {tuple(tensor.shape)}"
+            )
+    unexpected = sorted(set(tensors) - set(wanted))
+    if unexpected:
+        name = unexpected[0]
+        raise SpkverError(
+            f"{source}: '{name}' with shape {tuple(tensors[name].shape)} has no place in the configuration's model"
+        )
+    module.load_state_dict(tensors)

@@ -1,0 +1,112 @@
+"""The experiment's folder: its names, the configuration as run, and what it ran on."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+import spkver
+from spkver.config import Config, dump_config, load_run
+from spkver.errors import SpkverError
+from spkver.files import atomic_write, is_file, remove_leftovers
+
+
+class Experiment:
+    """``exp/NAME/`` and the files in it."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.config_file = self.folder / "config.yaml"
+        self.log_file = self.folder / "log.jsonl"
+        self.checkpoints = self.folder / "checkpoints"
+        self.snapshots = self.folder / "snapshots"
+        self.model = self.folder / "model"
+        self.untrained = self.folder / "untrained"
+        self.metrics_file = self.folder / "metrics.json"
+        self.training_lock = self.folder / ".training.lock"
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files of a training that was killed."""
+        for folder in (self.folder, self.checkpoints, self.snapshots, self.untrained):
+            remove_leftovers(folder)
+
+    def begin(self, config: Config, run: dict) -> None:
+        """Keep the configuration of a new run.
+
+        Raises:
+            SpkverError: the folder already holds a run.
+        """
+        if self.log_file.exists():
+            raise SpkverError(f"{self.folder}: already holds a run; go on with --resume, or choose another folder")
+        with atomic_write(self.config_file) as file:
+            file.write(dump_config(config, run))
+
+    def read(self, overrides: Sequence[str] = ()) -> tuple[Config, dict]:
+        """The configuration as run, and what it ran on.
+
+        Raises:
+            SpkverError: there is no run in the folder.
+        """
+        if not is_file(self.config_file):
+            raise SpkverError(f"{self.folder}: holds no run (no config.yaml); start it with `spkver train`")
+        return load_run(self.config_file, overrides)
+
+    def check_same(self, config: Config) -> None:
+        """Refuse to resume with other values than the run began with.
+
+        Raises:
+            SpkverError: naming the first key that differs.
+        """
+        before = _flat(self.read()[0].model_dump())
+        now = _flat(config.model_dump())
+        for key in [*now, *before]:
+            if before.get(key) != now.get(key):
+                raise SpkverError(
+                    f"{self.config_file}: the run began with {key}={before.get(key)}, not {now.get(key)}; "
+                    "resume with the same values, or choose another folder"
+                )
+
+
+def describe_run(data: Path, init: Path | None) -> dict:
+    """What a run is made of besides its configuration: data, versions, machine, commit."""
+    return {
+        "data": str(Path(data).resolve()),
+        "init": None if init is None else str(Path(init).resolve()),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "spkver": spkver.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+    }
+
+
+def _commit() -> str | None:
+    """The git commit of spkver's own source, with ``+`` when files differ from it; None outside git."""
+    source = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", source, *arguments], capture_output=True, text=True, timeout=10)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        # An installed copy may lie inside somebody else's repository.
+        if not git("ls-files", "experiment.py"):
+            return None
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def _flat(values: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

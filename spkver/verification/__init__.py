@@ -1,0 +1,1 @@
+"""The Python interface: ``spkver.load(model)``, and speakers who are enrolled in a store."""
