@@ -2,23 +2,23 @@
 # All tests in every form: kernels or torch alone, a CPU that multiplies bfloat16 in hardware or one that does not, one
 # torch thread or two. A line a form at the end; the status says whether all of them passed.
 #
-#   tests/forms.sh [--all] [--times N] [PYTEST OPTION ...]
+#   tests/forms.sh [--form "THREADS KERNELS BFLOAT16"]... [--times N] [PYTEST OPTION ...]
 #
-# Four forms have every pair of two settings; --all takes all eight. --times N goes through them N times.
+# Without --form: five forms that have every pair of two settings. The first two alone have each setting once.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Threads, kernels, bfloat16.
-forms=("1 1 0" "2 0 0" "2 1 1" "1 0 1") times=1
+forms=() times=1
 while (($#)); do
     case $1 in
-        --all) forms+=("1 1 1" "2 0 1" "2 1 0" "1 0 0") ;;
+        --form) forms+=("$2") && shift ;;
         --times) times=$2 && shift ;;
         *) break ;;
     esac
     shift
 done
+((${#forms[@]})) || forms=("1 1 0" "2 0 1" "1 0 0" "1 1 1" "2 1 0")
 
 summary=() failed=0
 for ((time = 1; time <= times; time++)); do
