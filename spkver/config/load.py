@@ -51,7 +51,7 @@ def load_run(
         The configuration, and what it ran on: empty where the file does not say.
     """
     path = Path(path)
-    content = _read_with_bases(path, [])
+    content = _read_with_bases(path)
     run = content.pop("run", None)  # what a run wrote beside its values
     if run is not None and schema is Config:
         content = _merge(YOUNGER_KEYS, content)
@@ -105,6 +105,7 @@ def _checked_run(run: Any, path: Path) -> dict[str, Any]:
 _NAMES = {float: "a finite number", str: "text"}
 
 # A configuration has a few kilobytes and four levels; what has more is another file, or wants to fill the memory.
+_MOST_FILES = 100
 _MOST_BYTES = 1 << 20
 _MOST_VALUES = 20_000
 _MOST_LEVELS = 30
@@ -186,9 +187,19 @@ def _parse_yaml(text: str, source: str) -> Any:
         raise SpkverError(f"{source}: holds a value that is none ({error})") from None
 
 
-def _read_with_bases(path: Path, seen: list[Path]) -> dict:
-    text = _read_text(path, only_a_file=bool(seen))
-    if path.resolve() in seen:
+def _read_with_bases(path: Path, chain: Sequence[Path] = (), read: list[Path] | None = None) -> dict:
+    """A file over its bases.
+
+    Args:
+        chain: the files that led to it, each a base of the one before.
+        read: all files so far: lists of bases that have lists of bases could go on for ever.
+    """
+    text = _read_text(path, only_a_file=bool(chain))
+    read = [] if read is None else read
+    read.append(path)
+    if len(read) > _MOST_FILES:
+        raise SpkverError(f"{read[0]}: has more than {_MOST_FILES - 1} bases")
+    if path.resolve() in chain:
         raise SpkverError(f"{path}: its 'base' leads back to itself")
     content = _parse_yaml(text, str(path))
     if not isinstance(content, dict):
@@ -196,9 +207,13 @@ def _read_with_bases(path: Path, seen: list[Path]) -> dict:
     base = content.pop("base", None)
     if base is None:
         return content
-    if not isinstance(base, str):
-        raise SpkverError(f"{path}: key 'base' must be the path of a YAML file, got {base!r}")
-    return _merge(_read_with_bases(path.parent / base, [*seen, path.resolve()]), content)
+    bases = base if isinstance(base, list) else [base]
+    if not bases or not all(isinstance(each, str) for each in bases):
+        raise SpkverError(f"{path}: key 'base' must be the path of a YAML file, or a list of them, got {_shown(base)}")
+    merged: dict = {}
+    for each in bases:  # a later one changes what an earlier one says
+        merged = _merge(merged, _read_with_bases(path.parent / each, [*chain, path.resolve()], read))
+    return _merge(merged, content)
 
 
 def _read_text(path: Path, only_a_file: bool) -> str:

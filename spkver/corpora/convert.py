@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from spkver.data.cores import usable_cores
 from spkver.errors import SpkverError
 
 FORMATS = ("flac", "wav")
@@ -46,7 +47,7 @@ def convert(pairs: Iterable[tuple[Path, Path]], sample_rate: int = 16000, jobs: 
     for folder in {target.parent for _, target in waiting}:
         folder.mkdir(parents=True, exist_ok=True)
     failed: dict[Path, str] = {}
-    with ThreadPool(jobs or _cores()) as pool:
+    with ThreadPool(jobs or usable_cores()) as pool:
         done = pool.imap_unordered(partial(_convert, ffmpeg, sample_rate), waiting)
         for source, fault in tqdm(done, total=len(waiting), desc="converting", unit="file", disable=None):
             if fault:
@@ -93,7 +94,3 @@ def _is_whole(target: Path) -> bool:
         return target.stat().st_size > 0
     except FileNotFoundError:
         return False
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

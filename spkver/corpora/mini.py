@@ -27,6 +27,7 @@ from spkver.corpora.espeak_voices import Synthesiser, Voice, draw_voice, write_v
 from spkver.corpora.recording import record
 from spkver.corpora.sentences import draw_sentence
 from spkver.corpora.sound_file import write_pcm16
+from spkver.data.cores import usable_cores
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
 from spkver.data.trial_making import make_trials
 from spkver.data.trials import Trials, write_trials
@@ -108,7 +109,7 @@ def prepare_mini(
     shutil.rmtree(aside, ignore_errors=True)  # what a killed run left
     aside.mkdir(parents=True)  # before the work, if it cannot be made at all
     try:
-        durations = _record_all({aside / "train": train, aside / "test": test}, processes or _cpus())
+        durations = _record_all({aside / "train": train, aside / "test": test}, processes or usable_cores())
         _write_lists(aside / "train", train, durations)
         _write_lists(aside / "test", test, durations)
         labels = _write_trials(aside / "test", test, seed).labels
@@ -289,7 +290,3 @@ def _write_record(folder: Path, record: dict) -> None:
     with atomic_write(folder / _RECORD) as file:
         json.dump(record, file, indent=2)
         file.write("\n")
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from spkver.data.directory import Utterance
+from spkver.data.directory import Utterance, dealt_by_gender
 from spkver.data.trial_making import make_trials
 from spkver.data.trials import Trials
 from spkver.errors import SpkverError
@@ -66,15 +66,7 @@ def draw_test_speakers(
             f"recordings or more; {MIN_TRAINING_SPEAKERS} must be left to train on and to hold out"
         )
     drawn = np.random.default_rng([seed, 0x7E57]).permutation(candidates).tolist()
-    # Dealt by how far along its own gender each one stands, so that genders come evenly.
-    sizes = Counter(genders.get(speaker) for speaker in drawn)
-    dealt: Counter[str | None] = Counter()
-    places = []
-    for speaker in drawn:
-        gender = genders.get(speaker)
-        dealt[gender] += 1
-        places.append((dealt[gender] - 0.5) / sizes[gender])
-    return sorted(drawn[index] for index in np.argsort(places, kind="stable")[:n])
+    return sorted(dealt_by_gender(drawn, genders)[:n])
 
 
 def draw_trials(

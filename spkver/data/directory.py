@@ -9,7 +9,7 @@ Notable: ids are brought to Unicode's composed form (NFC), as every reader of li
 """
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -323,3 +323,21 @@ def _listed_path(path: Path, folder: Path) -> str:
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
     with atomic_write(path, "wb") as file:
         file.writelines(f"{line}\n".encode("utf-8", "surrogateescape") for line in lines)
+
+
+def dealt_by_gender(speakers: Sequence[str], genders: Mapping[str, str]) -> list[str]:
+    """Speakers in an order of which any beginning has the genders in the shares that they have of all.
+
+    Args:
+        speakers: in the order that those of one gender keep.
+        genders: speaker -> gender; those whose gender is not known count as one more.
+    """
+    places: dict[str | None, int] = {}
+    ranked = []
+    for speaker in speakers:
+        gender = genders.get(speaker)
+        places[gender] = places.get(gender, 0) + 1
+        ranked.append((places[gender], gender))
+    # How far along its own gender each one stands.
+    shares = [(place - 0.5) / places[gender] for place, gender in ranked]
+    return [speakers[index] for index in sorted(range(len(speakers)), key=shares.__getitem__)]

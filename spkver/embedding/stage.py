@@ -71,15 +71,16 @@ def _embed_directory(
         for number, part, is_new in embed_parts(extractor, parts, workers):
             made.add(number, parts.groups[number], part)
             progress.show(len(part.reasons), float(part.durations.sum()) if is_new else 0.0)
-    report_unusable(Survey(unusable=made.unusable))
+    survey = made.survey()
+    report_unusable(Survey(unusable=[found for found in survey.unusable if found[0] not in reasons]))
     embeddings, utts, measures = made.whole()
     # Never the old record beside new embeddings: a stop in between leaves none.
     (folder / MADE_OF).unlink(missing_ok=True)
     write_embeddings(folder, embeddings, utts, measures)
     write_record(folder / MADE_OF, record)
     # A file that is only missing may be there the next time.
-    bad = [found for found in made.found().unusable if found[2] != "missing"]
-    write_survey(directory.path, Survey(made.durations, bad))
+    bad = [found for found in survey.unusable if found[2] != "missing"]
+    write_survey(directory.path, Survey(survey.durations, bad))
     parts.remove()
     return f"{len(utts)} embeddings ({progress.times_real_time():.0f}x real time) -> {folder}"
 
@@ -99,6 +100,16 @@ class _Made:
     def found(self) -> Survey:
         """What the files turned out to be so far."""
         return Survey(self.durations, self._known + self.unusable)
+
+    def survey(self) -> Survey:
+        """The same in the order of the directory, whichever part was ready first."""
+        found = self.found()
+        reasons = {utt: reason for utt, _, reason in found.unusable}
+        utterances = self.directory.utterances
+        return Survey(
+            {u.id: found.durations[u.id] for u in utterances if u.id in found.durations},
+            [(u.id, u.path, reasons[u.id]) for u in utterances if u.id in reasons],
+        )
 
     def add(self, number: int, utterances, part: Part) -> None:
         """Take a part; more unusable files than may be end the run here, not when all are read."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spkver.data.directory import DataDirectory, Utterance
+from spkver.data.directory import DataDirectory, Utterance, dealt_by_gender
 from spkver.data.trial_making import make_trials
 from spkver.data.trials import map_trials
 from spkver.embedding.extractor import Extractor
@@ -39,7 +39,7 @@ def split_speakers(
             f"{directory.path}: data.held_out_speakers is {n_held_out} of {len(counts)} speakers, "
             f"{len(candidates)} of them with two utterances{told}; choose 0 or at least 2, and leave 2 to train on"
         )
-    held_out = set(_in_shares(candidates, directory.genders, n_held_out))
+    held_out = set(dealt_by_gender(candidates, directory.genders)[:n_held_out])
     return [s for s in directory.speakers if s not in held_out], [s for s in directory.speakers if s in held_out]
 
 
@@ -48,18 +48,6 @@ def split_as_begun(directory: DataDirectory, untrained: Path) -> tuple[list[str]
     trained = read_speakers(untrained)
     others = set(directory.speakers) - set(trained)
     return trained, [speaker for speaker in directory.speakers if speaker in others]
-
-
-def _in_shares(candidates: list[str], genders: dict[str, str], n: int) -> list[str]:
-    """The first n candidates when they are dealt so that genders come evenly."""
-    places = {}
-    ranked = []
-    for speaker in candidates:
-        gender = genders.get(speaker)
-        places[gender] = places.get(gender, 0) + 1
-        ranked.append((places[gender], gender))
-    shares = [(place - 0.5) / places[gender] for place, gender in ranked]
-    return [candidates[index] for index in np.argsort(shares, kind="stable")[:n]]
 
 
 @dataclass(frozen=True)

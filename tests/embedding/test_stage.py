@@ -18,6 +18,7 @@ from spkver.embedding.extractor import Extractor
 from spkver.embedding.folder import read_embeddings, read_measures
 from spkver.embedding.parts import UTTERANCES_A_PART
 from spkver.embedding.stage import embed_directory
+from spkver.embedding.workers import embed_parts
 from spkver.errors import SpkverError
 from spkver.experiment.model_folder import load_model
 from spkver.files import locked
@@ -161,6 +162,19 @@ def test_unusable_files_are_told_by_path_and_left_out(many, exp, capsys):
     survey = read_survey(many)
     assert len(survey.durations) == N - 3
     assert [utt for utt, _, _ in survey.unusable] == ["u0000", "u0140"]  # a missing file may come back
+
+
+def test_what_is_kept_of_the_files_is_in_the_order_of_the_directory(many, exp, monkeypatch):
+    spoilt(many, 1)
+
+    def last_first(*arguments):
+        yield from reversed(list(embed_parts(*arguments)))
+
+    monkeypatch.setattr("spkver.embedding.stage.embed_parts", last_first)
+    assert embed(many, exp) == 0
+    survey = read_survey(many)
+    assert [utt for utt, _, _ in survey.unusable] == ["u0000", "u0140"]
+    assert list(survey.durations) == [f"u{n:04d}" for n in range(N) if n not in (0, 140, 300)]
 
 
 def test_too_many_unusable_files_end_the_run_before_all_are_read(many, exp, capsys):

@@ -26,7 +26,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "onnx_embed.py"
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "onnx_embed.py"
 
 
 def run(*words):

@@ -238,7 +238,7 @@ def test_what_the_fine_tunes_configurations_set_is_never_taken_from_the_training
     (tuned,), _ = fine_tunes(noted.calls())
     taken = {word.partition("=")[0] for word in overrides(tuned)}
     set_there = set()
-    for path in (ROOT / "conf").glob("*_lmf.yaml"):
+    for path in (ROOT / "conf").glob("*lmf.yaml"):
         set_there.update(key for key in flat(yaml.safe_load(path.read_text())) if key != "base")
     assert set_there and not taken & set_there
     # Of the rest only what says how a training goes stays with it.

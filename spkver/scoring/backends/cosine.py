@@ -10,12 +10,13 @@ Notable:
   in the cache, never for a whole list: the memory beyond the embeddings is a few MB for each thread.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
+
+from spkver.data.cores import usable_cores
 
 _LONGEST_ROW = 8192  # numbers in the buffer of numpy's iterator (NPY_BUFSIZE)
 _TRIALS_A_TASK = 65536
@@ -110,16 +111,11 @@ def in_threads(
         ValueError: ``threads`` is below 1.
         Exception: the first that ``work`` raised, without waiting for pieces that were not begun.
     """
-    threads = available_cores() if threads is None else threads
+    threads = usable_cores() if threads is None else threads
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     with ThreadPoolExecutor(threads, initializer=initializer) as pool:
         yield from pool.map(work, pieces)
-
-
-def available_cores() -> int:
-    """How many cores this process may use, which can be fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def unit_rows(embeddings: np.ndarray, chunk: int = 8192) -> np.ndarray:
