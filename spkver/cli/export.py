@@ -1,4 +1,4 @@
-"""The verb that takes a model out of the house: export.
+"""The verb ``export``: a model as an ONNX file, or as a folder for Hugging Face.
 
 Heavy imports stand inside the verb, so that ``spkver --help`` is instant.
 """

@@ -233,6 +233,6 @@ def _kernel_parts(mel: Tensor, n_fft: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     angle = -2 * math.pi / n_fft * torch.arange(n_fft // 2, dtype=torch.float64)
     banks = mel.transpose(1, 2).contiguous()
-    heard = (banks > 0).int()
-    spans = torch.stack([heard.argmax(-1), heard.shape[-1] - heard.flip(-1).argmax(-1)], dim=-1)
+    used = (banks > 0).int()
+    spans = torch.stack([used.argmax(-1), used.shape[-1] - used.flip(-1).argmax(-1)], dim=-1)
     return torch.stack([angle.cos(), angle.sin()]).float(), banks, spans

@@ -26,7 +26,7 @@ from spkver.files import atomic_write, locked, remove_leftovers
 
 _ADVICE = "enrol again into another folder"
 _LONGEST_NAME = 200
-# As often as writers are met; each time the store has changed, so that damage is told at the first.
+# As often as writers are met; each time the store has changed, so that damage is reported at the first.
 _MOST_READS = 100
 _LOCK_SECONDS = 60.0
 

@@ -1,4 +1,4 @@
-"""Quality measures of trials: how far a score deserves trust, told to the calibration beside the score.
+"""Quality measures of trials: how far a score deserves trust, an input of the calibration beside the score.
 
 A score of two short utterances says less than the same score of two long ones. As further columns of
 `spkver.scoring.backends.calibration.fit_calibration` such measures move the llr of each trial by its quality. Source:
