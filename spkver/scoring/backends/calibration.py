@@ -178,7 +178,7 @@ def fit_calibration(
         features: columns by name, each (n_trials,): the scores of each system under its name, quality measures
             under theirs. The scales may differ; a column that is constant gets the weight 0.
         labels: (n_trials,) 1 = target, 0 = nontarget.
-        p_target: prior probability of a target, between 0 and 1; .01 and .05 are in use.
+        p_target: prior probability of a target, between 0 and 1; 0.01 and 0.05 are in use.
         regularisation: L2, at least 1e-12. 1e-6 changes the weight of a system with an EER of 2 % by less than a
             thousandth and keeps that of separable trials finite: they are no error, their llrs end at about +-15.
         belongs_to: see `Calibration`.

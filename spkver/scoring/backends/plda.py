@@ -240,7 +240,7 @@ class Plda:
         above 1, that excess is shared out to the two covariances. Less variance than the model's changes nothing.
 
         Source: Kaldi's ``PldaUnsupervisedAdaptor`` (D. Povey, D. Snyder; ``ivector-adapt-plda``), whose default
-        shares are .3 within and .7 between, and in its SRE16 recipe .75 and .25. Unlike there, the distance
+        shares are 0.3 within and 0.7 between, and in its SRE16 recipe 0.75 and 0.25. Unlike there, the distance
         between old and new mean does not count as variance: centring has already taken it away.
 
         Args:

@@ -158,7 +158,7 @@ def min_dcf(
     Args:
         scores: (n_trials,) real numbers.
         labels: (n_trials,) 1 = target, 0 = nontarget.
-        p_target: prior probability of a target, between 0 and 1. Both .01 and .05 are in use: say which.
+        p_target: prior probability of a target, between 0 and 1. Both 0.01 and 0.05 are in use: say which.
         c_miss: cost of a miss, above 0.
         c_fa: cost of a false alarm, above 0.
 

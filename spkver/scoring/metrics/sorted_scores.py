@@ -74,7 +74,7 @@ class SortedScores:
         """As `spkver.scoring.metrics.threshold_at_false_acceptance`: one step above the first score to reject."""
         if not 0 <= rate < 1:
             raise ValueError(f"the false acceptance rate must lie in [0, 1), got {rate}")
-        # The product may fall just short of the whole number that it stands for: .07 * 100.
+        # The product may fall just short of the whole number that it stands for: 0.07 * 100.
         n_accepted = int(rate * len(self.nontargets) * (1 + 1e-12))
         threshold = just_above(self.nontargets[-1 - n_accepted])
         fpr, fnr = self._rates(*(np.searchsorted(part, threshold) for part in (self.targets, self.nontargets)))
