@@ -5,7 +5,6 @@ between 200 and 4000 Hz (hum and hiss lie outside) is compared with the quietest
 stretch: from 30 dB below the loud ones on it counts, but no lower than a quarter of the way up from the quiet ones,
 and 3 dB. Where the two are less than 6 dB apart there is no speech, or it drowns in noise.
 
-Notable:
 - It is simple: it does not know what speech sounds like. A dog in a quiet room counts, speech that is hardly louder
   than steady noise does not. Of what it finds in clean speech (speechocean762) it finds 85 % under white noise at
   20 dB, 78 % at 12 dB, 66 % at 9 dB, and takes none of the noise between for speech.

@@ -1,6 +1,6 @@
 """Waveform to embedding as one module that becomes one ONNX graph: views, filterbank and encoder, padding masked.
 
-Notable: everything between the samples of a frame and its spectrum (mean, pre-emphasis, window, Fourier
+Everything between the samples of a frame and its spectrum (mean, pre-emphasis, window, Fourier
 transform) is linear, so it is one matrix here, and framing and matrix are one strided convolution. A
 sample more or less of padding, and what stands in it, changes nothing.
 """

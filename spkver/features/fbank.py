@@ -1,6 +1,6 @@
 """Waveforms to log-mel filterbanks, in batches; mean normalisation.
 
-Notable: one scale and one floor, whatever the file format. Waveforms come in as [-1, 1] and are
+One scale and one floor, whatever the file format. Waveforms come in as [-1, 1] and are
 taken to the 16-bit range before anything else, as Kaldi and WeSpeaker do. Under mean normalisation
 the scale cancels, except where the floor is reached; Kaldi's floor (the float32 epsilon) on [-1, 1]
 samples would cut off 0.7 % of the bins of real speech, on the 16-bit range almost nothing but digital

@@ -1,7 +1,7 @@
 """SpeechEncoderV3: filterbanks -> speaker embedding.
 
 Read from top to bottom: front end (convolutions that keep channels x frequency apart), position,
-transformer over TIME, pooling, linear embedding, L2 norm. Notable:
+transformer over TIME, pooling, linear embedding, L2 norm.
 
 - An utterance's embedding does not depend on its batch mates or on padding: convolutions see zeros
   beyond an utterance's end, GroupNorm's statistics, attention and pooling leave padded frames out.

@@ -8,7 +8,6 @@ function fits them all.
 The fit is prior-weighted logistic regression, as in the FoCal and BOSARIS toolkits of N. Brümmer; formula and
 sources are in `spkver.scoring.backends.logistic_regression`.
 
-Notable:
 - Targets and nontargets are weighed by the prior and not by their number in the list: a list with ten times the
   nontargets gives the same llrs, and the llrs serve at any prior. The prior in training only says where on the
   scale they should be best.

@@ -14,7 +14,7 @@ entropy in nats, the cost of knowing the prior alone: so the first part is 1 wit
 "Application-independent evaluation of speaker detection", Computer Speech and Language 20, 2006; N. Brümmer,
 E. de Villiers, "The BOSARIS Toolkit: theory, algorithms and code for surviving the new DCF", 2013.
 
-Notable: the objective is convex, and strictly so by the regularisation: one solution, for equal columns and for
+The objective is convex, and strictly so by the regularisation: one solution, for equal columns and for
 separable trials too. Newton's method finds it in about ten passes over the trials.
 """
 

@@ -7,7 +7,6 @@ speaker partitioning problem", Odyssey 2010 (the model and its likelihood ratios
 T. Kinnunen, "Unifying probabilistic linear discriminant analysis variants in biometric authentication", S+SSPR
 2014 (its EM and its place among others).
 
-Notable:
 - In the basis where the within-speaker covariance is the identity and the between-speaker one is diagonal
   (``psi``), the posterior of a speaker is one division for each dimension, whatever the number of utterances. So
   the E-step is exact and runs over all speakers at once, and a trial's score is a dot product and two constants.

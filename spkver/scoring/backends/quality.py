@@ -5,7 +5,7 @@ A score of two short utterances says less than the same score of two long ones. 
 J. Thienpondt, B. Desplanques, K. Demuynck, "The IDLAB VoxSRC-20 submission: large margin fine-tuning and
 quality-aware score calibration in DNN based speaker verification", ICASSP 2021.
 
-Notable: a trial has the lesser and the greater value of its two sides, never enrolment and test: the llr must
+A trial has the lesser and the greater value of its two sides, never enrolment and test: the llr must
 not change when they change places, as the score does not.
 """
 

@@ -1,6 +1,5 @@
 """How good scores are: EER, minDCF, actual DCF, the points of the DET curve.
 
-Notable:
 - A score >= threshold is an acceptance. Equal scores cannot be parted by any threshold, so trials are grouped
   by score first; nothing here depends on the order of the input, and constant scores have an EER of 50 %.
 - The EER lies on the polyline through the (FPR, FNR) of those groups, as scikit-learn's ``roc_curve`` with

@@ -1,6 +1,5 @@
 """EER, minDCF and the ROC convex hull from one sort of each class: exact, and small beside 1e8 scores.
 
-Notable:
 - Targets and nontargets are sorted apart, as plain floats: no order of the trials is kept, no label is carried
   along, and what lies above a threshold is counted by bisection.
 - The functions of `spkver.scoring.metrics` are these methods for a single figure.
