@@ -22,7 +22,7 @@ ADVICE = {
 
 
 class SpkverError(Exception):
-    """A user's mistake or a file that cannot be used, told in one line.
+    """A user's mistake or a file that cannot be used, in one line.
 
     The message names the file, line, key or utterance, says what was found and what to do. The command line prints it
     without a traceback. Characters that cannot be printed are escaped, and a long message loses its middle, so that

@@ -30,7 +30,7 @@ def add_corpus_verbs(verb: Callable) -> None:
             type=Path,
             metavar="DIR",
             default=Path("downloads") / name,
-            help="folder that archives are downloaded to (%(default)s)",
+            help="folder that archives are downloaded to (default: %(default)s)",
         )
         added.add_argument(
             "--partial", action="store_true", help="take an incomplete copy of the corpus too, and say what it lacks"
@@ -41,19 +41,21 @@ def add_corpus_verbs(verb: Callable) -> None:
     added.add_argument(
         "--train",
         default="vox2",
-        help="training speakers: the development part of vox2, vox1 or both, vox1+vox2 (vox2)",
+        help="training speakers: the development part of vox2, vox1 or both, vox1+vox2 (default: vox2)",
     )
     added.add_argument(
         "--lists",
         nargs="+",
         metavar="LIST",
-        help="trial lists to make: vox1_O, vox1_E, vox1_H, or with _cleaned behind (all that --train allows)",
+        help="trial lists to make: vox1_O, vox1_E, vox1_H, or with _cleaned behind (default: all that --train allows)",
     )
     added.add_argument(
-        "--converted", type=Path, metavar="DIR", help="folder that .m4a files are converted into (FOLDER/vox2)"
+        "--converted", type=Path, metavar="DIR", help="folder that .m4a files are converted into (default: FOLDER/vox2)"
     )
-    added.add_argument("--format", default="flac", help="format that .m4a files are converted to: flac or wav (flac)")
-    added.add_argument("--jobs", type=int, help="how many files are converted at a time (one a core)")
+    added.add_argument(
+        "--format", default="flac", help="format that .m4a files are converted to: flac or wav (default: flac)"
+    )
+    added.add_argument("--jobs", type=int, help="how many files are converted at a time (default: one a core)")
 
     added = corpus("librispeech", prepare_librispeech)
     added.add_argument(
@@ -61,24 +63,26 @@ def add_corpus_verbs(verb: Callable) -> None:
         nargs="+",
         metavar="SUBSET",
         default=["train-clean-100"],
-        help="subsets to train on (train-clean-100)",
+        help="subsets to train on (default: train-clean-100)",
     )
     added.add_argument(
         "--test",
         nargs="+",
         metavar="SUBSET",
         default=["test-clean"],
-        help="subsets to make trial lists of (test-clean)",
+        help="subsets to make trial lists of (default: test-clean)",
     )
-    added.add_argument("--seed", type=int, default=12, help="random seed of the trials (12)")
-    added.add_argument("--targets", type=int, default=20_000, help="at most so many target trials in a list (20000)")
+    added.add_argument("--seed", type=int, default=12, help="random seed of the trials (default: 12)")
     added.add_argument(
-        "--nontargets", type=int, default=100_000, help="at most so many nontarget trials in a list (100000)"
+        "--targets", type=int, default=20_000, help="at most so many target trials in a list (default: 20000)"
+    )
+    added.add_argument(
+        "--nontargets", type=int, default=100_000, help="at most so many nontarget trials in a list (default: 100000)"
     )
 
     added = corpus("cnceleb", prepare_cnceleb)
     added.add_argument(
-        "--train", default="cn1+cn2", help="training speakers: those of cn1, cn2 or both, cn1+cn2 (cn1+cn2)"
+        "--train", default="cn1+cn2", help="training speakers: those of cn1, cn2 or both, cn1+cn2 (default: cn1+cn2)"
     )
 
     corpus("musan", prepare_musan, "where the lists are made: noise, music, speech, noise_and_music")
@@ -144,32 +148,63 @@ def prepare_rirs_noises(options) -> None:
 def add_own_folder(verb: Callable, corpora: argparse._SubParsersAction) -> None:
     """Give ``spkver prepare`` its corpus ``folder``; ``verb(name, function, parent)`` adds one."""
     added = verb("folder", prepare_folder, corpora)
-    added.add_argument("folder", type=Path, help="gets train/, test/, config.yaml, config_lmf.yaml, left_out.tsv")
     added.add_argument(
-        "--audio", type=Path, required=True, help="a folder of speakers' folders, a .csv or .tsv, a Kaldi directory"
+        "folder", type=Path, help="folder to make: train/, test/, config.yaml, config_lmf.yaml, left_out.tsv"
     )
     added.add_argument(
-        "--speaker-level", type=int, default=1, metavar="N", help="folder that is a speaker: 1 first, -1 last (1)"
+        "--audio",
+        type=Path,
+        required=True,
+        help="recordings: a folder with a folder a speaker, a .csv or .tsv table, or a Kaldi data directory",
     )
-    added.add_argument("--genders", type=Path, metavar="FILE", help="'speaker f|m' a line, where the source says none")
     added.add_argument(
-        "--sample-rate", type=int, metavar="HZ", help="(8000 if half the audio is below 16 kHz, or 16000)"
+        "--speaker-level",
+        type=int,
+        default=1,
+        metavar="N",
+        help="level of the folder that names the speaker: 1 is the first below --audio, -1 the last (default: 1)",
     )
-    added.add_argument("--seed", type=int, default=1, help="of split and trials (1)")
-    added.add_argument("--test-speakers", type=int, metavar="N", help="(a fifth, 3 to 200)")
+    added.add_argument(
+        "--genders",
+        type=Path,
+        metavar="FILE",
+        help="file of genders, 'speaker f|m' a line, where --audio does not say them",
+    )
+    added.add_argument(
+        "--sample-rate",
+        type=int,
+        metavar="HZ",
+        help="sample rate to train at (default: 8000 if half of the audio is below 16 kHz, else 16000)",
+    )
+    added.add_argument(
+        "--seed",
+        type=int,
+        default=1,
+        help="random seed of the split into training and test speakers, and of the trials (default: 1)",
+    )
+    added.add_argument(
+        "--test-speakers", type=int, metavar="N", help="number of test speakers (default: a fifth of all, 3 to 200)"
+    )
     meanings = {
-        "min_seconds": "shorter recordings are left out",
-        "long_seconds": "longer ones are cut by voice activity (extra vad)",
-        "segment_seconds": "at most so long",
+        "min_seconds": "seconds; shorter recordings are left out",
+        "long_seconds": "seconds; longer recordings are cut by voice activity (needs the extra vad)",
+        "segment_seconds": "seconds; the longest piece that a long recording is cut into",
         "targets": "at most so many target trials",
-        "nontargets": "at most so many",
+        "nontargets": "at most so many nontarget trials",
     }
     for name, meaning in meanings.items():
         default = LIMITS[name]
         option = "--" + name.replace("_", "-")
-        added.add_argument(option, type=type(default), default=default, metavar="N", help=f"{meaning} ({default:g})")
-    added.add_argument("--workers", type=int, default=2, metavar="N", help="threads that decode (2)")
-    added.add_argument("--configurations", type=Path, metavar="DIR", help="with own.yaml (conf/ of this repository)")
+        added.add_argument(
+            option, type=type(default), default=default, metavar="N", help=f"{meaning} (default: {default:g})"
+        )
+    added.add_argument("--workers", type=int, default=2, metavar="N", help="number of threads that decode (default: 2)")
+    added.add_argument(
+        "--configurations",
+        type=Path,
+        metavar="DIR",
+        help="folder with own.yaml and its variants (default: conf/ of this repository)",
+    )
 
 
 def prepare_folder(options) -> None:

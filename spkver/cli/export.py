@@ -1,4 +1,4 @@
-"""The verb that takes a model out of the house: export.
+"""The verb ``export``: a model as an ONNX file, or as a folder for Hugging Face.
 
 Heavy imports stand inside the verb, so that ``spkver --help`` is instant.
 """
@@ -17,7 +17,9 @@ def add_export_verbs(verb: Callable) -> None:
     added.add_argument("--int8", action="store_true", help="with FILE: 8-bit weights, a third of the size")
     added.add_argument("--data", type=Path, help="with FILE: data directory with speech to check the file by")
     added.add_argument("--huggingface", type=Path, metavar="DIR", help="a folder ready to upload")
-    added.add_argument("--license", default="apache-2.0", metavar="ID", help="with DIR: of the weights (apache-2.0)")
+    added.add_argument(
+        "--license", default="apache-2.0", metavar="ID", help="with DIR: of the weights (default: apache-2.0)"
+    )
 
 
 def export(options) -> None:

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         status = options.verb(options) or 0
-        sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
+        sys.stdout.flush()  # here, where a full disk or a closed pipe can still be reported
         return status
     except SpkverError as error:
         print(error, file=sys.stderr)
@@ -193,17 +193,26 @@ def _parser() -> argparse.ArgumentParser:
     corpora = prepare.add_subparsers(title="corpora", metavar="CORPUS", required=True)
     mini = verb("mini", prepare_mini, corpora)
     mini.add_argument("folder", type=Path, help="where the data directories train/ and test/ are made")
-    mini.add_argument("--seed", type=int, default=1, help="random seed of voices and sentences (1)")
-    mini.add_argument("--train-voices", type=int, metavar="N", default=64, help="how many speakers train/ gets (64)")
-    mini.add_argument("--test-voices", type=int, metavar="N", default=24, help="how many speakers test/ gets (24)")
-    mini.add_argument("--sentences", type=int, metavar="N", default=12, help="how many utterances a speaker has (12)")
+    mini.add_argument("--seed", type=int, default=1, help="random seed of voices and sentences (default: 1)")
+    mini.add_argument(
+        "--train-voices", type=int, metavar="N", default=64, help="how many speakers train/ gets (default: 64)"
+    )
+    mini.add_argument(
+        "--test-voices", type=int, metavar="N", default=24, help="how many speakers test/ gets (default: 24)"
+    )
+    mini.add_argument(
+        "--sentences", type=int, metavar="N", default=12, help="how many utterances a speaker has (default: 12)"
+    )
     ocean = verb("speechocean762", prepare_speechocean762, corpora)
     ocean.add_argument("folder", type=Path, help="where the data directories train/ and test/ are made")
     ocean.add_argument(
         "--corpus", type=Path, help="folder of the unpacked corpus, when it is here already: nothing is downloaded"
     )
     ocean.add_argument(
-        "--downloads", type=Path, default=Path("downloads"), help="folder that the archive is downloaded to (downloads)"
+        "--downloads",
+        type=Path,
+        default=Path("downloads"),
+        help="folder that the archive is downloaded to (default: downloads)",
     )
     ocean.add_argument("--checksum", help="the SHA-256 or MD5 that the downloaded archive must have")
     add_corpus_verbs(lambda name, function: verb(name, function, corpora))
@@ -215,7 +224,9 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("config", type=Path, help="configuration: a YAML file, such as those in conf/")
         added.add_overrides("key.sub=value", "values of the configuration that differ, as optimizer.lr=0.1")
     added.add_argument("--data", type=Path, help="data directory with the training speakers")
-    added.add_argument("--exp", type=Path, help="folder of the experiment (exp/NAME, where CONFIG is NAME.yaml)")
+    added.add_argument(
+        "--exp", type=Path, help="folder of the experiment (default: exp/NAME, where CONFIG is NAME.yaml)"
+    )
     added.add_argument(
         "--init", type=Path, metavar="MODEL", help="model folder whose weights training begins with: fine-tuning"
     )

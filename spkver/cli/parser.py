@@ -1,6 +1,5 @@
 """How every verb reads its command line: paths, options and ``key.sub=value`` overrides, in any order.
 
-Notable:
 - argparse alone fills positional arguments from the words before the first option and refuses those behind it, and
   an option of several values swallows the paths that follow it. So the words are sorted first: options with their
   values, then the others in their order.

@@ -116,10 +116,10 @@ def add_picture_verbs(verbs, verb: Callable) -> None:
     subjects = plot.add_subparsers(title="subjects", metavar="SUBJECT", required=True)
     added = verb("margin", plot_margin, subjects)
     added.add_argument(
-        "--margin", type=float, nargs="+", default=[0.2, 0.5], help="margins to draw, in radians (0.2 0.5)"
+        "--margin", type=float, nargs="+", default=[0.2, 0.5], help="margins to draw, in radians (default: 0.2 0.5)"
     )
     added.add_argument(
-        "--scale", type=float, nargs="+", default=[32.0], help="scales that the cosines are multiplied by (32)"
+        "--scale", type=float, nargs="+", default=[32.0], help="scales that the cosines are multiplied by (default: 32)"
     )
     added.add_argument(
         "--interactive",
@@ -130,12 +130,14 @@ def add_picture_verbs(verbs, verb: Callable) -> None:
     _add_out(added, Path("pictures"))
     added = verb("run", plot_run, subjects)
     added.add_argument("exp", type=Path, help="folder of the experiment")
-    added.add_argument("--only", nargs="+", metavar="PICTURE", help="pictures to draw, such as records det (all)")
+    added.add_argument(
+        "--only", nargs="+", metavar="PICTURE", help="pictures to draw, such as records det (default: all)"
+    )
     _add_out(added, None)
     added = verb("det", plot_det, subjects)
     added.add_argument("exps", nargs="+", type=Path, metavar="exp", help="folders of the experiments")
     added.add_argument(
-        "--systems", nargs="+", metavar="NAME", help="systems to draw, such as cosine cosine+asnorm (all)"
+        "--systems", nargs="+", metavar="NAME", help="systems to draw, such as cosine cosine+asnorm (default: all)"
     )
     _add_out(added, Path("pictures"))
     added = verb("architecture", plot_architecture, subjects)
@@ -145,26 +147,33 @@ def add_picture_verbs(verbs, verb: Callable) -> None:
     added = verb("animate", animate)
     added.add_argument("exp", type=Path, help="folder of the experiment")
     methods = "projections, side by side: pca, pca-window, tsne, umap, mphate; sphere for 3-D embeddings"
-    added.add_argument("--method", nargs="+", default=["pca"], metavar="METHOD", help=f"{methods} (pca)")
+    added.add_argument("--method", nargs="+", default=["pca"], metavar="METHOD", help=f"{methods} (default: pca)")
     added.add_argument(
         "--confusion",
         action="store_true",
         help="show the confusion matrix of the training speakers beside the embeddings",
     )
     added.add_argument(
-        "--speakers", choices=("all", "train", "held_out"), default="all", help="whose embeddings are shown (all)"
+        "--speakers",
+        choices=("all", "train", "held_out"),
+        default="all",
+        help="whose embeddings are shown (default: all)",
     )
-    added.add_argument("--frames", type=int, default=60, help="how many frames, interpolated between the epochs (60)")
+    added.add_argument(
+        "--frames", type=int, default=60, help="how many frames, interpolated between the epochs (default: 60)"
+    )
     added.add_argument(
         "--smooth",
         type=int,
         default=1,
         metavar="N",
-        help="running mean of the embeddings over N epochs, an odd number (1)",
+        help="running mean of the embeddings over N epochs, an odd number (default: 1)",
     )
-    added.add_argument("--pixels", type=int, default=500, help="height and width of a panel in pixels (500)")
+    added.add_argument("--pixels", type=int, default=500, help="height and width of a panel in pixels (default: 500)")
     added.add_argument(
-        "--out", type=Path, help="file to write: a .gif, or an .mp4, which needs ffmpeg (EXP/pictures/METHOD.gif)"
+        "--out",
+        type=Path,
+        help="file to write: a .gif, or an .mp4, which needs ffmpeg (default: EXP/pictures/METHOD.gif)",
     )
     added.add_argument("--png", action="store_true", help="write each frame as a file as well")
     added.add_argument("--npz", action="store_true", help="write the places of all frames as numbers as well")
@@ -172,10 +181,15 @@ def add_picture_verbs(verbs, verb: Callable) -> None:
     added = verb("report", report)
     added.add_argument("exps", nargs="+", type=Path, metavar="exp", help="folders of the experiments")
     added.add_argument(
-        "--out", type=Path, metavar="PAGE.html", help="the page to write (EXP/report.html of the first experiment)"
+        "--out",
+        type=Path,
+        metavar="PAGE.html",
+        help="the page to write (default: EXP/report.html of the first experiment)",
     )
     added.add_argument(
-        "--method", default="pca", help="projection of the map of embeddings: pca, pca-window, tsne, umap, mphate (pca)"
+        "--method",
+        default="pca",
+        help="projection of the map of embeddings: pca, pca-window, tsne, umap, mphate (default: pca)",
     )
     added.add_argument(
         "--audio",
@@ -183,15 +197,18 @@ def add_picture_verbs(verbs, verb: Callable) -> None:
         help="put audio into the page: a click on a point of the map plays the utterance",
     )
     added.add_argument(
-        "--audio-megabytes", type=float, default=5.0, help="with --audio: at most so many megabytes of it (5)"
+        "--audio-megabytes", type=float, default=5.0, help="with --audio: at most so many megabytes of it (default: 5)"
     )
 
 
 def _add_out(parser: argparse.ArgumentParser, default: Path | None) -> None:
     where = "EXP/pictures" if default is None else default
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", default=default, help=f"folder that gets the pictures ({where})"
+        "--out", type=Path, metavar="DIR", default=default, help=f"folder that gets the pictures (default: {where})"
     )
     parser.add_argument(
-        "--format", choices=("png", "svg", "pdf"), default="png", help="format of the pictures: png, svg or pdf (png)"
+        "--format",
+        choices=("png", "svg", "pdf"),
+        default="png",
+        help="format of the pictures: png, svg or pdf (default: png)",
     )

@@ -34,7 +34,10 @@ def add_scoring_verbs(verb: Callable) -> None:
     added = scoring_verb("embed", embed)
     added.add_argument("--untrained", action="store_true", help=_UNTRAINED)
     added.add_argument(
-        "--workers", type=_count, metavar="N", help="how many threads embed (as many as torch would take: one a core)"
+        "--workers",
+        type=_count,
+        metavar="N",
+        help="how many threads embed (default: as many as torch would take: one a core)",
     )
     added.add_argument(
         "--onnx",
@@ -100,7 +103,7 @@ def add_scoring_verbs(verb: Callable) -> None:
         "systems",
         nargs="+",
         metavar="EXP[:SYSTEM]",
-        help="two or more systems: an experiment, and which of its systems (cosine)",
+        help="two or more systems: an experiment, and which of its systems (default: cosine)",
     )
     added.add_argument("--train", type=Path, required=True, metavar="DATA", help=_TRAIN)
     added.add_argument("--exp", type=Path, required=True, help="folder that gets the scores and metrics of the fusion")
@@ -134,10 +137,12 @@ def add_scoring_verbs(verb: Callable) -> None:
     scoring_options(added)
 
     added = scoring_verb("threshold", threshold)
-    added.add_argument("--system", help=f"{_SYSTEMS.rpartition(' (')[0]} (the one by which `spkver verify` decides)")
+    added.add_argument(
+        "--system", help=f"{_SYSTEMS.rpartition(' (')[0]} (default: the one by which `spkver verify` decides)"
+    )
     added.add_argument("--trials", type=Path, metavar="FILE", help=_TRIALS)
     rates = {"type": float, "nargs": "+", "default": [], "metavar": "RATE"}
-    added.add_argument("--far", **rates, help="strangers that may be accepted, fractions (0.01 0.001)")
+    added.add_argument("--far", **rates, help="strangers that may be accepted, fractions (default: 0.01 0.001)")
     keep = "keep the threshold of one --far RATE, or of equal error, in the model: verify and identify decide by it"
     added.add_argument("--save", action="store_true", help=keep)
 
@@ -146,7 +151,7 @@ def add_scoring_verbs(verb: Callable) -> None:
     added.add_argument(
         "a",
         metavar="EXP[:SYSTEM]",
-        help="system a, the one to compare with: an experiment, and which of its systems (cosine)",
+        help="system a, the one to compare with: an experiment, and which of its systems (default: cosine)",
     )
     added.add_argument("b", metavar="EXP[:SYSTEM]", help="system b, of which is asked whether it is better")
     scoring_options(added)

@@ -18,7 +18,7 @@ _SYSTEM = (
     "calibrated for of cosine+asnorm, cosine, plda; else cosine)"
 )
 _THRESHOLD = (
-    "score from which on it is the same speaker: SYSTEM:NUMBER as `spkver threshold` prints it, or a number, "
+    "lowest score of the same speaker: SYSTEM:NUMBER as `spkver threshold` prints it, or a number, "
     "which is taken for the system that decides (the one that `spkver threshold --save` has kept in the model; else "
     "that of the calibration's prior; else equal error among held-out training speakers)"
 )
@@ -38,36 +38,60 @@ def add_daily_verbs(verb: Callable) -> None:
 
     def store_verb(name: str, function) -> argparse.ArgumentParser:
         added = verb(name, function)
-        added.add_argument("--store", type=Path, required=True, metavar="DIR", help="folder of the speakers")
-        added.add_argument("--json", action="store_true", help="print JSON")
+        added.add_argument("--store", type=Path, required=True, metavar="DIR", help="folder of the speaker store")
+        added.add_argument("--json", action="store_true", help="print one JSON object a line")
         return added
 
     added = verb("verify", verify)
-    added.add_argument("a", help="a recording")
-    added.add_argument("b", help="another one")
+    added.add_argument("a", help="first recording, an audio file")
+    added.add_argument("b", help="second recording, an audio file")
     added.add_argument("--model", type=Path, required=True, help=_MODEL)
-    added.add_argument("--json", action="store_true", help="print JSON")
+    added.add_argument("--json", action="store_true", help="print one JSON object a line")
     deciding(added)
 
     added = store_verb("enroll", enroll)
-    added.add_argument("name", help="of the speaker")
+    added.add_argument("name", help="name of the speaker")
     added.add_argument("files", nargs="+", metavar="file", help="recordings of the speaker")
-    added.add_argument("--model", type=Path, help=f"{_MODEL} (the store's)")
+    added.add_argument("--model", type=Path, help=f"{_MODEL} (default: the one that the store was made with)")
     added.add_argument("--system", help=_SYSTEM.replace("decide", "judge whether the recordings are alike", 1))
     known = added.add_mutually_exclusive_group()
-    known.add_argument("--add", dest="known", action="store_const", const="add", help="to a speaker's recordings")
-    known.add_argument("--replace", dest="known", action="store_const", const="replace", help="a speaker's recordings")
+    known.add_argument(
+        "--add",
+        dest="known",
+        action="store_const",
+        const="add",
+        help="add to the recordings of a speaker who is enrolled",
+    )
+    known.add_argument(
+        "--replace",
+        dest="known",
+        action="store_const",
+        const="replace",
+        help="replace the recordings of a speaker who is enrolled",
+    )
     added.set_defaults(known="refuse")
 
     added = store_verb("identify", identify)
-    added.add_argument("files", nargs="+", metavar="file", help="recordings")
-    added.add_argument("--model", type=Path, help=f"{_MODEL} (the store's)")
+    added.add_argument("files", nargs="+", metavar="file", help="recordings to identify, audio files")
+    added.add_argument("--model", type=Path, help=f"{_MODEL} (default: the one that the store was made with)")
     deciding(added)
-    added.add_argument("--windows", action="store_true", help="who speaks when, in a recording of any length")
-    added.add_argument("--window", type=float, default=3.0, metavar="SECONDS", help="of audio looked at at once (3)")
-    added.add_argument("--hop", type=float, default=1.5, metavar="SECONDS", help="from window to window (1.5)")
+    added.add_argument("--windows", action="store_true", help="tell who speaks when, in a recording of any length")
+    added.add_argument(
+        "--window",
+        type=float,
+        default=3.0,
+        metavar="SECONDS",
+        help="with --windows: length of a window in seconds (default: 3)",
+    )
+    added.add_argument(
+        "--hop",
+        type=float,
+        default=1.5,
+        metavar="SECONDS",
+        help="with --windows: seconds from one window to the next (default: 1.5)",
+    )
 
-    store_verb("speakers", speakers).add_argument("--remove", metavar="NAME", help="forget a speaker")
+    store_verb("speakers", speakers).add_argument("--remove", metavar="NAME", help="remove this speaker from the store")
 
 
 def verify(options) -> int:

@@ -1,6 +1,5 @@
 """Configuration: YAML files checked against a typed schema.
 
-Notable:
 
 - The schema (``schema.py``) has no default values. Every value stands in YAML, where a reader looks for it.
 - ``base: other.yaml`` at the top of a file takes everything from that file and changes only what is

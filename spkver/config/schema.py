@@ -130,8 +130,8 @@ class SpeechEncoderV3(Section):
     embedding_dropout: Share
     embedding_norms: Literal["batch", "layer", "none"]  # of the pooled values and of the embedding
     aggregate_layers: bool  # pool over the outputs of all layers, not of the last alone
-    average_spectrum: bool  # tell the encoder the spectrum that mean normalisation takes away
-    average_spectrum_dropout: Probability  # of a training crop that it is not told
+    average_spectrum: bool  # give the encoder the spectrum that mean normalisation takes away
+    average_spectrum_dropout: Probability  # of a training crop, that it goes without it
 
     @model_validator(mode="after")
     def _widths_divide(self):

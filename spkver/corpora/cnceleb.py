@@ -4,7 +4,7 @@ Fan et al., ICASSP 2020; Li et al., "CN-Celeb: multi-genre speaker recognition",
 of the evaluation set is enrolled from several recordings: the corpus has them one by one (``enroll.map``) and joined
 to one file (``eval/enroll``). Both give a trial list here. Genders are not published.
 
-Notable: the lists name files ``.wav`` while the archives of version 2 hold ``.flac``; an utterance's id is its name
+The lists name files ``.wav`` while the archives of version 2 hold ``.flac``; an utterance's id is its name
 in the lists.
 """
 

@@ -130,7 +130,7 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What every attempt to fetch a file is told."""
+    """What every attempt to fetch a file is given."""
 
     url: str
     part: Path
@@ -283,7 +283,7 @@ class _Pace:
 
 
 def _told(error: Exception, url: str, part: Path) -> Exception:
-    """A low-level failure as the exception to raise: worth another attempt, or told to the user."""
+    """A low-level failure as the exception to raise: worth another attempt, or an error for the user."""
     cause = getattr(error, "reason", error)
     said = " ".join(str(cause).split()) or type(cause).__name__  # a server's own words may have line ends
     if isinstance(cause, ssl.SSLCertVerificationError):

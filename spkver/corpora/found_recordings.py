@@ -23,7 +23,7 @@ AUDIO = frozenset(["wav", "flac", "ogg", "oga", "opus", "mp3", "aif", "aiff", "a
 """Suffixes of files that libsndfile reads."""
 
 NOT_READ = frozenset(["m4a", "aac", "mp4", "wma", "webm", "amr", "3gp", "mkv", "mov", "avi"])
-"""Suffixes of speech that libsndfile does not read; told rather than passed over."""
+"""Suffixes of speech that libsndfile does not read; reported rather than passed over."""
 
 _TABLES = {".csv": (",", csv.QUOTE_MINIMAL), ".tsv": ("\t", csv.QUOTE_NONE)}
 _UNKNOWN_GENDERS = frozenset(["", "-", "?", "u", "unknown", "other", "o", "na", "n/a", "nan", "none", "null"])

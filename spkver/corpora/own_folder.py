@@ -1,7 +1,7 @@
 """Own recordings to data directories: what is there, what is of use, who trains, who tests, and with what.
 
 Nothing of the source is changed. Files stay where they are and are listed by their paths; only long ones are cut into
-segments, which are written below the output. What is left out is told with its reason, and listed in full in
+segments, which are written below the output. What is left out is reported with its reason, and listed in full in
 ``left_out.tsv``.
 """
 

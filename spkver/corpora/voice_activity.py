@@ -1,6 +1,6 @@
 """Where somebody speaks in a long recording, and the segments to cut it into.
 
-Speech is told by Silero VAD (https://github.com/snakers4/silero-vad, MIT), whose package brings its model along; it is
+Speech is found by Silero VAD (https://github.com/snakers4/silero-vad, MIT), whose package brings its model along; it is
 run by onnxruntime alone, without importing the package. The rules from probabilities to segments are here.
 """
 
@@ -41,7 +41,9 @@ class VoiceActivity:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # the file holds a few weights that are not used, which is told otherwise
+        options.log_severity_level = (
+            3  # the file holds a few weights that are not used, which it would report otherwise
+        )
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
     def probabilities(self, samples: np.ndarray) -> np.ndarray:

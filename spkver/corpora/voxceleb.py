@@ -3,7 +3,7 @@
 Nagrani et al., Interspeech 2017; Chung et al., "VoxCeleb2: Deep Speaker Recognition", Interspeech 2018. An
 utterance's id is its name in the published lists, ``id10270/x6uYqmx31kE/00001.wav``, whatever form its file has.
 
-Notable: speakers' ids tell the parts apart (``id1....`` is VoxCeleb1, ``id0....`` VoxCeleb2; id10270 to id10309 are
+Speakers' ids tell the parts apart (``id1....`` is VoxCeleb1, ``id0....`` VoxCeleb2; id10270 to id10309 are
 the test speakers), so the folders between a copy's root and its speakers may be called as people call them.
 """
 

@@ -204,7 +204,7 @@ def _open(path: str | os.PathLike) -> AudioFile:
     try:
         file = AudioFile(path)
     except (soundfile.LibsndfileError, TypeError) as error:
-        # TypeError: headerless audio (.raw), whose rate and channels nobody has told.
+        # TypeError: headerless audio (.raw), whose rate and channels are not known.
         detail = getattr(error, "error_string", "no header").strip().rstrip(".") or "unknown reason"
         raise AudioError(f"{path}: not audio that can be decoded ({detail})") from error
     try:

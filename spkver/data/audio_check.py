@@ -144,7 +144,7 @@ def read_survey(folder: Path) -> Survey:
 
 
 def write_survey(folder: Path, found: Survey) -> None:
-    """Keep what was found beside the list; a folder that cannot be written is only told."""
+    """Keep what was found beside the list; that a folder cannot be written is only reported."""
     try:
         # `utt2dur` comes last: its time says that both are there.
         with atomic_write(folder / "unusable") as file:

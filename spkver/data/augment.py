@@ -133,7 +133,7 @@ def simulated_room(rng: np.random.Generator, rt60_seconds: float, sample_rate: i
 def reverberate(speech: np.ndarray, response: np.ndarray) -> np.ndarray:
     """Convolve ``(n_samples,)`` with a room impulse response; length, timing and mean power stay.
 
-    The response's peak, its direct path, is time 0: what comes before it is heard earlier.
+    The response's peak, its direct path, is time 0: what comes before it arrives earlier.
     """
     peak = int(np.argmax(np.abs(response)))
     n = next_fast_len(len(speech) + len(response) - 1, real=True)

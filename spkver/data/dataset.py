@@ -1,6 +1,6 @@
 """Training speakers as batches of waveform crops.
 
-Notable: speeds and formant factors make new speakers. The labels are variant-major (all speakers as
+Speeds and formant factors make new speakers. The labels are variant-major (all speakers as
 recorded, then all of the second variant, ...), so a head's first ``n_speakers`` classes are the recorded
 voices and fine-tuning without variants just cuts the rest off.
 """

@@ -4,7 +4,7 @@ Everything that comes after trusts what is read here, so a list is checked once,
 a fault is named by ``file:line``. Ids hold no white space; paths may. UTF-8, LF or CRLF is read, LF is
 written. Relative paths in ``wav.scp`` are relative to the data directory, not to where one stands.
 
-Notable: ids are brought to Unicode's composed form (NFC), as every reader of lists here does, because macOS writes
+Ids are brought to Unicode's composed form (NFC), as every reader of lists here does, because macOS writes
 ``ü`` as two characters and others as one. Paths stay as they are on the disk, bytes that are no UTF-8 included.
 """
 

@@ -1,6 +1,6 @@
 """Samples from one rate to another, so that a part of a recording is resampled bit for bit as the whole.
 
-Notable: two ways, chosen by the ratio of the rates.
+Two ways, chosen by the ratio of the rates.
 
 - The usual ratios are matrix products, several times as fast as a polyphase filter: so many neighbouring samples of
   the output depend on a window of the input in the same way wherever they lie. The products are always of the same

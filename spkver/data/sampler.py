@@ -1,6 +1,5 @@
 """Batches of P speakers x K utterances, the same on every machine.
 
-Notable:
 
 - A batch depends only on (seed, epoch, step). The global batch is drawn first and a process takes its
   slice, so any number of processes or data workers sees the same batches.

@@ -1,6 +1,6 @@
 """A file of any length in pieces: one after another they are the samples of `read_audio`.
 
-Notable: the file is decoded once, from its first frame to its last, without a seek: decoders that carry state
+The file is decoded once, from its first frame to its last, without a seek: decoders that carry state
 across one (MP3, Opus) give the same samples as in one go, and memory does not grow with the file.
 """
 

@@ -1,7 +1,6 @@
 """Tables of text, as trial lists and score files are, of any length and at the speed of the disk.
 
-Notable:
-- Lawful tables are parsed in blocks by Arrow, ids as numbers into the distinct ids of the block; ten million
+- Valid tables are parsed in blocks by Arrow, ids as numbers into the distinct ids of the block; ten million
   lines take seconds. What Arrow refuses is read again line by line, which finds the line to complain about.
 - Columns are parted by any white space; UTF-8 with or without byte order mark, LF or CRLF. Quotes and
   backslashes are ordinary characters. Text is brought to Unicode's composed form, see `spkver.data.names`.

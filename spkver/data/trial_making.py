@@ -1,6 +1,6 @@
 """New trial lists, drawn from utterances and their speakers.
 
-Notable: pairs are drawn by their rank, so 100,000 utterances (5e9 pairs) need no enumeration.
+Pairs are drawn by their rank, so 100,000 utterances (5e9 pairs) need no enumeration.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,5 @@
 """Trial lists: which pairs of utterances are compared, and which of them are the same speaker.
 
-Notable:
 - The common forms are read: VoxCeleb's ``1|0 enroll test``, CN-Celeb's ``enroll test 1|0`` and Kaldi's
   ``enroll test target|nontarget`` (or ``tgt|imp``), the last also without label. Each line is checked against the
   form of the file, so that a list glued together from two sources is refused rather than half misread.

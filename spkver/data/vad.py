@@ -5,9 +5,8 @@ between 200 and 4000 Hz (hum and hiss lie outside) is compared with the quietest
 stretch: from 30 dB below the loud ones on it counts, but no lower than a quarter of the way up from the quiet ones,
 and 3 dB. Where the two are less than 6 dB apart there is no speech, or it drowns in noise.
 
-Notable:
 - It is simple: it does not know what speech sounds like. A dog in a quiet room counts, speech that is hardly louder
-  than steady noise does not. Of what it hears in clean speech (speechocean762) it finds 85 % under white noise at
+  than steady noise does not. Of what it finds in clean speech (speechocean762) it finds 85 % under white noise at
   20 dB, 78 % at 12 dB, 66 % at 9 dB, and takes none of the noise between for speech.
 - Each stretch decides by itself: a whisper after a shout is found, and memory does not grow with the recording.
 - Whether a recording is refused is another question (`is_steady`), and a careful one: only what is as steady as
@@ -78,8 +77,8 @@ def detect_speech(samples: np.ndarray, fbank: Fbank) -> np.ndarray:
         return np.zeros(len(samples), bool)
     features, _ = fbank(torch.from_numpy(samples)[None].to(fbank.mel.device))
     centre_hz = fbank.mel[0].argmax(0) * (fbank.sample_rate / fbank.n_fft)
-    heard = features[0][:, (centre_hz >= LOW_HZ) & (centre_hz <= HIGH_HZ)]
-    energy_db = (heard.logsumexp(1) * (10 / np.log(10))).cpu().numpy()
+    speech_bands = features[0][:, (centre_hz >= LOW_HZ) & (centre_hz <= HIGH_HZ)]
+    energy_db = (speech_bands.logsumexp(1) * (10 / np.log(10))).cpu().numpy()
     per_second = fbank.sample_rate / fbank.frame_shift
     frames = _smooth(energy_db >= _threshold_db(energy_db), per_second)
     # A sample goes with the frame in whose middle it lies.
@@ -145,7 +144,7 @@ def speech_windows(
         SpkverError: a window of less than half a second, or a hop that is not within it.
     """
     if not window_seconds >= LEAST_SPEECH_SECONDS:
-        raise SpkverError(f"windows of {window_seconds:g} s are too short to hear a voice; take half a second or more")
+        raise SpkverError(f"windows of {window_seconds:g} s are too short to tell a voice; take half a second or more")
     if not 0.01 <= hop_seconds <= window_seconds:
         raise SpkverError(f"a hop of {hop_seconds:g} s must lie within the window of {window_seconds:g} s")
     rate = fbank.sample_rate

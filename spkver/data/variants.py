@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Variant(NamedTuple):
-    """How a recording is heard: played faster by the one factor, its spectrum stretched by the other."""
+    """A variant of a recording: played faster by the one factor, its spectrum stretched by the other."""
 
     speed_factor: float
     formant_factor: float

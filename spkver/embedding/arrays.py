@@ -1,6 +1,6 @@
 """Arrays in ``.npy`` and ``.npz`` files that anybody may have written.
 
-Notable: nothing is ever unpickled, and what a header claims is compared with what is there before memory is taken.
+Nothing is ever unpickled, and what a header claims is compared with what is there before memory is taken.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Utterances to embeddings, in batches of similar length.
 
-Notable: whole utterances in float32, padded within a batch and masked, so an embedding does not
+Whole utterances in float32, padded within a batch and masked, so an embedding does not
 depend on what it was batched with (to 1e-5).
 """
 

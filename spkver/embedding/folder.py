@@ -3,7 +3,7 @@
 ``measures.npz``, where it is there, holds a number for each utterance that tells how far it can be trusted
 (``duration`` in seconds, ``magnitude`` of the embedding before it was normalised).
 
-Notable: reading memory-maps the array, so a million embeddings cost no memory until they are used. Each row is
+Reading memory-maps the array, so a million embeddings cost no memory until they are used. Each row is
 checked when written and when read, because one row that is NaN or zero makes every trial of its utterance
 senseless.
 """

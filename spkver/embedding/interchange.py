@@ -1,6 +1,6 @@
 """Embeddings of other toolkits, in and out.
 
-Notable: nothing that is read can run anything. Pickles (``.pt``, ``.pkl``, object arrays), Kaldi's pipes and the
+Nothing that is read can run anything. Pickles (``.pt``, ``.pkl``, object arrays), Kaldi's pipes and the
 like are refused, with a word on how to save the embeddings instead.
 """
 

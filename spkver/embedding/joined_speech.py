@@ -7,7 +7,6 @@ For each pair of recordings the speaker's utterances are shuffled and parted in 
 the same audio on both sides; each part is joined, and cut to 2, 4, 8, ... seconds and to all that there is, a minute at
 most. Trials are made between the first and the second parts.
 
-Notable:
 - The lengths of target and of nontarget trials must be alike, or the fit takes length itself for evidence: all
   speakers of a round are parted at the same share of their utterances, and cut to the same lengths.
 - Everything is drawn by the seed, so systems that are fused have the same trials.

@@ -2,7 +2,6 @@
 
 The forms are those of Kaldi's ``Vector::Read`` and ``Matrix::Read`` (https://kaldi-asr.org/doc/io.html).
 
-Notable:
 - The package kaldiio (2.18) is not used: embeddings come from strangers, and it runs a line of an scp that ends
   with ``|`` as a shell command and unpickles whatever follows ``PKL`` in an archive, which no argument forbids. It
   also takes a truncated vector for a shorter one, and guesses integers from a text vector's first value.

@@ -1,6 +1,6 @@
 """Where embeddings lie while a directory is being embedded: parts of it, each a file that is whole.
 
-Notable: a part is taken up again only while nothing that made it has changed: the weights and the settings that
+A part is taken up again only while nothing that made it has changed: the weights and the settings that
 an embedding depends on, the list of utterances, and size and time of each of its audio files.
 """
 

@@ -1,6 +1,6 @@
 """What embeddings must be in any form that they are kept in: ids that are unique, rows that are usable.
 
-A fault is told with the place that it was found at; ``where(index)`` gives the place of an utterance.
+A fault is reported with the place that it was found at; ``where(index)`` gives the place of an utterance.
 """
 
 import re

@@ -48,7 +48,7 @@ def embed_directory(
         workers: threads; None: as many as torch would compute with.
 
     Raises:
-        SpkverError: more files are unusable than ``data.max_unusable_share`` allows; told as soon as it is known.
+        SpkverError: more files are unusable than ``data.max_unusable_share`` allows; said as soon as it is known.
             Or another process embeds the directory by this system.
     """
     name = f"{data_name(directory.path)}-{base}"

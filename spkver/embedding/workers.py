@@ -1,6 +1,5 @@
 """A directory's files to embeddings, on all cores, stopped and taken up again at any moment.
 
-Notable:
 - Each core takes a part of the list from the first file to the embeddings by itself. Reading on one core meets
   the encoder on another, no core waits for another's step, and nothing is counted or decoded beforehand.
 - Threads do for this: decoding, resampling, features and encoder all run outside of Python's lock.

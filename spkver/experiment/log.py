@@ -53,7 +53,7 @@ class Log:
             return self._file.tell()
 
     def close(self) -> None:
-        # What could not be written was told then, and is not in any checkpoint.
+        # What could not be written was reported then, and is not in any checkpoint.
         with contextlib.suppress(OSError):
             self._file.close()
         if self._board is not None:

@@ -3,7 +3,7 @@
 A data directory is known by the last name of its path, a trial list by its file's name: readable, and not unique.
 So ``made_of.json`` lies beside what was made, and is compared whenever that is read, or would be replaced.
 
-Notable: the contents decide, not the path. A folder that was moved is still the same, and two lists at one path are
+The contents decide, not the path. A folder that was moved is still the same, and two lists at one path are
 not. Of the recordings a few are compared, spread over the list, by size and by their first and last bytes.
 """
 

@@ -1,1 +1,1 @@
-"""A model out of the house: as one ONNX file from waveform to embedding, and as a folder for Hugging Face."""
+"""Export: a model as one ONNX file from waveform to embedding, and as a folder for Hugging Face."""

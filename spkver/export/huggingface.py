@@ -116,7 +116,7 @@ def _card(model: Model, measured: dict, name: str, licence: str) -> str:
 
 def _table(rows: list[tuple[str, str, dict]]) -> list[str]:
     lines = [
-        "| trials | system | EER | 95 % | minDCF (.01) | minDCF (.05) | targets | nontargets |",
+        "| trials | system | EER | 95 % | minDCF (0.01) | minDCF (0.05) | targets | nontargets |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for trials, system, record in rows:

@@ -1,6 +1,6 @@
 """Waveform to embedding as one module that becomes one ONNX graph: views, filterbank and encoder, padding masked.
 
-Notable: everything between the samples of a frame and its spectrum (mean, pre-emphasis, window, Fourier
+Everything between the samples of a frame and its spectrum (mean, pre-emphasis, window, Fourier
 transform) is linear, so it is one matrix here, and framing and matrix are one strided convolution. A
 sample more or less of padding, and what stands in it, changes nothing.
 """
@@ -33,10 +33,10 @@ class WaveformEncoder(nn.Module):
         self.frame_length, self.frame_shift = fbank.frame_length, fbank.frame_shift
         self.resamplers = nn.ModuleList(Resampler(*speed_ratio(view.speed_factor)) for view in extractor.views)
         self.formants = [extractor.formant_factors.index(view.formant_factor) for view in extractor.views]
-        heard = fbank.mel.any(2).any(0)
-        self.register_buffer("spectrum", torch.from_numpy(_spectrum_matrix(fbank, heard.numpy()))[:, None])
+        used_bins = fbank.mel.any(2).any(0)
+        self.register_buffer("spectrum", torch.from_numpy(_spectrum_matrix(fbank, used_bins.numpy()))[:, None])
         # A convolution over frames, not a matrix product: those are what int8 quantisation takes.
-        self.register_buffer("mel", fbank.mel[:, heard].transpose(1, 2)[..., None].contiguous())
+        self.register_buffer("mel", fbank.mel[:, used_bins].transpose(1, 2)[..., None].contiguous())
         envelope = None if fbank.envelope is None else fbank.envelope.T[..., None].contiguous()
         self.register_buffer("envelope", envelope)
         self.eval()
@@ -52,24 +52,24 @@ class WaveformEncoder(nn.Module):
             The embeddings (batch, embed_dim), of unit length, and the length (batch,) that each had before that.
         """
         waveform, lengths = self._repeat_short(waveform, lengths.clamp(1, waveform.shape[1]))
-        heard = [self._repeat_short(*resampler(waveform, lengths)) for resampler in self.resamplers]
-        features, n_frames = self._features(*self._together(heard))
+        played = [self._repeat_short(*resampler(waveform, lengths)) for resampler in self.resamplers]
+        features, n_frames = self._features(*self._together(played))
         # One call for all views: the weights of a call of their own for each would not be quantised.
         features, average = mean_normalise(features, n_frames)
         raw = self.encoder.unnormalised(features, n_frames, average)
-        raw = raw.unflatten(0, (len(heard), -1))
-        unit = F.normalize(raw, dim=2).transpose(0, 1).flatten(1) / math.sqrt(len(heard))
+        raw = raw.unflatten(0, (len(played), -1))
+        unit = F.normalize(raw, dim=2).transpose(0, 1).flatten(1) / math.sqrt(len(played))
         return unit, raw.norm(dim=2).mean(0)
 
-    def _together(self, heard: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    def _together(self, played: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """The views' waveforms below one another, padded to the longest, (n_views * batch, n_samples), and lengths."""
-        if len(heard) == 1:
-            return heard[0]
-        n = heard[0][0].shape[1]
-        for waveform, _ in heard[1:]:
+        if len(played) == 1:
+            return played[0]
+        n = played[0][0].shape[1]
+        for waveform, _ in played[1:]:
             n = torch.sym_max(n, waveform.shape[1])
-        waveforms = torch.cat([F.pad(waveform, (0, n))[:, :n] for waveform, _ in heard])
-        return waveforms, torch.cat([lengths for _, lengths in heard])
+        waveforms = torch.cat([F.pad(waveform, (0, n))[:, :n] for waveform, _ in played])
+        return waveforms, torch.cat([lengths for _, lengths in played])
 
     def _repeat_short(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """What is shorter than the shortest is repeated up to it, as `Extractor.middle` does."""
@@ -96,12 +96,12 @@ class WaveformEncoder(nn.Module):
         return log_mel.transpose(1, 2), n_frames
 
 
-def _spectrum_matrix(fbank: Fbank, heard: np.ndarray) -> np.ndarray:
+def _spectrum_matrix(fbank: Fbank, used_bins: np.ndarray) -> np.ndarray:
     """Samples of a frame to the spectrum of its filterbank (2 n_bins, frame_length): real parts, then imaginary.
 
     Args:
         fbank: whose settings are taken.
-        heard: (n_fft / 2 + 1,) which bins of the spectrum any mel band takes.
+        used_bins: (n_fft / 2 + 1,) which bins of the spectrum any mel band takes.
     """
     n = fbank.frame_length
     no_mean = np.eye(n) - 1 / n
@@ -109,5 +109,5 @@ def _spectrum_matrix(fbank: Fbank, heard: np.ndarray) -> np.ndarray:
     emphasis = np.eye(n) - PREEMPHASIS * np.eye(n, k=-1)
     emphasis[0, 0] = 1 - PREEMPHASIS
     frame = INT16_RANGE * fbank.window.double().numpy()[:, None] * (emphasis @ no_mean)
-    spectrum = np.fft.rfft(frame, n=fbank.n_fft, axis=0)[heard]
+    spectrum = np.fft.rfft(frame, n=fbank.n_fft, axis=0)[used_bins]
     return np.concatenate([spectrum.real, spectrum.imag]).astype(np.float32)

@@ -1,6 +1,6 @@
 """Waveforms to log-mel filterbanks, in batches; mean normalisation.
 
-Notable: one scale and one floor, whatever the file format. Waveforms come in as [-1, 1] and are
+One scale and one floor, whatever the file format. Waveforms come in as [-1, 1] and are
 taken to the 16-bit range before anything else, as Kaldi and WeSpeaker do. Under mean normalisation
 the scale cancels, except where the floor is reached; Kaldi's floor (the float32 epsilon) on [-1, 1]
 samples would cut off 0.7 % of the bins of real speech, on the 16-bit range almost nothing but digital
@@ -233,6 +233,6 @@ def _kernel_parts(mel: Tensor, n_fft: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     angle = -2 * math.pi / n_fft * torch.arange(n_fft // 2, dtype=torch.float64)
     banks = mel.transpose(1, 2).contiguous()
-    heard = (banks > 0).int()
-    spans = torch.stack([heard.argmax(-1), heard.shape[-1] - heard.flip(-1).argmax(-1)], dim=-1)
+    used = (banks > 0).int()
+    spans = torch.stack([used.argmax(-1), used.shape[-1] - used.flip(-1).argmax(-1)], dim=-1)
     return torch.stack([angle.cos(), angle.sin()]).float(), banks, spans

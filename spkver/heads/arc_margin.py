@@ -1,6 +1,6 @@
 """The additive angular margin (ArcFace, AAM-softmax), and the formulas that margin heads share.
 
-Notable: the margin touches one cosine an item, so it is computed on (batch, 1) gathered values and
+The margin touches one cosine an item, so it is computed on (batch, 1) gathered values and
 scattered back, never on (batch, classes); only those values are clamped, so that the root in
 sin(theta) has finite gradients when an embedding lies exactly on a class centre.
 """

@@ -4,7 +4,6 @@
 the same gradients, and never holds a (batch, classes) tensor or a normalised copy of the weights. The
 head's own parameters are used: checkpoints know nothing of it.
 
-Notable:
 
 - The margin and the inter-topk penalty touch 1 + k_top logits an item. One pass over the classes finds
   these, and the logarithm of the summed exponentials of all others (online softmax: M. Milakov and N.

@@ -1,6 +1,6 @@
 """All logits of a batch, condensed chunk by chunk to what cross-entropy with margins on a few of them needs, by torch.
 
-`spkver.heads.chunked_native` does the same by kernels, where there are any. Notable:
+`spkver.heads.chunked_native` does the same by kernels, where there are any.
 
 - The backward pass computes each chunk's logits again instead of keeping them (as cut cross-entropy: E.
   Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", ICLR 2025).

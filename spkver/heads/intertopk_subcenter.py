@@ -1,6 +1,6 @@
 """ArcFace with sub-centers and the inter-topk penalty.
 
-Notable: the penalty works from construction on, without a margin schedule, and classes that cannot
+The penalty works from construction on, without a margin schedule, and classes that cannot
 supply ``k_top`` non-targets are refused instead of penalising the target.
 """
 

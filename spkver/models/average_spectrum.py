@@ -1,4 +1,4 @@
-"""The average spectrum of an utterance, which mean normalisation takes away, told to the encoder."""
+"""The average spectrum of an utterance, which mean normalisation takes away, as an input of the encoder."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ class AverageSpectrum(nn.Module):
     always recorded alike, and harms where not. The level is left out: how far away the microphone was is no voice.
 
     A few speakers are soon told apart by this alone, and the encoder then learns less from the rest and knows new
-    speakers worse than without it. So a share of the training crops does not hear it.
+    speakers worse than without it. So a share of the training crops goes without it.
 
     Args:
         n_mels: filterbank bins.
@@ -29,7 +29,7 @@ class AverageSpectrum(nn.Module):
     def forward(self, average: Tensor | None) -> Tensor:
         """``(batch, n_mels)``, natural logarithms -> ``(batch, 1, d_model)`` float32."""
         if average is None:
-            raise ValueError("this encoder hears the average spectrum: give it what mean_normalise subtracted")
+            raise ValueError("this encoder takes the average spectrum: give it what mean_normalise subtracted")
         with torch.autocast(average.device.type, enabled=False):
             shape = self.norm(average.float() - average.float().mean(1, keepdim=True))
             if self.training:

@@ -1,7 +1,7 @@
 """SpeechEncoderV3: filterbanks -> speaker embedding.
 
 Read from top to bottom: front end (convolutions that keep channels x frequency apart), position,
-transformer over TIME, pooling, linear embedding, L2 norm. Notable:
+transformer over TIME, pooling, linear embedding, L2 norm.
 
 - An utterance's embedding does not depend on its batch mates or on padding: convolutions see zeros
   beyond an utterance's end, GroupNorm's statistics, attention and pooling leave padded frames out.
@@ -159,7 +159,7 @@ class SpeechEncoderV3(nn.Module):
         aggregate_layers: pool over the outputs of all layers side by side, not of the last alone
             (Zhang et al., "MFA-Conformer", Interspeech 2022): the lower ones know voices better than words.
         average_spectrum: tell every frame the utterance's average spectrum too.
-        average_spectrum_dropout: share of the training crops of which it is not told.
+        average_spectrum_dropout: share of the training crops that go without it.
     """
 
     def __init__(
@@ -219,12 +219,12 @@ class SpeechEncoderV3(nn.Module):
             ``(batch, embed_dim)`` float32, each of unit length.
 
         Raises:
-            ValueError: ``average`` is missing where the encoder was built to hear it.
+            ValueError: ``average`` is missing where the encoder was built to take it.
         """
         return F.normalize(self.unnormalised(features, lengths, average), dim=1)
 
     def unnormalised(self, features: Tensor, lengths: Tensor | None = None, average: Tensor | None = None) -> Tensor:
-        """The same before its length is brought to 1: the length tells how much was heard (a quality measure)."""
+        """The same before its length is brought to 1: the length is a measure of quality."""
         x, mask = self.front_end(features, lengths)
         if self.average_spectrum is not None:
             x = x + self.average_spectrum(average).to(x.dtype)

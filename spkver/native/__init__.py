@@ -3,7 +3,7 @@
 Compiled when the package is installed, if there is a C compiler with OpenMP; without one, or with SPKVER_NATIVE=0 in
 the environment, torch does the same in more time. Each caller has both ways, and the tests hold them together.
 
-Notable: a kernel knows nothing of a tensor but where its memory begins. A caller that is given what a kernel cannot
+A kernel knows nothing of a tensor but where its memory begins. A caller that is given what a kernel cannot
 take (another type, shape or place) goes torch's way, which computes it or raises torch's own error; and whatever
 reaches a kernel is held to the list below first, so that none reads or writes beside its tensors.
 """

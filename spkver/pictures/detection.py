@@ -50,7 +50,7 @@ def det_curves(systems: Systems, p_targets: Sequence[float] = (0.01,)) -> Pictur
         systems: by name.
         p_targets: priors of the minDCF points.
     """
-    # The legend stands beside the axes; 8 point letters are some .065 inches wide.
+    # The legend stands beside the axes; 8 point letters are some 0.065 inches wide.
     figure, axes = picture(1, 1, (max(7.6, 6.2 + 0.066 * max(map(len, systems))), 5.0))
     axis = axes[0, 0]
     lowest = 0.05

@@ -28,7 +28,7 @@ from spkver.scoring.metrics.summary import read_metrics
 # Points of a curve: more cannot be told apart on a page.
 _DET_POINTS = 300
 _HISTOGRAM_BINS = 80
-# What is heard of an utterance, in seconds; base64 makes 4 characters of 3 bytes.
+# Of an utterance that can be played, in seconds; base64 makes 4 characters of 3 bytes.
 _HEARD_SECONDS = 3.0
 _BASE64_GROWTH = 4 / 3
 

@@ -4,7 +4,7 @@
 saved for a system, ``threshold-SYSTEM.json``, and ``weights``, the fingerprint of the model whose embeddings all of it
 was fitted to.
 
-Notable: a model that was trained again, or with other settings, makes other embeddings. What was fitted to the old
+A model that was trained again, or with other settings, makes other embeddings. What was fitted to the old
 ones is refused when read, and thrown away when something new is written.
 """
 

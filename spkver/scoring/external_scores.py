@@ -8,7 +8,6 @@ Known forms, told apart by looking which columns hold names of the trial list, l
 - ``score`` alone, or with a label: in the order of the trial list;
 - a ``.csv`` or ``.tsv`` table with a header that names ``enroll``, ``test`` and ``score``.
 
-Notable:
 - Names must agree to the letter, base names are not guessed. A pair that has two different scores is refused, as is
   a trial without a score; scores of pairs that are not in the list are counted and left out.
 - Where ids are numbers, scores and labels look like them: the two columns whose pairs are in the trial list are ids.

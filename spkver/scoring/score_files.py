@@ -1,6 +1,5 @@
 """The file in which scores pass between stages: ``enroll test score [target|nontarget]``, one trial a line.
 
-Notable:
 - Scores are written with the fewest digits that give the same float32 back.
 - A long list is scored block by block into a file beside the final one. Stopped at any moment, the same
   command goes on behind the last whole block, and the file has the same bytes as if nothing had happened.

@@ -33,7 +33,7 @@ class Batches:
     """Iterates once over a loader whose items are batches or errors.
 
     It is a context: at its end no worker is left. A signal is obeyed while a batch is waited for. A worker that died
-    is told then, too, and never in the middle of a step, as torch does it: half a step could not be saved.
+    is reported then, too, and never in the middle of a step, as torch does it: half a step could not be saved.
 
     Args:
         loader: of the epoch, or of what is left of it.

@@ -135,7 +135,7 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         params: matrices, or groups of them.
-        lr: learning rate, of AdamW's size: a step's root mean square is about .2 of it.
+        lr: learning rate, of AdamW's size: a step's root mean square is about 0.2 of it.
         momentum: of the gradients, with Nesterov's look ahead.
         weight_decay: share of the weights, times ``lr``, that a step takes away.
         dtype: of the matrix products.

@@ -1,6 +1,5 @@
 """One training step: crops -> features -> embeddings -> loss -> gradients -> new weights.
 
-Notable:
 
 - The encoder runs in bfloat16 with channels-last convolutions where the machine computes that natively; head,
   pooling statistics and loss are float32.

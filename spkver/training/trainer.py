@@ -1,6 +1,5 @@
 """The training loop.
 
-Notable:
 
 - Everything random in a step comes from (seed, epoch, step): crops and augmentation through the
   sampler's draws, dropout and masks through one ``manual_seed`` a step. There are no random states to

@@ -1,6 +1,6 @@
 """A small store of speakers: enrol them by a few recordings each, then ask who is speaking.
 
-Notable: a score is that of `Verifier.verify`, of the mean embedding of a speaker's recordings. Whoever scores below
+A score is that of `Verifier.verify`, of the mean embedding of a speaker's recordings. Whoever scores below
 the threshold against everybody is unknown. Each enrolled speaker is one more chance of a false alarm: with many of
 them raise the threshold, or lower the prior.
 """

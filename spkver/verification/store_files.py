@@ -3,7 +3,6 @@
 A store is a folder: ``store.json`` (names, recordings, the model's fingerprint) and the array that it names,
 ``embeddings-DIGEST.npy`` (float32, a row for each recording in the order of the names).
 
-Notable:
 - An array is never written over. A change writes a new one first and then ``store.json``, so that whatever stops it
   half-way leaves the old store or the new one. Whoever reads while it changes reads again.
 - A voice is personal data: the folder and its files can be read by their owner alone.
@@ -26,7 +25,7 @@ from spkver.files import atomic_write, locked, remove_leftovers
 
 _ADVICE = "enrol again into another folder"
 _LONGEST_NAME = 200
-# As often as writers are met; each time the store has changed, so that damage is told at the first.
+# As often as writers are met; each time the store has changed, so that damage is reported at the first.
 _MOST_READS = 100
 _LOCK_SECONDS = 60.0
 

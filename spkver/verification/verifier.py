@@ -228,7 +228,7 @@ class Verifier:
         """The same, with where the speech in each window begins and ends, and what else a score depends on.
 
         Returns:
-            ``(times, heard)``: (n, 4) start and end of each window and of the speech in it, in seconds; durations
+            ``(times, embedded)``: (n, 4) start and end of each window and of the speech in it, in seconds; durations
             are those of the speech.
         """
         for name, seconds in (("window_seconds", window_seconds), ("hop_seconds", hop_seconds)):
@@ -257,7 +257,7 @@ class Verifier:
         return np.array(times, np.float64).reshape(-1, 4), EmbeddedAudio.together(*embedded)
 
     def set_prior(self, p_target: float) -> None:
-        """Decide for recordings that are of one speaker with this probability before they are heard.
+        """Decide for recordings that are of one speaker with this probability before they are compared.
 
         Raises:
             SpkverError: the model has no calibration, or the probability is not between 0 and 1.

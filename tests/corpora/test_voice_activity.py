@@ -20,7 +20,7 @@ needs_vad = pytest.mark.skipif(not (find_spec("silero_vad") and find_spec("onnxr
 
 
 def probabilities(*stretches: tuple[float, float]) -> np.ndarray:
-    """100 frames a second of 60 s, .9 in the stretches (seconds) and .05 elsewhere."""
+    """100 frames a second of 60 s, 0.9 in the stretches (seconds) and 0.05 elsewhere."""
     frames = np.full(6000, 0.05)
     for start, end in stretches:
         frames[round(start * 100) : round(end * 100)] = 0.9
@@ -58,7 +58,7 @@ def test_a_dip_between_the_thresholds_does_not_end_speech():
     frames = probabilities((1, 6))
     frames[300:400] = 0.4
     assert segments(frames) == [(0.9, 6.1)]
-    assert segments(np.full(6000, 0.4)) == []  # .4 goes on, but never begins
+    assert segments(np.full(6000, 0.4)) == []  # 0.4 goes on, but never begins
 
 
 @pytest.fixture(scope="module")

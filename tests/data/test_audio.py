@@ -57,7 +57,7 @@ def test_a_crop_equals_the_cut_of_the_full_decode(tmp_path, kind, rate):
 
 
 def test_crops_near_the_end_of_real_vorbis_are_exact(speechocean762):
-    """libsndfile alone misses here: up to .2 of full scale in the last page."""
+    """libsndfile alone misses here: up to 0.2 of full scale in the last page."""
     for path in sorted((speechocean762 / "WAVE").glob("*/*.ogg"))[::500]:
         full, _ = soundfile.read(path, dtype="float32")
         for first in range(0, len(full), 1771):

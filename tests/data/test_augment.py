@@ -192,7 +192,7 @@ def test_each_kind_comes_as_often_as_asked_and_noise_never_with_babble(noise_lis
         "babble": np.mean(["babble" in kinds for kinds in applied]),
         "noise": np.mean(["add_at_snr" in kinds and "babble" not in kinds for kinds in applied]),
     }
-    # Three standard deviations of 600 draws are .061.
+    # Three standard deviations of 600 draws are 0.061.
     assert rates == pytest.approx({"reverb": 0.4, "babble": 0.3, "noise": 0.5}, abs=0.061)
     assert all(kinds[0] == "reverberate" for kinds in applied if "reverberate" in kinds)
 

@@ -144,7 +144,7 @@ def test_what_all_utterances_share_does_not_reach_the_score(shared):
         model(features(16, 100, seed=seed))
     embeddings = model.eval()(features(64, 100, seed=99))
     cosines = (embeddings @ embeddings.T)[~torch.eye(64, dtype=bool)]
-    assert cosines.mean() < 0.3  # .99 without the last normalisation when all share an offset of 5
+    assert cosines.mean() < 0.3  # 0.99 without the last normalisation when all share an offset of 5
 
 
 @torch.no_grad()

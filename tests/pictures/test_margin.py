@@ -15,8 +15,8 @@ THETA = np.linspace(0.01, math.pi - 0.01, 200)
 
 
 def test_the_worked_example_of_an_angle_with_a_margin():
-    # cos(theta) = .59 is theta = .940; with a margin of .5 the head sees cos(1.440) = .131, that is
-    # .59 cos(.5) - .807 sin(.5) = .518 - .387. The first part alone, .52, would be no angle with a margin.
+    # cos(theta) = 0.59 is theta = 0.940; with a margin of 0.5 the head sees cos(1.440) = 0.131, that is
+    # 0.59 cos(0.5) - 0.807 sin(0.5) = 0.518 - 0.387. The first part alone, 0.52, would be no angle with a margin.
     theta = np.arccos([0.59])
     assert theta[0] == pytest.approx(0.940, abs=5e-4)
     assert margin.target_logit(theta, NormFace, scale=1.0)[0] == pytest.approx(0.59, abs=1e-6)
@@ -29,7 +29,7 @@ def test_the_worked_example_of_softmax():
 
 
 def test_without_the_fallback_the_worst_angle_would_be_rewarded():
-    # cos(pi + .5) = -.88: more than cos(pi - .5 + .5) = -1. The head falls on instead.
+    # cos(pi + 0.5) = -0.88: more than cos(pi - 0.5 + 0.5) = -1. The head falls on instead.
     assert math.cos(math.pi + 0.5) == pytest.approx(-0.88, abs=0.003)
     at_pi, at_turn = margin.target_logit(np.array([math.pi, math.pi - 0.5]), margin=0.5, scale=1.0)
     assert at_turn == pytest.approx(-1, abs=1e-3)

@@ -276,7 +276,7 @@ def test_a_comparisons_differences_are_taken_seed_by_seed_and_speaker_by_speaker
 
     lines = variants.table({"as it is": rows(0.04, 0.08, 0.06), "other": rows(0.05, 0.09, 0.10)}).splitlines()
     assert lines[1].split() == ["as", "it", "is", "6.00%", "6.00%", "0.0120", "1.5"]
-    # Differences 1, 1 and 4 %: mean 2, standard deviation of 3 ** .5 over the root of 3.
+    # Differences 1, 1 and 4 %: mean 2, standard deviation of 3 ** 0.5 over the root of 3.
     assert lines[2].split()[1:5] == ["8.00%", "+2.00", "+-", "1.00"]
     # Of the six speakers 2/3, 4/3, 2/3, 4/3, 8/3 and 16/3 %.
     changes = np.array([2, 4, 2, 4, 8, 16]) / 3

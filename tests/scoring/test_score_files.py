@@ -61,13 +61,13 @@ def test_a_score_that_is_nan_names_its_trial_and_leaves_the_old_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a b .5\r\n\r\na b x\r\n", "scores:3: the score 'x' is not a number"),
+        ("a b 0.5\r\n\r\na b x\r\n", "scores:3: the score 'x' is not a number"),
         ("a b nan\n", "scores:1: the score nan is not a finite"),
         ("a b -inf\n", "scores:1: the score -inf is not a finite"),
         ("a b 1e39\n", "scores:1: the score 1e+39 is not a finite"),
-        ("a b .5 target\na b .5\n", "scores:2: 3 columns; expected 4 as on the lines before"),
+        ("a b 0.5 target\na b 0.5\n", "scores:2: 3 columns; expected 4 as on the lines before"),
         ("a b\n", "scores:1: 2 columns; expected 'enroll test score"),
-        ("a b .5 1\n", "scores:1: unknown label '1'"),
+        ("a b 0.5 1\n", "scores:1: unknown label '1'"),
         ("", "scores: the list is empty"),
     ],
 )
@@ -137,7 +137,7 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from test_score_files import *
 def slow(enroll, test):
-    time.sleep(.02)
+    time.sleep(0.02)
     return score(enroll, test)
 score_list({out!r}, {trials!r}, rows(), slow, {{"model": 1}}, block_bytes=4000)
 """

@@ -368,7 +368,7 @@ def test_distances_are_asked_about_and_priors_have_their_columns(foreign, capsys
     assert run(*words) == 0
     out = capsys.readouterr().out
     assert "scores: an EER above 50 %; is lower more alike, as of distances? Then change all signs" in out
-    assert " minDCF(.001) " in out and " minDCF(.5) " in out and " - " not in out
+    assert " minDCF(0.001) " in out and " minDCF(0.5) " in out and " - " not in out
     (folder / "scores").write_text("".join(f"{e} {t} {s}\n" for e, t, s, _ in rows))
     assert run(*words) == 0
     assert "above 50 %" not in capsys.readouterr().out

@@ -61,8 +61,9 @@ def test_muon_moves_a_matrix_by_equal_lengths_in_all_directions_and_the_head_as_
     torch.testing.assert_close(head.weight, other_head.weight)
     torch.testing.assert_close(encoder.convolution.weight, other.convolution.weight)
     lengths = torch.linalg.svdvals(encoder.linear.weight.detach() - start)
-    # Scaled to the root mean square of AdamW's steps (.2): every singular value near .2 sqrt(8) lr, where Newton-Schulz
-    # leaves them between .7 and 1.2 of that; but for the sixth, as the norm behind takes one direction away.
+    # Scaled to the root mean square of AdamW's steps (0.2): every singular value near 0.2 sqrt(8) lr, where
+    # Newton-Schulz leaves them between 0.7 and 1.2 of that; but for the sixth, as the norm behind takes one direction
+    # away.
     assert (lengths / (0.2 * 8**0.5 * 0.01)).tolist()[:5] == pytest.approx([1.0] * 5, abs=0.35)
 
 

@@ -8,7 +8,6 @@ function fits them all.
 The fit is prior-weighted logistic regression, as in the FoCal and BOSARIS toolkits of N. Brümmer; formula and
 sources are in `spkver.scoring.backends.logistic_regression`.
 
-Notable:
 - Targets and nontargets are weighed by the prior and not by their number in the list: a list with ten times the
   nontargets gives the same llrs, and the llrs serve at any prior. The prior in training only says where on the
   scale they should be best.
@@ -178,7 +177,7 @@ def fit_calibration(
         features: columns by name, each (n_trials,): the scores of each system under its name, quality measures
             under theirs. The scales may differ; a column that is constant gets the weight 0.
         labels: (n_trials,) 1 = target, 0 = nontarget.
-        p_target: prior probability of a target, between 0 and 1; .01 and .05 are in use.
+        p_target: prior probability of a target, between 0 and 1; 0.01 and 0.05 are in use.
         regularisation: L2, at least 1e-12. 1e-6 changes the weight of a system with an EER of 2 % by less than a
             thousandth and keeps that of separable trials finite: they are no error, their llrs end at about +-15.
         belongs_to: see `Calibration`.

@@ -1,6 +1,5 @@
 """Cosine scores of trials: dot products of two rows for each trial, which is what every back end computes.
 
-Notable:
 - A product is the same to the bit for any number of threads, and for a trial alone or among others, so a list
   that is scored in pieces gives the bytes of the list scored at once. That decides the kernel. ``einsum`` sums
   each row by itself, in one order, as long as a row fits into its buffer of 8192 numbers; longer rows it would

@@ -3,7 +3,7 @@
 A model list has Kaldi's ``spk2utt`` form, ``MODEL utt utt ...`` a line. Two ways to score a model: the mean of its
 utterances' embeddings, each at unit length first, as one embedding; or the mean of the scores that each of them has.
 
-Notable: for the cosine the second is the first without bringing the mean to unit length again. With normalisation
+For the cosine the second is the first without bringing the mean to unit length again. With normalisation
 or PLDA they differ.
 """
 

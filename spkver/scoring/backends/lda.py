@@ -1,6 +1,5 @@
 """What embeddings go through before PLDA: the training mean is subtracted, Fisher LDA, length normalisation.
 
-Notable:
 - All of it is float64 and done in chunks, so a memory map of a million embeddings is read, not copied.
 - LDA and PLDA see the training data only through `SpeakerMoments`: counts and means of the speakers and one
   scatter matrix. An estimate from those costs the same for ten utterances of a speaker as for ten thousand.

@@ -10,11 +10,11 @@ Where trials are given weights, both means are weighted ones.
 
 The prior's logit t stands in the loss and not in b: that takes the prior out of the llr again. H is the binary
 entropy in nats, the cost of knowing the prior alone: so the first part is 1 without information, it is Cllr at
-``p_target`` .5, and the regularisation has the same strength at any prior. Sources: N. Brümmer, J. du Preez,
+``p_target`` 0.5, and the regularisation has the same strength at any prior. Sources: N. Brümmer, J. du Preez,
 "Application-independent evaluation of speaker detection", Computer Speech and Language 20, 2006; N. Brümmer,
 E. de Villiers, "The BOSARIS Toolkit: theory, algorithms and code for surviving the new DCF", 2013.
 
-Notable: the objective is convex, and strictly so by the regularisation: one solution, for equal columns and for
+The objective is convex, and strictly so by the regularisation: one solution, for equal columns and for
 separable trials too. Newton's method finds it in about ten passes over the trials.
 """
 

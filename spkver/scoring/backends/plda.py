@@ -7,7 +7,6 @@ speaker partitioning problem", Odyssey 2010 (the model and its likelihood ratios
 T. Kinnunen, "Unifying probabilistic linear discriminant analysis variants in biometric authentication", S+SSPR
 2014 (its EM and its place among others).
 
-Notable:
 - In the basis where the within-speaker covariance is the identity and the between-speaker one is diagonal
   (``psi``), the posterior of a speaker is one division for each dimension, whatever the number of utterances. So
   the E-step is exact and runs over all speakers at once, and a trial's score is a dot product and two constants.
@@ -240,7 +239,7 @@ class Plda:
         above 1, that excess is shared out to the two covariances. Less variance than the model's changes nothing.
 
         Source: Kaldi's ``PldaUnsupervisedAdaptor`` (D. Povey, D. Snyder; ``ivector-adapt-plda``), whose default
-        shares are .3 within and .7 between, and in its SRE16 recipe .75 and .25. Unlike there, the distance
+        shares are 0.3 within and 0.7 between, and in its SRE16 recipe 0.75 and 0.25. Unlike there, the distance
         between old and new mean does not count as variance: centring has already taken it away.
 
         Args:

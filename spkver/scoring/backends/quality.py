@@ -1,11 +1,11 @@
-"""Quality measures of trials: how far a score deserves trust, told to the calibration beside the score.
+"""Quality measures of trials: how far a score deserves trust, an input of the calibration beside the score.
 
 A score of two short utterances says less than the same score of two long ones. As further columns of
 `spkver.scoring.backends.calibration.fit_calibration` such measures move the llr of each trial by its quality. Source:
 J. Thienpondt, B. Desplanques, K. Demuynck, "The IDLAB VoxSRC-20 submission: large margin fine-tuning and
 quality-aware score calibration in DNN based speaker verification", ICASSP 2021.
 
-Notable: a trial has the lesser and the greater value of its two sides, never enrolment and test: the llr must
+A trial has the lesser and the greater value of its two sides, never enrolment and test: the llr must
 not change when they change places, as the score does not.
 """
 

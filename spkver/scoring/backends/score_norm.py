@@ -9,7 +9,6 @@ scores alone, chosen for the enrolment and for the test by themselves: P. Matejk
 L. Burget, M. Diez, J. Cernocky, "Analysis of score normalization in multilingual speaker recognition",
 Interspeech 2017 (there "adaptive s-norm, version 1").
 
-Notable:
 - Any score that is the dot product of two rows can be normalised; for cosine scores the rows have unit length.
 - The same mean is subtracted from enrolment, test and cohort (`centre`), or from none of them.
 - The cohort must not contain the speakers under test: their own mean would be among the highest scores.

@@ -14,7 +14,7 @@ trial counts as often as it would in a list made from the drawn speakers:
   process results for exchangeable arrays", Annals of Statistics 49, 2021).
   Two copies of one speaker make no nontarget trial.
 
-Notable: trials are sorted once; each resample is a pass of weighted sums, shared by all figures and, where
+Trials are sorted once; each resample is a pass of weighted sums, shared by all figures and, where
     systems are compared (`spkver.scoring.metrics.comparison`), by all systems.
 """
 

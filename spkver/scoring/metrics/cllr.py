@@ -7,7 +7,7 @@ replaced by the best log-likelihood ratios in the same order: it tells discrimin
 Source: N. Brümmer, J. du Preez, "Application-independent evaluation of speaker detection", Computer Speech and
     Language 20, 2006.
 
-Notable: log-likelihood ratios are natural logarithms, costs are in bits (logarithms to base 2).
+Log-likelihood ratios are natural logarithms, costs are in bits (logarithms to base 2).
 """
 
 import numpy as np

@@ -3,7 +3,6 @@
 A condition of a trial is made from what is known of its two utterances (`same_or_cross`, `shared`, `lesser`), or
 is a column of a trial table as it is.
 
-Notable:
 - Each condition has thresholds of its own, so its EER says how well it orders its trials. A threshold for all
   conditions does worse, by what their scores are shifted against one another.
 - Fewer trials and fewer speakers stand behind each row than behind the whole: rows differ by chance more.

@@ -1,6 +1,5 @@
 """How good scores are: EER, minDCF, actual DCF, the points of the DET curve.
 
-Notable:
 - A score >= threshold is an acceptance. Equal scores cannot be parted by any threshold, so trials are grouped
   by score first; nothing here depends on the order of the input, and constant scores have an EER of 50 %.
 - The EER lies on the polyline through the (FPR, FNR) of those groups, as scikit-learn's ``roc_curve`` with
@@ -158,7 +157,7 @@ def min_dcf(
     Args:
         scores: (n_trials,) real numbers.
         labels: (n_trials,) 1 = target, 0 = nontarget.
-        p_target: prior probability of a target, between 0 and 1. Both .01 and .05 are in use: say which.
+        p_target: prior probability of a target, between 0 and 1. Both 0.01 and 0.05 are in use: say which.
         c_miss: cost of a miss, above 0.
         c_fa: cost of a false alarm, above 0.
 

@@ -1,6 +1,5 @@
 """EER, minDCF and the ROC convex hull from one sort of each class: exact, and small beside 1e8 scores.
 
-Notable:
 - Targets and nontargets are sorted apart, as plain floats: no order of the trials is kept, no label is carried
   along, and what lies above a threshold is counted by bisection.
 - The functions of `spkver.scoring.metrics` are these methods for a single figure.
@@ -74,7 +73,7 @@ class SortedScores:
         """As `spkver.scoring.metrics.threshold_at_false_acceptance`: one step above the first score to reject."""
         if not 0 <= rate < 1:
             raise ValueError(f"the false acceptance rate must lie in [0, 1), got {rate}")
-        # The product may fall just short of the whole number that it stands for: .07 * 100.
+        # The product may fall just short of the whole number that it stands for: 0.07 * 100.
         n_accepted = int(rate * len(self.nontargets) * (1 + 1e-12))
         threshold = just_above(self.nontargets[-1 - n_accepted])
         fpr, fnr = self._rates(*(np.searchsorted(part, threshold) for part in (self.targets, self.nontargets)))

@@ -84,7 +84,7 @@ def format_table(rows: Sequence[tuple[str, dict]], first_column: str = "system")
     """
     found = {key for _, record in rows for key in record if _MIN_DCF.fullmatch(key)}
     min_dcfs = sorted(found, key=lambda key: float(key.removeprefix("min_dcf_")))
-    priors = (key.removeprefix("min_dcf_").removeprefix("0") for key in min_dcfs)
+    priors = (key.removeprefix("min_dcf_") for key in min_dcfs)
     header = (first_column, "EER", *(f"minDCF({prior})" for prior in priors), "Cllr", "threshold")
     lines = [header, *((system, *_cells(record, min_dcfs)) for system, record in rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]

@@ -207,7 +207,7 @@ def test_quality_measures_of_pure_noise_get_hardly_a_weight():
     noise = {f"noise{n}": np.random.default_rng(n).normal(5, 2, len(labels)) for n in range(3)}
     alone, beside = fit({"s": scores}, labels), fit({"s": scores} | noise, labels)
     for name, column in noise.items():
-        assert abs(beside.weights[name]) * column.std() < 0.06  # the score's is about 2 * .2 / .1
+        assert abs(beside.weights[name]) * column.std() < 0.06  # the score's is about 2 * 0.2 / 0.1
     assert np.abs(beside.llrs({"s": scores} | noise) - alone.llrs({"s": scores})).mean() < 0.1
 
 

@@ -26,7 +26,7 @@ def two_systems(n_speakers, per_speaker, seed, gain=0.0, own=0.3):
 
 
 def literal_figures(scores, labels, enroll, test, n, seed):
-    """EER and minDCF(.05) of each resample, with the trials of the drawn speakers written out."""
+    """EER and minDCF(0.05) of each resample, with the trials of the drawn speakers written out."""
     n_speakers = len({*enroll, *test})
     rng = np.random.default_rng(seed)
     found = []

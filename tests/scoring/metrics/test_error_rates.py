@@ -88,7 +88,7 @@ def test_separated_scores_have_no_errors_and_reversed_ones_only_errors():
 
 
 def test_eer_and_threshold_are_interpolated_on_the_polyline():
-    # Points (FPR, FNR): (0, 1) (0, 1/2) at .8, (2/3, 0) at .4, (1, 0): crosses 3/7 of the way from .8 to .4.
+    # Points (FPR, FNR): (0, 1) (0, 1/2) at 0.8, (2/3, 0) at 0.4, (1, 0): crosses 3/7 of the way from 0.8 to 0.4.
     eer, threshold = equal_error_rate([0.8, 0.4, 0.4, 0.4, 0.1], [1, 1, 0, 0, 0])
     assert eer == pytest.approx(2 / 7, abs=1e-15)
     assert threshold == pytest.approx(0.8 - 3 / 7 * 0.4, abs=1e-15)

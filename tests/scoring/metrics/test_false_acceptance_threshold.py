@@ -50,7 +50,7 @@ def test_a_rate_out_of_range_is_refused(rate):
 
 @pytest.fixture
 def scored(tmp_path):
-    """An experiment with 100 nontargets scored 0 .. .99 and targets .5, .985, 2, 3."""
+    """An experiment with 100 nontargets scored 0 .. 0.99 and targets 0.5, 0.985, 2, 3."""
     n = 100
     utts = [f"u{i}" for i in range(n + 5)]
     trials = Trials(utts, np.zeros(n + 4, np.int64), np.arange(1, n + 5), np.repeat([0, 1], [n, 4]).astype(np.int8))
@@ -69,7 +69,7 @@ def test_the_verb_tells_the_threshold_and_both_errors(scored, capsys):
     assert main(["threshold", str(scored / "data"), str(scored / "exp"), "--far", "0.02", "0.1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "exp, cosine: accept from this score on (4 + 100 trials)" in lines[0]
-    # 2 % of the nontargets lie from .98 on, .97 is the first to reject; two of four targets are below.
+    # 2 % of the nontargets lie from 0.98 on, 0.97 is the first to reject; two of four targets are below.
     for line, rate, rejected, shares in ((lines[3], "0.02", 0.97, "2.00%"), (lines[4], "0.1", 0.89, "10.00%")):
         far, given, text, *errors = line.split()
         system, _, digits = text.partition(":")

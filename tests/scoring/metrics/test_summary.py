@@ -76,9 +76,9 @@ def test_the_table_shows_each_system_in_aligned_columns():
     }
     bare = {"eer": 0.5, "threshold": -0.1, "min_dcf_0.01": 1.0}
     assert format_table([("cosine, large margin", record), ("untrained", bare)]).split("\n") == [
-        "system                 EER                    minDCF(.01)   minDCF(.05)   Cllr     threshold",
-        "cosine, large margin    4.12 % (3.80-10.44)    0.352         0.210         0.500    0.314",
-        "untrained              50.00 %                 1.000        -             -        -0.100",
+        "system                 EER                    minDCF(0.01)   minDCF(0.05)   Cllr     threshold",
+        "cosine, large margin    4.12 % (3.80-10.44)    0.352          0.210          0.500    0.314",
+        "untrained              50.00 %                 1.000         -              -        -0.100",
     ]
 
 
@@ -89,7 +89,7 @@ def test_the_table_of_no_systems_is_its_header():
 def test_the_table_has_a_column_for_each_prior_that_was_measured():
     rows = [("a", {"min_dcf_0.05": 0.5, "min_dcf_0.001": 0.7}), ("b", {"min_dcf_1e-05": 0.9, "act_dcf_0.1": 0.1})]
     header, first, second = (line.split() for line in format_table(rows).split("\n"))
-    assert header == ["system", "EER", "minDCF(1e-05)", "minDCF(.001)", "minDCF(.05)", "Cllr", "threshold"]
+    assert header == ["system", "EER", "minDCF(1e-05)", "minDCF(0.001)", "minDCF(0.05)", "Cllr", "threshold"]
     assert first == ["a", "-", "-", "0.700", "0.500", "-", "-"]
     assert second == ["b", "-", "0.900", "-", "-", "-", "-"]
 
