@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from pathlib import Path
 
 _LONGEST = 480  # characters of a message: what a terminal shows at once, whatever a damaged file puts into it
 _KEPT_END = 160
@@ -19,6 +20,7 @@ ADVICE = {
     errno.EMFILE: "raise the limit by `ulimit -n`",
     errno.ENAMETOOLONG: "give a shorter one",
 }
+_PACKAGE = Path(__file__).resolve().parent
 
 
 class SpkverError(Exception):
@@ -46,6 +48,8 @@ def one_line_for(error: Exception) -> str | None:
         return _one_line(f"out of memory ({text or 'none was left'}); take less at once, or a larger machine")
     if text.startswith("Symlink loop from "):  # pathlib's RuntimeError, up to Python 3.12
         return _one_line(f"{text.removeprefix('Symlink loop from ')}: is a link to itself; remove it")
+    if isinstance(error, EOFError) and text.startswith("marshal data"):  # of Python itself, which wrote on a full disk
+        return _one_line(f"Python's cached code was cut off; remove the folders __pycache__ below {_PACKAGE}")
     if isinstance(error, RecursionError):
         return "something in the input is nested too deeply; make it flatter"
     return None

@@ -1,8 +1,11 @@
 """What the machine refuses is one line of every verb: a full disk, a file in place of a folder, inputs that lack."""
 
+import marshal
 import resource
 import shutil
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -132,13 +135,18 @@ def run(finished, tiny_config, tmp_path, capsys):
 
 @contextmanager
 def full_disk():
-    """No file can have more than 100 bytes, which are enough for a semaphore."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    """No file can have more than 100 bytes, which are enough for a semaphore.
+
+    Python's cached code would be cut off without a word, for every later import.
+    """
+    limits, before = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        sys.dont_write_bytecode = before
 
 
 def results(folder):
@@ -193,6 +201,17 @@ def lacking(folder, kind):
 def test_an_input_that_is_not_there_or_of_another_kind_is_one_line(run, tmp_path, verb, kind):
     run(READING[verb], lacks=lacking(tmp_path, kind))
     assert not (tmp_path / "new").exists()
+
+
+def test_cached_code_that_a_full_disk_cut_off_is_one_line(run, monkeypatch):
+    def cut(*_):
+        marshal.loads(marshal.dumps(list(range(100)))[:50])
+
+    monkeypatch.setattr("spkver.config.load_config", cut)
+    folder = Path(spkver.__file__).parent
+    assert run(["config", "conf/base.yaml"]) == (
+        f"Python's cached code was cut off; remove the folders __pycache__ below {folder}\n"
+    )
 
 
 def test_a_full_disk_is_not_taken_for_pictures_without_data(run, tmp_path):
