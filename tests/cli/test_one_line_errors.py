@@ -209,7 +209,7 @@ def test_cached_code_that_a_full_disk_cut_off_is_one_line(run, monkeypatch):
 
     monkeypatch.setattr("spkver.config.load_config", cut)
     folder = Path(spkver.__file__).parent
-    assert run(["config", "conf/base.yaml"]) == (
+    assert run("config {config}") == (
         f"Python's cached code was cut off; remove the folders __pycache__ below {folder}\n"
     )
 
