@@ -20,6 +20,8 @@ ADVICE = {
     errno.EMFILE: "raise the limit by `ulimit -n`",
     errno.ENAMETOOLONG: "give a shorter one",
 }
+# Of Python itself, where it has kept its code on a full disk.
+_OF_CACHED_CODE = "marshal data too short", "EOF read where object expected"
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -48,7 +50,7 @@ def one_line_for(error: Exception) -> str | None:
         return _one_line(f"out of memory ({text or 'none was left'}); take less at once, or a larger machine")
     if text.startswith("Symlink loop from "):  # pathlib's RuntimeError, up to Python 3.12
         return _one_line(f"{text.removeprefix('Symlink loop from ')}: is a link to itself; remove it")
-    if isinstance(error, EOFError) and text.startswith("marshal data"):  # of Python itself, which wrote on a full disk
+    if isinstance(error, EOFError) and text.startswith(_OF_CACHED_CODE):
         return _one_line(f"Python's cached code was cut off; remove the folders __pycache__ below {_PACKAGE}")
     if isinstance(error, RecursionError):
         return "something in the input is nested too deeply; make it flatter"
