@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "spkver"
 
-# From the top to the bottom; see ../shared/design or README's map for what each holds.
+# From the top to the bottom; the map in CONTRIBUTING.md says what each holds.
 ROOMS = [
     ["errors"],
     ["files"],
@@ -64,6 +64,19 @@ def test_a_file_imports_only_from_rooms_above_it(name):
     others = {other for other in GRAPH[name] if other and other.split(".")[0] != room}
     below = {other for other in others if PLACE[other.split(".")[0]] >= PLACE[room]}
     assert not below, f"{name} imports {', '.join(sorted(below))}"
+
+
+def test_of_the_package_itself_only_its_version_and_its_place_are_asked():
+    # Its __init__ hands on what stands far below, so anything else would be a way around the order.
+    for path in KNOWN.values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "spkver":
+                asked = {alias.name for alias in node.names}
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "spkver":
+                asked = {node.attr}
+            else:
+                continue
+            assert asked <= {"__version__", "__file__", "native"}, f"{path}: {asked}"
 
 
 def test_no_files_import_one_another_in_a_circle():

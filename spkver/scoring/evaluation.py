@@ -15,7 +15,7 @@ from spkver.scoring.backends.enrolment import kept_models
 from spkver.scoring.external_scores import match_scores
 from spkver.scoring.metrics.comparison import compare
 from spkver.scoring.metrics.conditions import Column, by_condition, column, lesser, shared
-from spkver.scoring.metrics.summary import MADE_OF, format_table, read_metrics, summary, update_metrics_json
+from spkver.scoring.metrics.summary import MADE_OF_KEY, format_table, read_metrics, summary, update_metrics_json
 from spkver.scoring.score_files import read_scores
 from spkver.scoring.system_files import System
 
@@ -44,7 +44,7 @@ def evaluate_scores(
     record = _summary(path, trials, scores, known, settings)
     # By which `spkver results` tells two lists of one name apart.
     made_of = read_record(system.scores_record(directory.path, trials_file), "data", "trials")
-    record[MADE_OF] = {part: made_of[part] for part in ("data", "trials")}
+    record[MADE_OF_KEY] = {part: made_of[part] for part in ("data", "trials")}
     update_metrics_json(
         system.exp / "metrics.json", f"{data_name(directory.path)}/{trials_file.name}", system.name, record
     )
@@ -122,7 +122,7 @@ def results_table(exps: list[Path]) -> str:
             raise SpkverError(f"{path}: there are no metrics yet; run `spkver evaluate`")
         for trials, systems in read_metrics(path).items():
             for system, record in systems.items():
-                made_of = record.pop(MADE_OF, None)
+                made_of = record.pop(MADE_OF_KEY, None)
                 table = next((table for table in tables if table.is_of(trials, made_of)), None)
                 if table is None:
                     table = _Results(trials, made_of)

@@ -20,7 +20,7 @@ from spkver.scoring.metrics.sorted_scores import SortedScores
 # Figures of a record, with their intervals.
 _FIGURE = re.compile(r"(eer|threshold|cllr|min_cllr|targets|nontargets|speakers|(min|act)_dcf_.*)(_interval)?")
 _MIN_DCF = re.compile(r"min_dcf_(\d*\.?\d+(e-?\d+)?)")
-MADE_OF = "made_of"  # of a record: the recordings and the trial list, see `spkver.experiment.provenance`
+MADE_OF_KEY = "made_of"  # of a record: the recordings and the trial list, see `spkver.experiment.provenance`
 _METRICS_ADVICE = "mend or remove the file"
 _LONGEST_WAIT_SECONDS = 60.0  # for other processes to write their records, each of which takes milliseconds
 
@@ -149,9 +149,9 @@ def _check_record(where: str, record: object) -> None:
     """Refuse a record whose figures are none; it may lack some, as those of earlier versions do."""
     if not isinstance(record, dict):
         raise SpkverError(f"{where} is {_shown(record)}, expected figures by name; {_METRICS_ADVICE}")
-    if MADE_OF in record and not _is_made_of(record[MADE_OF]):
+    if MADE_OF_KEY in record and not _is_made_of(record[MADE_OF_KEY]):
         raise SpkverError(
-            f"{where} has {_shown(record[MADE_OF])} for '{MADE_OF}', not what was written; {_METRICS_ADVICE}"
+            f"{where} has {_shown(record[MADE_OF_KEY])} for '{MADE_OF_KEY}', not what was written; {_METRICS_ADVICE}"
         )
     for key, value in record.items():
         if not _FIGURE.fullmatch(key) or value is None:
