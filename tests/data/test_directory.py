@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from spkver.data.directory import (
     DataDirectory,
     Utterance,
+    dealt_by_gender,
     read_data_directory,
     read_path_list,
     write_data_directory,
@@ -236,3 +237,11 @@ def test_the_real_lists_are_read(speechocean762, esc10):
     assert (len(directory.utterances), len(directory.speakers)) == (2500, 125)
     assert directory.genders["0003"] == "m"
     assert len(read_path_list(esc10 / "wav.scp")) == 400
+
+
+def test_speakers_dealt_by_gender_have_in_any_beginning_the_shares_that_they_have_of_all():
+    genders = {f"f{n}": "f" for n in range(6)} | {"m0": "m", "m1": "m"}
+    dealt = dealt_by_gender([*genders, "x"], genders)
+    # Of six the first stands 1/12 along, the second 3/12, ..; of two 3/12 and 9/12; one alone half.
+    assert dealt == ["f0", "f1", "m0", "f2", "x", "f3", "f4", "m1", "f5"]
+    assert dealt_by_gender(["b", "a"], {}) == ["b", "a"]
