@@ -4,7 +4,7 @@ mutmut writes a copy of the package into ``mutants/`` that has every mutant of e
 chooses one. Here the tests are collected once, and for each mutant a fork runs those that call its function, until one
 fails: its own test file's first, then the quickest, and no more than take ``--seconds`` in all.
 
-What mutmut does not mutate: code outside functions, and functions with a decorator. What no test should hold is left out:
+What mutmut does not mutate: code outside functions, and functions with a decorator. Left out is what no test should hold:
 the wording of messages (any text with a space in it), what is printed, that text files are UTF-8 by name, and on which
 device a tensor is made, since tests see the CPU alone.
 """
@@ -15,8 +15,8 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import select
+import shutil
 import signal
 import sys
 import tempfile
@@ -250,7 +250,9 @@ def main() -> None:
     finally:
         known |= {keys[name]: result for name, result in runs.results.items()}
         RESULTS.write_text(json.dumps(known))
-    report({source: {name: known[keys[name]] for name in names if keys[name] in known} for source, names in chosen.items()})
+    report(
+        {source: {name: known[keys[name]] for name in names if keys[name] in known} for source, names in chosen.items()}
+    )
 
 
 if __name__ == "__main__":
