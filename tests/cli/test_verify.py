@@ -1,5 +1,6 @@
 """Enrol, identify, list and forget speakers; scores are those of `verify`; a store is of one model, and whole."""
 
+import hashlib
 import json
 import shutil
 import tracemalloc
@@ -214,6 +215,22 @@ def test_a_recording_unlike_the_others_is_told(run, store, wav):
     record = json.loads(out)
     assert [one["file"] for one in record["doubtful"]] == [str(wav(odd, 0))]
     assert record["doubtful"][0]["score"] < voice.threshold
+
+
+def test_two_recordings_are_held_against_each_other_and_one_against_none(model, wav, tmp_path, monkeypatch):
+    voice = spkver.load(model)
+    store = spkver.SpeakerStore(tmp_path / "store", voice)
+    a, b = wav(0, 0), wav(5, 0)
+    cosine = float(voice.embed(a) @ voice.embed(b))
+    monkeypatch.setattr(voice, "_trained_threshold", cosine + 0.01)
+    assert store.enroll("one", [a]).doubtful == []
+    outcome = store.enroll("two", [a, b])
+    assert outcome.doubtful == [(str(a), pytest.approx(cosine, abs=1e-6)), (str(b), pytest.approx(cosine, abs=1e-6))]
+    assert outcome[3:] == (pytest.approx(cosine + 0.01), "equal error among held-out training speakers")
+    monkeypatch.setattr(voice, "_trained_threshold", cosine - 0.01)
+    assert store.enroll("more", [a, b]).doubtful == []
+    monkeypatch.setattr(voice, "_trained_threshold", None)
+    assert store.enroll("none", [a, b])[2:] == ([], None, None)
 
 
 def test_a_write_that_is_stopped_leaves_the_old_store(store, wav, monkeypatch):
@@ -518,6 +535,17 @@ def test_a_store_can_be_read_by_its_owner_alone(run, model, wav, tmp_path):
     assert run("enroll", "bob", wav(1, 0), "--store", store)[0] == 0
     assert store.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in store.iterdir()} == {0o600}
+
+
+def test_an_array_of_objects_is_refused_even_under_its_own_digest(store):
+    record = json.loads((store / "store.json").read_text())
+    np.save(store / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    content = (store / "objects.npy").read_bytes()
+    name = f"embeddings-{hashlib.sha256(content).hexdigest()[:16]}.npy"
+    (store / "objects.npy").rename(store / name)
+    (store / "store.json").write_text(json.dumps(record | {"embeddings": name}))
+    with pytest.raises(SpkverError, match=rf"^{store / name}: cannot be read \(Object arrays cannot be loaded"):
+        spkver.SpeakerStore(store)
 
 
 def test_any_damaged_byte_of_a_store_is_accepted_or_one_line(store):

@@ -4,9 +4,9 @@ mutmut writes a copy of the package into ``mutants/`` that has every mutant of e
 chooses one. Here the tests are collected once, and for each mutant a fork runs those that call its function, until one
 fails: its own test file's first, then the quickest, and no more than take ``--seconds`` in all.
 
-What mutmut does not mutate: code outside functions, and functions with a decorator. Left out is what no test should hold:
-the wording of messages (any text with a space in it), what is printed, that text files are UTF-8 by name, and on which
-device a tensor is made, since tests see the CPU alone.
+What mutmut does not mutate: code outside functions, and functions with a decorator. What no test should hold is not
+counted: the wording of messages (any text with a space in it), what is printed, that text files are UTF-8 by name, and
+on which device a tensor is made, since tests see the CPU alone.
 """
 
 import argparse
