@@ -41,6 +41,7 @@ TESTS = [
 # A fixture that takes seconds: mutants that it does not call share the one that is made before the forks.
 SHARED = "trained"
 NOTICED = ("failed", "hung")  # of a mutant's tests
+BROKEN = 3  # the status of a fork that could not run tests
 
 
 class WithoutWording(ast.NodeTransformer):
@@ -124,9 +125,11 @@ class MutantRuns:
         called = set(state()._stats)
         trampoline._mutant_under_test = None
         self.session._setupstate.teardown_exact(elsewhere)
+        self.shared = user._fixtureinfo.name2fixturedefs[SHARED][-1]
+        assert self.shared.cached_result is not None and called
         return called
 
-    def _note_calls(self) -> None:
+    def _note_calls(self) -> int:
         """Write down which functions each test calls, and how long it takes."""
         trampoline._mutant_under_test = "stats"
         calls = {test: self.calls[test] for test in self.items.keys() & self.calls.keys()}
@@ -138,9 +141,10 @@ class MutantRuns:
             for report in runtestprotocol(item, log=False, nextitem=following):
                 if report.failed:
                     say(f"{item.nodeid} fails without any mutant:\n{report.longreprtext}")
-                    sys.exit(1)
+                    return 1
             calls[item.nodeid] = {"calls": sorted(state()._stats), "seconds": time.perf_counter() - began}
         CALLS.write_text(json.dumps(calls))
+        return 0
 
     def _result(self, mutant: str) -> str:
         tests = self._tests_of(function_of(mutant))
@@ -148,6 +152,8 @@ class MutantRuns:
             return "no test"
         limit = 60 + 5 * sum(self.calls[test]["seconds"] for test in tests)
         status = self._in_fork(lambda: self._run_mutant(mutant, [self.items[test] for test in tests]), limit)
+        if status == BROKEN:
+            raise pytest.UsageError(f"{mutant}: its tests could not be run")
         return {0: "survived", None: "hung"}.get(status, "failed")
 
     def _tests_of(self, function: str) -> list[str]:
@@ -159,34 +165,43 @@ class MutantRuns:
             for test, item in self.items.items()
             if function in self.calls[test]["calls"] or (by_shared and SHARED in item.fixturenames)
         }
+
+        def cost(test: str) -> tuple:
+            return by_shared and SHARED in self.items[test].fixturenames, own not in test, seconds[test]
+
         tests, total = [], 0.0
-        for test in sorted(seconds, key=lambda test: (own not in test, seconds[test])):
+        for test in sorted(seconds, key=cost):
             total += seconds[test]
             if total <= self.seconds or not tests:
                 tests.append(test)
         return tests
 
-    def _run_mutant(self, mutant: str, items: list[pytest.Item]) -> None:
+    def _run_mutant(self, mutant: str, items: list[pytest.Item]) -> int:
         os.environ["MUTANT_UNDER_TEST"] = mutant
         os.dup2(1, 2)
         if function_of(mutant) in self.of_shared:  # made anew by the mutant when a test asks for it
-            self.session._fixturemanager._arg2fixturedefs[SHARED][-1].cached_result = None
+            self.shared.cached_result = None
+            self.shared._finalizers.clear()
         for item, following in zip(items, [*items[1:], None]):
-            if any(report.failed for report in runtestprotocol(item, log=False, nextitem=following)):
-                sys.exit(1)
+            try:
+                reports = runtestprotocol(item, log=False, nextitem=following)
+            except BaseException:  # what pytest itself would be stopped by
+                return 1
+            if any(report.failed for report in reports):
+                return 1
+        return 0
 
-    def _in_fork(self, work: Callable[[], None], limit: float) -> int | None:
+    def _in_fork(self, work: Callable[[], int], limit: float) -> int | None:
         """Work in a process and a folder of its own; its status, or None if it took longer than ``limit`` seconds."""
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             process = os.fork()
             if process == 0:
-                status = 1
+                status = BROKEN
                 try:
                     os.setpgid(0, 0)
                     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                     self.session.config._tmp_path_factory._basetemp = Path(folder)
-                    work()
-                    status = 0
+                    status = work()
                 finally:
                     os._exit(status)
             in_time = select.select([os.pidfd_open(process)], [], [], limit)[0]
