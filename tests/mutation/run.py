@@ -167,7 +167,7 @@ class MutantRuns:
         }
 
         def cost(test: str) -> tuple:
-            return by_shared and SHARED in self.items[test].fixturenames, own not in test, seconds[test]
+            return own not in test, by_shared and SHARED in self.items[test].fixturenames, seconds[test]
 
         tests, total = [], 0.0
         for test in sorted(seconds, key=cost):
