@@ -90,15 +90,15 @@ def describe_run(data: Path, init: Path | None) -> dict:
 
 def _commit() -> str | None:
     """The git commit of spkver's own source, with ``+`` when files differ from it; None outside git."""
-    source = Path(__file__).resolve().parent
+    source = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", source, *arguments], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", "-C", source.parent, *arguments], capture_output=True, text=True, timeout=10)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
         # An installed copy may lie inside somebody else's repository.
-        if not git("ls-files", "experiment.py"):
+        if not git("ls-files", source.name):
             return None
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.TimeoutExpired):
