@@ -1,7 +1,6 @@
 """Configuration: YAML files checked against a typed schema.
 
-
-- The schema (``schema.py``) has no default values. Every value stands in YAML, where a reader looks for it.
+- What a file does not say has the default value of the schema (``schema.py``).
 - ``base: other.yaml`` at the top of a file takes everything from that file and changes only what is
   written here. Another ``head.name`` starts that section anew: each head has keys of its own.
 - ``key.sub=value`` overrides come last; their values are YAML.
@@ -19,8 +18,7 @@ from typing import Any, NoReturn, get_args
 import yaml
 from pydantic import ValidationError
 
-from spkver.config.schema import Config, Head, Section
-from spkver.config.younger_keys import YOUNGER_KEYS
+from spkver.config.schema import Config, Head, Section, before_added
 from spkver.errors import SpkverError
 
 
@@ -52,18 +50,36 @@ def load_run(
     path = Path(path)
     content = _read_with_bases(path)
     run = content.pop("run", None)  # what a run wrote beside its values
-    if run is not None and schema is Config:
-        content = _merge(YOUNGER_KEYS, content)
+    if run is not None:
+        content = _merge(before_added(schema), _renamed(content))
+    if schema is Config:  # so that `head: {margin: 0.3}` changes the default head
+        content = _merge(Config().model_dump(), content)
     for override in overrides:
         content = _merge(content, _parse_override(override))
     return _check(content, path, schema), _checked_run(run or {}, path)
 
 
-def complete(values: dict, overrides: Sequence[str], schema: type[Section], source: str):
-    """Values that stand in no file, changed by overrides and checked; ``source`` begins a message."""
+def complete(section: Section, overrides: Sequence[str], source: str):
+    """A section that stands in no file, changed by overrides and checked; ``source`` begins a message."""
+    values = section.model_dump()
     for override in overrides:
         values = _merge(values, _parse_override(override))
-    return _check(values, source, schema)
+    return _check(values, source, type(section))
+
+
+# Keys of stored runs that have another name today.
+_RENAMED = {"scoring.views": "scoring.variants"}
+
+
+def _renamed(content: dict) -> dict:
+    """What a run stored, with today's names of its keys."""
+    for old, new in _RENAMED.items():
+        section, _, key = old.partition(".")
+        values = content.get(section)
+        if isinstance(values, dict) and key in values:
+            rest = {name: value for name, value in values.items() if name != key}
+            content = content | {section: {new.partition(".")[2]: values[key], **rest}}
+    return content
 
 
 def dump_config(config: Section, run: dict | None = None) -> str:
@@ -306,6 +322,8 @@ def _lower(message: str) -> str:
 
 
 def _nearest(key: str, location: tuple, schema: type[Section]) -> str:
+    if key in _RENAMED:
+        return f" (it is '{_RENAMED[key]}' now)"
     valid = list(_valid_keys(schema))
     if location[0] == "head" and len(location) > 1:
         section = next(s for s in get_args(get_args(Head)[0]) if _name_of(s) == location[1])

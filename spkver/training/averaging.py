@@ -33,7 +33,7 @@ class Averaged:
 def average_model(experiment: Experiment, directory: DataDirectory, overrides: Sequence[str] = ()) -> Averaged:
     """Average the weights of the last epochs into ``model/``.
 
-    ``overrides`` (``scoring.key=value``) hold for that model from then on, such as its views.
+    ``overrides`` (``scoring.key=value``) hold for that model from then on, such as its variants.
 
     The decision threshold of ``spkver verify`` is the one at the EER of the held-out training speakers.
 
