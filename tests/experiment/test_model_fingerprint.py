@@ -26,6 +26,7 @@ def changed(model, *overrides):
         "scoring.max_seconds=4",
         "scoring.variants=[[1.0, 1.0], [0.9, 1.0]]",
         "features.window=povey",
+        "features.n_mels=40",
         "data.sample_rate=8000",
         "model.n_heads=1",
     ],
