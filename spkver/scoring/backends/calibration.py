@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit, logit
 
 from spkver.errors import SpkverError
 from spkver.files import atomic_write
@@ -219,33 +218,6 @@ def fit_calibration(
         )
     ranges = {name: [float(columns[name].min()), float(columns[name].max())] for name in columns if name in held}
     return Calibration(dict(zip(columns, weights)), offset, float(p_target), dict(belongs_to or {}), ranges)
-
-
-def posterior(llrs: ArrayLike, p_target: float) -> np.ndarray:
-    """The probability that a trial is a target, by Bayes' rule: 1 / (1 + exp(-(llr + logit(p_target)))).
-
-    Args:
-        llrs: log-likelihood ratios of any shape; infinite ones are certain.
-        p_target: prior probability of a target, between 0 and 1.
-
-    Returns:
-        float64 of the same shape, without overflow.
-
-    Source: N. Brümmer, J. du Preez, "Application-independent evaluation of speaker detection", 2006.
-
-    Raises:
-        ValueError: an llr is NaN, or ``p_target`` is not between 0 and 1.
-
-    Example:
-        >>> posterior([-4.5, 0.0, 4.5], p_target=0.05).round(3).tolist()
-        [0.001, 0.05, 0.826]
-    """
-    _check_prior(p_target)
-    llrs = np.asarray(llrs, dtype=np.float64)
-    nan = np.flatnonzero(np.isnan(llrs))
-    if nan.size:
-        raise ValueError(f"llrs hold NaN, first at index {nan[0]}")
-    return expit(llrs + logit(p_target))
 
 
 def _checked_columns(features: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
