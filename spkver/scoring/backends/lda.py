@@ -60,16 +60,8 @@ class Preprocessing:
         """d, the dimensions that come out."""
         return len(self.centre) if self.lda is None else self.lda.shape[1]
 
-    def __call__(self, embeddings: ArrayLike) -> np.ndarray:
-        """(N, D) embeddings to (N, d) float64 rows.
-
-        Raises:
-            ValueError: as `chunks`.
-        """
-        return np.concatenate([np.empty((0, self.dim)), *(rows for _, rows in self.chunks(embeddings))])
-
     def chunks(self, embeddings: ArrayLike) -> Iterator[tuple[slice, np.ndarray]]:
-        """The same, some thousand rows at a time: where they stand among the N, and the rows.
+        """Some thousand of (N, D) embeddings at a time: where they stand among the N, and their (n, d) float64 rows.
 
         Raises:
             ValueError: the embeddings are not (N, D) numbers, or a row is NaN, infinite or, where lengths are
