@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from spkver.data.label_words import LABEL_OF_WORD
-from spkver.data.lookup import Rows, check_names
+from spkver.data.lookup import Rows, check_ids
 from spkver.data.text_tables import BLOCK_BYTES, Block, Irregular, joined_lines, read_blocks, table_rows
 from spkver.data.trials import Trials, joined, labels_of, look_up, read_trial_blocks, refuse_contradictions
 from spkver.errors import SpkverError
@@ -40,7 +40,7 @@ def write_scores(path: str | os.PathLike, trials: Trials, scores: np.ndarray) ->
     """
     if not len(trials):
         raise SpkverError(f"{path}: there are no scores to write")
-    check_names(path, trials.names.to_pylist())
+    check_ids(trials.names.to_pylist(), lambda _: path)
     scores = _checked(trials, scores)
     with atomic_write(path, "wb") as file:
         for start in range(0, len(trials), _WRITTEN_AT_ONCE):

@@ -16,7 +16,7 @@ import numpy as np
 
 from spkver.config.schema import Calibration, Scoring
 from spkver.data.directory import DataDirectory, read_data_directory
-from spkver.data.lookup import Rows, check_no_duplicates
+from spkver.data.lookup import Rows, check_ids
 from spkver.data.names import composed
 from spkver.data.trial_making import make_trials
 from spkver.data.trials import Trials, look_up
@@ -64,7 +64,7 @@ def import_directory(source: Path, data: DataDirectory, exp: Path, utts: Path | 
         raise SpkverError(f"{system.model}: has a model of its own; import embeddings into another experiment")
     embeddings, names = import_embeddings(source, utts=utts, basenames=basenames)
     names = [composed(name) for name in names]
-    check_no_duplicates(source, names)
+    check_ids(names, lambda _: source)
     row_of = {name: row for row, name in enumerate(names)}
     wanted = [utterance.id for utterance in data.utterances]
     missing = [utt for utt in wanted if utt not in row_of]

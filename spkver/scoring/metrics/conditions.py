@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from spkver.data.lookup import check_sides
 from spkver.scoring.metrics.bootstrap import figure_names
 from spkver.scoring.metrics.polyline import checked
 from spkver.scoring.metrics.sorted_scores import SortedScores
@@ -202,14 +203,5 @@ def _checked_column(found: Column, n_trials: int) -> Column:
 
 def _sides(values: np.ndarray, enroll_index: np.ndarray, test_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values of the enrolment and of the test utterance of each trial."""
-    enroll_index, test_index = np.asarray(enroll_index), np.asarray(test_index)
-    if enroll_index.ndim != 1 or enroll_index.shape != test_index.shape:
-        raise ValueError(
-            "enroll_index and test_index must be one-dimensional and equally long; "
-            f"shapes are {enroll_index.shape}, {test_index.shape}"
-        )
-    for name, index in (("enroll_index", enroll_index), ("test_index", test_index)):
-        # A negative index would be taken from the end, silently.
-        if index.size and not 0 <= index.min() <= index.max() < len(values):
-            raise ValueError(f"{name} must lie in 0 .. {len(values) - 1}, found {index.min()} .. {index.max()}")
+    enroll_index, test_index = check_sides(enroll_index, test_index, len(values), len(values))
     return values[enroll_index], values[test_index]

@@ -164,11 +164,11 @@ def test_what_is_wrong_is_said():
 @pytest.mark.parametrize("make", [shared, lesser])
 def test_indices_outside_of_the_utterances_are_refused(make):
     values = np.array([1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match=r"enroll_index must lie in 0 \.\. 2, found -1 .. 1"):
+    with pytest.raises(ValueError, match=r"enroll_index must lie in 0 \.\. 2, found -1 at trial 0"):
         make(values, np.array([-1, 1]), np.array([0, 1]))
-    with pytest.raises(ValueError, match=r"test_index must lie in 0 \.\. 2, found 0 .. 3"):
+    with pytest.raises(ValueError, match=r"test_index must lie in 0 \.\. 2, found 3 at trial 1"):
         make(values, np.array([0, 1]), np.array([0, 3]))
-    with pytest.raises(ValueError, match="one-dimensional and equally long"):
+    with pytest.raises(ValueError, match="enroll_index has 2 trials, test_index has 1"):
         make(values, np.array([0, 1]), np.array([0]))
     with pytest.raises(ValueError, match="values must be finite"):
         make([1.0, np.nan], np.array([0]), np.array([1]))
