@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -70,6 +71,16 @@ class Experiment:
                     f"{self.config_file}: the run began with {key}={before.get(key)}, not {now.get(key)}; "
                     "resume with the same values, or choose another folder"
                 )
+
+
+def epoch_files(folder: Path, suffix: str) -> dict[int, Path]:
+    """The files ``epoch-NNN.SUFFIX`` of a folder by epoch, in order."""
+    found = {}
+    for path in folder.glob(f"epoch-*.{suffix}"):
+        match = re.fullmatch(rf"epoch-(\d+)\.{suffix}", path.name)
+        if match:
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
 
 
 def describe_run(data: Path, init: Path | None) -> dict:
