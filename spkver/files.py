@@ -8,6 +8,7 @@ locks at all is written without them.
 
 import errno
 import io
+import json
 import os
 import re
 import socket
@@ -80,6 +81,33 @@ def atomic_write(path: str | os.PathLike, mode: str = "w", private: bool = False
         raise
     finally:
         raw.close()  # not `file`: what is in its buffer after a failure is not wanted any more
+
+
+def write_json(path: str | os.PathLike, value: object) -> None:
+    """Write a value as JSON, whole or not at all; every number is read back to the bit.
+
+    Raises:
+        SpkverError: as `atomic_write`.
+        TypeError, ValueError: JSON cannot hold it; NaN and infinities count as that.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_write(path) as file:
+        file.write(text + "\n")
+
+
+def read_json(path: str | os.PathLike, advice: str) -> object:
+    """Read a JSON file.
+
+    Raises:
+        SpkverError: naming the file, and the line where that is known; ``advice`` ends it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise SpkverError(f"{path}:{error.lineno}: not JSON ({error.msg}); {advice}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise SpkverError(f"{path}: cannot be read ({reason}); {advice}") from None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -75,6 +76,16 @@ class Experiment:
                     f"{self.config_file}: the run began with {key}={before.get(key)}, not {now.get(key)}; "
                     "resume with the same values, or choose another folder"
                 )
+
+
+def epoch_files(folder: Path, suffix: str) -> dict[int, Path]:
+    """The files ``epoch-NNN.SUFFIX`` of a folder by epoch, in order."""
+    found = {}
+    for path in folder.glob(f"epoch-*.{suffix}"):
+        match = re.fullmatch(rf"epoch-(\d+)\.{suffix}", path.name)
+        if match:
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
 
 
 def describe_run(experiment: Experiment, data: Path, init: Path | None) -> dict:
