@@ -1,14 +1,16 @@
 """Configuration: YAML files checked against a typed schema.
 
 - What a file does not say has the default value of the schema (``schema.py``).
-- ``base: other.yaml`` at the top of a file takes everything from that file and changes only what is
-  written here. Another ``head.name`` starts that section anew: each head has keys of its own.
+- ``base: other.yaml`` at the top of a file takes everything from that file and changes only what is written here. It is
+  a file beside it, or a configuration that comes with spkver. Another ``head.name`` starts that section anew: each
+  head has keys of its own.
 - ``key.sub=value`` overrides come last; their values are YAML.
 - A mistake is one line: the file, the key, what it got, and the nearest valid key.
 """
 
 import difflib
 import math
+import os
 import re
 import reprlib
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ import yaml
 from pydantic import ValidationError
 
 from spkver.config.schema import Config, Head, Section, before_added
+from spkver.config.shipped import nearest_shipped, shipped
 from spkver.errors import SpkverError
 
 
@@ -26,7 +29,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), schema: type[Se
     """Read, complete and check a configuration.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, or the name of a configuration that comes with spkver, as ``mini``.
         overrides: ``key.sub=value`` each.
         schema: what it must hold; recipes with a training of their own have their own.
 
@@ -47,7 +50,7 @@ def load_run(
     Returns:
         The configuration, and what it ran on: empty where the file does not say.
     """
-    path = Path(path)
+    path = _place(Path(path), path)
     content = _read_with_bases(path)
     run = content.pop("run", None)  # what a run wrote beside its values
     if run is not None:
@@ -202,6 +205,11 @@ def _parse_yaml(text: str, source: str) -> Any:
         raise SpkverError(f"{source}: holds a value that is none ({error})") from None
 
 
+def _place(path: Path, name: str | Path) -> Path:
+    """The file at ``path``; where there is none, the configuration of that name that comes with spkver."""
+    return path if os.path.lexists(path) and not path.is_dir() else shipped(name) or path
+
+
 def _read_with_bases(path: Path, chain: Sequence[Path] = (), read: list[Path] | None = None) -> dict:
     """A file over its bases.
 
@@ -227,7 +235,7 @@ def _read_with_bases(path: Path, chain: Sequence[Path] = (), read: list[Path] | 
         raise SpkverError(f"{path}: key 'base' must be the path of a YAML file, or a list of them, got {_shown(base)}")
     merged: dict = {}
     for each in bases:  # a later one changes what an earlier one says
-        merged = _merge(merged, _read_with_bases(path.parent / each, [*chain, path.resolve()], read))
+        merged = _merge(merged, _read_with_bases(_place(path.parent / each, each), [*chain, path.resolve()], read))
     return _merge(merged, content)
 
 
@@ -239,7 +247,11 @@ def _read_text(path: Path, only_a_file: bool) -> str:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise SpkverError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+        near = nearest_shipped(path)
+        advice = f"did you mean '{near}'?" if near else "`spkver config --list` names those that come with spkver"
+        raise SpkverError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a YAML file ({advice})"
+        ) from None
     except (ValueError, RuntimeError) as error:  # a NUL in the name, a link to itself
         raise SpkverError(f"{path}: cannot be read ({error}); give the path of a YAML file") from None
     if len(content) > _MOST_BYTES:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from spkver.data.lookup import check_ids
 from spkver.data.text_tables import table_rows
 from spkver.embedding.arrays import map_npy, read_member, read_npy, readable
 from spkver.embedding.folder import read_embeddings
 from spkver.embedding.kaldi_archive import read_ark, read_scp, starts_entry, write_ark
-from spkver.embedding.rows import Where, as_vector, check_ids, check_values, stacked
+from spkver.embedding.rows import Where, as_vector, check_embeddings, stacked
 from spkver.errors import SpkverError
 from spkver.files import atomic_write, is_file
 
@@ -226,12 +227,9 @@ def _check_matrix(array: np.ndarray, name: str) -> None:
 
 def _checked(array: np.ndarray, utts: Sequence[str], name: str, where: Where) -> np.ndarray:
     """A matrix as float32, its rows and ids checked."""
-    if len(array) != len(utts):
-        raise SpkverError(f"{name}: {len(array)} embeddings, but {len(utts)} utterance ids")
     with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is named below
         rows = np.ascontiguousarray(array, dtype=np.float32)
-    check_ids(utts, where)
-    check_values(rows, utts, where)
+    check_embeddings(rows, utts, name, where)
     return rows
 
 

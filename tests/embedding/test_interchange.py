@@ -297,7 +297,7 @@ def test_a_damaged_file_is_one_line_or_still_sound(tmp_path, embeddings, name):
         (b"a [ 1 nan ]\n", "the embedding of 'a' is NaN"),
         (b"a [ 1 1e39 ]\n", "the embedding of 'a' is NaN or infinite"),
         (b"\xff\xfe [ 1 2 ]\n", "at byte 0: the id b'\\xff\\xfe' is not UTF-8"),
-        ("a\u00a0b [ 1 2 ]\n".encode(), "at byte 0: the id 'a\\xa0b' is empty, or holds white space"),
+        ("a\u00a0b [ 1 2 ]\n".encode(), "at byte 0: the id 'a\\xa0b' is empty or holds white space"),
     ],
 )
 def test_a_fault_of_an_archive_names_byte_and_utterance(tmp_path, content, message):
@@ -396,7 +396,7 @@ def test_faults_of_npz_are_named(tmp_path, monkeypatch):
         ({"a": one, "b": one * 0}, "x.npz, array 2: the embedding of 'b' is all zeros"),
         ({"a": one, "b": np.ones((2, 2))}, "x.npz: 'b': expected one vector of numbers, found float64 (2, 2)"),
         ({"a": one, "b": np.array(1.0)}, "x.npz: 'b': expected one vector of numbers"),
-        ({"a": one, "b c": one}, "x.npz, array 2: the id 'b c' is empty, or holds white space"),
+        ({"a": one, "b c": one}, "x.npz, array 2: the id 'b c' is empty or holds white space"),
         ({"embeddings": np.ones((2, 2)), "utts": np.array([b"a", b"b"])}, "x.npz: 'utts' must be text (N,)"),
         ({"embeddings": np.ones((2, 2)), "utts": np.array(["a"])}, "x.npz: 2 embeddings, but 1 utterance ids"),
         ({"embeddings": np.ones((2, 2)), "utts": np.array(["a", "a"])}, "row 2: the id 'a' is there twice"),
@@ -467,13 +467,13 @@ def test_faults_of_a_folder_of_files_are_named(tmp_path, monkeypatch):
     assert "x/b.npy: cannot be read as arrays" in fault("x")
     Path("x/b.npy").unlink()
     np.save("x/b c.npy", np.ones(2))
-    assert "x/b c.npy: the id 'b c' is empty, or holds white space" in fault("x")
+    assert "x/b c.npy: the id 'b c' is empty or holds white space" in fault("x")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of bytes are a thing of POSIX")
 def test_a_file_name_that_is_not_utf8_is_no_id(tmp_path):
     np.save(tmp_path / "a\udcff.npy", np.ones(2))
-    assert re.search(r"the id 'a.udcff' .* is not UTF-8; rename the utterance", fault(tmp_path))
+    assert re.search(r"the id 'a.udcff' .* is not UTF-8; rename it", fault(tmp_path))
 
 
 # --- which form it is

@@ -67,7 +67,8 @@ def test_training_lowers_the_loss_and_logs_every_step_and_epoch(trained):
 def test_the_experiment_holds_the_configuration_as_run_and_the_last_checkpoints(trained, tiny_config, voices):
     config, run = Experiment(trained).read()
     assert config == load_config(tiny_config)
-    assert run["data"] == str(voices)
+    assert Experiment(trained).recorded_path(run["data"]) == voices
+    assert not os.path.isabs(run["data"])
     assert run["torch"] == str(torch.__version__)
     kept = set(epochs_kept(trained / "checkpoints"))
     assert {2, 3} <= kept

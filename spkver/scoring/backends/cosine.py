@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from spkver.data.cores import usable_cores
+from spkver.data.lookup import check_index
 
 _LONGEST_ROW = 8192  # numbers in the buffer of numpy's iterator (NPY_BUFSIZE)
 _TRIALS_A_TASK = 65536
@@ -38,7 +39,7 @@ def pair_products(
     Args:
         left: (N, D) float32, C-contiguous; a memory map will do.
         right: (M, D) likewise; may be ``left`` itself.
-        left_index: (n_trials,) int32 or int64, rows of ``left``.
+        left_index: (n_trials,) integers, rows of ``left``.
         right_index: (n_trials,) likewise, rows of ``right``.
         out: (n_trials,) float32 to write to; None makes a new array. After an error its content is undefined.
         threads: at work at once; None takes every core that this process may use. No effect on the result.
@@ -58,7 +59,8 @@ def pair_products(
     left, right = check_rows("left", left), check_rows("right", right)
     if left.shape[1] != right.shape[1]:
         raise ValueError(f"left has {left.shape[1]} columns, right has {right.shape[1]}")
-    left_index, right_index = check_index("left_index", left_index), check_index("right_index", right_index)
+    left_index = check_index("left_index", left_index, len(left))
+    right_index = check_index("right_index", right_index, len(right))
     if len(left_index) != len(right_index):
         raise ValueError(f"left_index has {len(left_index)} trials, right_index has {len(right_index)}")
     if out is None:
@@ -68,8 +70,6 @@ def pair_products(
 
     def score(start: int) -> None:
         part = slice(start, start + _TRIALS_A_TASK)
-        check_range("left_index", left_index[part], len(left), start)
-        check_range("right_index", right_index[part], len(right), start)
         _products(left, right, left_index[part], right_index[part], out[part])
 
     for _ in in_threads(score, range(0, len(out), _TRIALS_A_TASK), threads):
@@ -181,22 +181,6 @@ def check_rows(name: str, rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-def check_index(name: str, index: np.ndarray) -> np.ndarray:
-    """``index`` as a plain array, or a ValueError unless it is (n_trials,) int32 or int64."""
-    index = np.asarray(index)
-    if index.dtype not in (np.int32, np.int64) or index.ndim != 1:
-        raise ValueError(f"{name} must be (n_trials,) int32 or int64, got {index.dtype} {index.shape}")
-    return index
-
-
-def check_range(name: str, index: np.ndarray, n_rows: int, first_trial: int = 0) -> None:
-    """ValueError, naming the trial, unless all lie in 0 .. n_rows - 1: a negative one would count from the end."""
-    if not index.size or 0 <= index.min() <= index.max() < n_rows:
-        return
-    at = np.flatnonzero((index < 0) | (index >= n_rows))[0]
-    raise ValueError(f"{name} must lie in 0 .. {n_rows - 1}, found {index[at]} at trial {first_trial + at}")
-
-
 def cosine_scores(embeddings: np.ndarray, enroll_index: np.ndarray, test_index: np.ndarray) -> np.ndarray:
     """The cosine of the angle between the two embeddings of each trial.
 
@@ -204,7 +188,7 @@ def cosine_scores(embeddings: np.ndarray, enroll_index: np.ndarray, test_index: 
 
     Args:
         embeddings: (N, D), of any length but zero; a memory map will do.
-        enroll_index: (n_trials,) int32 or int64, rows of ``embeddings``.
+        enroll_index: (n_trials,) integers, rows of ``embeddings``.
         test_index: (n_trials,) likewise.
 
     Returns:

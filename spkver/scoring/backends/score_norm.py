@@ -24,7 +24,8 @@ from numpy.typing import ArrayLike
 from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
-from spkver.scoring.backends.cosine import check_index, check_range, check_rows, in_threads, unit_chunks
+from spkver.data.lookup import check_index
+from spkver.scoring.backends.cosine import check_rows, in_threads, unit_chunks
 
 _SCORES_A_TILE = 2**20  # 4 MB: a thread's tile stays in the cache between the product and the selection
 _ROWS_A_TILE = (16, 1024)  # fewest, for the sake of speed, and most
@@ -199,7 +200,7 @@ def s_norm(
 
     Args:
         scores: (n_trials,) real numbers.
-        enroll_index: (n_trials,) int32 or int64, rows of ``enroll_statistics``.
+        enroll_index: (n_trials,) integers, rows of ``enroll_statistics``.
         test_index: (n_trials,) likewise, rows of ``test_statistics``.
         enroll_statistics: of the enrolled embeddings.
         test_statistics: of the tested ones; may be ``enroll_statistics`` itself.
@@ -226,7 +227,7 @@ def _normalised(scores: ArrayLike, *sides: tuple[str, ArrayLike, CohortStatistic
     scores = np.asarray(scores)
     if scores.ndim != 1 or scores.dtype.kind not in "fiu":
         raise ValueError(f"scores must be (n_trials,) real numbers, got {scores.dtype} {scores.shape}")
-    sides = [(name, check_index(name, index), statistics) for name, index, statistics in sides]
+    sides = [(name, check_index(name, index, len(statistics.mean)), statistics) for name, index, statistics in sides]
     for name, index, _ in sides:
         if len(index) != len(scores):
             raise ValueError(f"there are {len(scores)} scores, {name} has {len(index)} trials")
@@ -238,8 +239,7 @@ def _normalised(scores: ArrayLike, *sides: tuple[str, ArrayLike, CohortStatistic
         if bad.size:
             raise ValueError(f"scores: the score of trial {start + bad[0]} is {raw[bad[0]]}")
         total = np.zeros(len(raw))
-        for name, index, statistics in sides:
-            check_range(name, index[part], len(statistics.mean), start)
+        for _, index, statistics in sides:
             total += (raw - statistics.mean[index[part]]) / statistics.std[index[part]]
         normalised[part] = total / len(sides)
     return normalised

@@ -1,6 +1,6 @@
 """EER and minDCF by condition: gender, channel, duration, or any other column of the trials.
 
-A condition of a trial is made from what is known of its two utterances (`same_or_cross`, `shared`, `lesser`), or
+A condition of a trial is made from what is known of its two utterances (`shared`, `lesser`), or
 is a column of a trial table as it is.
 
 - Each condition has thresholds of its own, so its EER says how well it orders its trials. A threshold for all
@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from spkver.data.lookup import check_sides
 from spkver.scoring.metrics.bootstrap import figure_names
 from spkver.scoring.metrics.polyline import checked
 from spkver.scoring.metrics.sorted_scores import SortedScores
@@ -114,28 +115,6 @@ def column(values: ArrayLike, cuts: Sequence[float] | None = None) -> Column:
     return _binned(values, cuts, [f"{cut:.{max(decimals, 0)}f}" for cut in cuts])
 
 
-def same_or_cross(
-    values: ArrayLike,
-    enroll_index: np.ndarray,
-    test_index: np.ndarray,
-    what: str = "channel",
-) -> Column:
-    """Whether the two utterances of each trial have the same value: ``same channel`` or ``cross channel``.
-
-    Args:
-        values: (N,) strings or numbers, of each utterance.
-        enroll_index: (n_trials,) integers, positions in ``values``.
-        test_index: (n_trials,) likewise.
-        what: the name of the values.
-
-    Raises:
-        ValueError: the values are as `column` refuses them, the indices differ in length or lie outside of them.
-    """
-    _, codes = np.unique(_checked_values(values), return_inverse=True)
-    enroll, test = _sides(codes, enroll_index, test_index)
-    return Column((enroll != test).astype(np.uint8), [f"same {what}", f"cross {what}"])
-
-
 def shared(
     values: ArrayLike,
     enroll_index: np.ndarray,
@@ -145,11 +124,14 @@ def shared(
     """The value that both utterances of each trial have, such as ``f`` and ``m``, or ``otherwise``.
 
     Args:
-        values: as `same_or_cross`, like the indices.
+        values: (N,) strings or numbers, of each utterance.
+        enroll_index: (n_trials,) integers, positions in ``values``.
+        test_index: (n_trials,) likewise.
         otherwise: the condition of trials whose utterances differ; it must not be a value itself.
 
     Raises:
-        ValueError: as `same_or_cross`; ``otherwise`` is one of the values.
+        ValueError: the values are as `column` refuses them, the indices differ in length or lie outside of them; or
+            ``otherwise`` is one of the values.
     """
     distinct, codes = np.unique(_checked_values(values), return_inverse=True)
     names = [str(value) for value in distinct]
@@ -163,13 +145,13 @@ def lesser(values: ArrayLike, enroll_index: np.ndarray, test_index: np.ndarray) 
     """The smaller number of the two utterances of each trial: durations, where the shorter one is what limits.
 
     Args:
-        values: (N,) numbers of each utterance; the indices as `same_or_cross`.
+        values: (N,) numbers of each utterance; the indices as `shared`.
 
     Returns:
         (n_trials,) of the type of ``values``, to be cut by `column`.
 
     Raises:
-        ValueError: as `same_or_cross`, or the values are strings.
+        ValueError: as `shared`, or the values are strings.
     """
     values = _checked_values(values)
     if values.dtype.kind not in "iuf":
@@ -221,14 +203,5 @@ def _checked_column(found: Column, n_trials: int) -> Column:
 
 def _sides(values: np.ndarray, enroll_index: np.ndarray, test_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values of the enrolment and of the test utterance of each trial."""
-    enroll_index, test_index = np.asarray(enroll_index), np.asarray(test_index)
-    if enroll_index.ndim != 1 or enroll_index.shape != test_index.shape:
-        raise ValueError(
-            "enroll_index and test_index must be one-dimensional and equally long; "
-            f"shapes are {enroll_index.shape}, {test_index.shape}"
-        )
-    for name, index in (("enroll_index", enroll_index), ("test_index", test_index)):
-        # A negative index would be taken from the end, silently.
-        if index.size and not 0 <= index.min() <= index.max() < len(values):
-            raise ValueError(f"{name} must lie in 0 .. {len(values) - 1}, found {index.min()} .. {index.max()}")
+    enroll_index, test_index = check_sides(enroll_index, test_index, len(values), len(values))
     return values[enroll_index], values[test_index]

@@ -106,9 +106,9 @@ def test_senseless_arguments_are_named(small_pieces):
             pair_products(rows, rows, left_index, beyond)
         with pytest.raises(ValueError, match=rf"left_index must lie in 0 .. 39, found {wrong} at trial 321"):
             pair_products(rows, rows, beyond, left_index)
-    wrong_types = [left_index.astype(kind) for kind in (float, bool, np.uint8)]
+    wrong_types = [left_index.astype(kind) for kind in (float, bool)]
     for index in (*wrong_types, left_index[None]):
-        with pytest.raises(ValueError, match=r"left_index must be \(n_trials,\) int32 or int64, got"):
+        with pytest.raises(ValueError, match=r"left_index must be \(n_trials,\) integers, got"):
             pair_products(rows, rows, index, right_index)
     for bad in (rows.astype(np.float64), rows[0], rows[:, ::2], np.asfortranarray(rows)):
         with pytest.raises(ValueError, match=r"right must be float32 \(N, D\), C-contiguous"):

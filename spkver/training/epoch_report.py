@@ -1,13 +1,8 @@
-"""What training shows while it runs: a bar in a terminal, plain lines elsewhere."""
+"""What training shows: the line that it begins with, the means of an epoch while it runs, and the line that stays."""
 
 import math
-import sys
-import time
 
-from tqdm import tqdm
-
-# A plain line at most this often, in seconds, where there is no terminal.
-_PLAIN_LINE_EVERY = 60.0
+from spkver.experiment.progress import Progress
 
 
 class RunningMeans:
@@ -53,39 +48,19 @@ class RunningMeans:
         return {**self.mean(), "lr": record["lr"], "margin": record["margin"]}
 
 
-class Progress:
-    """Progress through one epoch."""
+def epoch_progress(epoch: int, epochs: int, n_steps: int, first_step: int) -> Progress:
+    """Progress through one epoch, counted from 0."""
+    return Progress(_epoch_title(epoch + 1, epochs), n_steps, "step", first_step)
 
-    def __init__(self, epoch: int, epochs: int, n_steps: int, first_step: int):
-        self._title = _epoch_title(epoch + 1, epochs)
-        self._n_steps = n_steps
-        self._bar = tqdm(total=n_steps, initial=first_step, desc=self._title, unit="step", leave=False, disable=None)
-        self._said = time.monotonic()
 
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._bar.close()
-
-    def show(self, step: int, means: dict) -> None:
-        """Show the means after ``step``."""
-        if not self._bar.disable:
-            self._bar.set_postfix_str(_figures(means), refresh=False)
-            self._bar.update()
-        elif time.monotonic() - self._said > _PLAIN_LINE_EVERY:
-            print(f"{self._title}  step {step}/{self._n_steps}  {_figures(means)}", file=sys.stderr, flush=True)
-            self._said = time.monotonic()
-
-    @staticmethod
-    def epoch_line(record: dict, epochs: int) -> str:
-        """The line that stays of an epoch."""
-        line = f"{_epoch_title(record['epoch'], epochs)}  {_figures(record)}"
-        if "held_out_eer" in record:
-            line += f"  held-out EER {record['held_out_eer']:.2%} (threshold {record['held_out_threshold']:.3f})"
-        if record["skipped"]:
-            line += f"  {record['skipped']} steps skipped as not finite"
-        return line
+def epoch_line(record: dict, epochs: int) -> str:
+    """The line that stays of an epoch."""
+    line = f"{_epoch_title(record['epoch'], epochs)}  {figures(record)}"
+    if "held_out_eer" in record:
+        line += f"  held-out EER {record['held_out_eer']:.2%} (threshold {record['held_out_threshold']:.3f})"
+    if record["skipped"]:
+        line += f"  {record['skipped']} steps skipped as not finite"
+    return line
 
 
 def training_line(encoder, head, n_speakers: int, augment, n_held_out: int, where: str) -> str:
@@ -114,7 +89,8 @@ def _epoch_title(epoch: int, epochs: int) -> str:
     return f"epoch {epoch:{len(str(epochs))}}/{epochs}"
 
 
-def _figures(means: dict) -> str:
+def figures(means: dict) -> str:
+    """The means of an epoch, in words."""
     return (
         f"loss {means['loss']:6.3f}  acc {means['accuracy']:.3f}  margin {means['margin']:.3f}  "
         f"lr {means['lr']:.1e}  {means['utterances_per_second']:.0f} utt/s"
