@@ -22,6 +22,8 @@ ADVICE = {
 }
 # Of Python itself, where it has kept its code on a full disk.
 _OF_CACHED_CODE = "marshal data too short", "EOF read where object expected"
+# Packages of extras that are imported without further ado -> what to install.
+_OPTIONAL = {"matplotlib": "matplotlib plotly"}
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -52,6 +54,8 @@ def one_line_for(error: Exception) -> str | None:
         return _one_line(f"{text.removeprefix('Symlink loop from ')}: is a link to itself; remove it")
     if isinstance(error, EOFError) and text.startswith(_OF_CACHED_CODE):
         return _one_line(f"Python's cached code was cut off; remove the folders __pycache__ below {_PACKAGE}")
+    if isinstance(error, ModuleNotFoundError) and error.name in _OPTIONAL:
+        return f"{error.name} is not installed, which this needs; pip install {_OPTIONAL[error.name]}"
     if isinstance(error, RecursionError):
         return "something in the input is nested too deeply; make it flatter"
     return None

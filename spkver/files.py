@@ -7,7 +7,6 @@ locks at all is written without them.
 """
 
 import errno
-import fcntl
 import io
 import json
 import os
@@ -21,6 +20,13 @@ from pathlib import Path
 
 from spkver.errors import ADVICE, SpkverError
 
+try:
+    import fcntl
+except ImportError:  # Windows: as a file system that keeps no locks
+    fcntl = None
+
+# Never through a link: what it points to would be overwritten. 0 where the system has no such flag.
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _TRY_AGAIN_SECONDS = 0.05
 # What tempfile makes of the prefix and the suffix below: eight characters between them.
@@ -186,7 +192,7 @@ def temporary_beside(path: Path) -> tuple[int, str]:
     name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
     while True:
         handle, aside = tempfile.mkstemp(prefix=f".{name}.", suffix=".unfinished", dir=path.parent)
-        _locks(handle, fcntl.LOCK_EX)
+        _locks(handle, wait=True)
         if os.fstat(handle).st_nlink:
             return handle, aside
         os.close(handle)  # `remove_leftovers` of another process came between
@@ -208,11 +214,11 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
 def _remove_unless_written(path: str) -> None:
     try:
-        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | _NO_LINK)
     except OSError:
         return
     try:
-        if _locks(handle, fcntl.LOCK_EX | fcntl.LOCK_NB) is True:
+        if _locks(handle) is True:
             os.unlink(path)
     except OSError:
         pass
@@ -223,9 +229,8 @@ def _remove_unless_written(path: str) -> None:
 def _acquired(path: Path, until: float) -> int | None:
     """The descriptor of a lock file that this process now holds, or None when another one had it until then."""
     while True:
-        # Never through a link: what it points to would be overwritten.
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        if _locks(handle, fcntl.LOCK_EX | fcntl.LOCK_NB) is not False and _is_still(handle, path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+        if _locks(handle) is not False and _is_still(handle, path):
             _sign(handle)
             return handle
         os.close(handle)
@@ -241,10 +246,12 @@ def _sign(handle: int) -> None:
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, since {_now()}\n".encode())
 
 
-def _locks(handle: int, how: int) -> bool | None:
+def _locks(handle: int, wait: bool = False) -> bool | None:
     """Take a lock: True, False when another process has it, None on a file system that keeps no locks."""
+    if fcntl is None:
+        return None
     try:
-        fcntl.flock(handle, how)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

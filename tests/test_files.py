@@ -193,7 +193,7 @@ def test_what_another_process_is_writing_stays(start, tmp_path):
 def test_a_temporary_file_taken_away_before_its_lock_is_made_anew(tmp_path, monkeypatch):
     taken = []
 
-    def taken_away(handle, how):
+    def taken_away(handle, wait=False):
         if not taken:
             (left,) = os.listdir(tmp_path)
             taken.append(left)

@@ -1,15 +1,16 @@
 """Configuration: YAML files checked against a typed schema.
 
-
-- The schema (``schema.py``) has no default values. Every value stands in YAML, where a reader looks for it.
-- ``base: other.yaml`` at the top of a file takes everything from that file and changes only what is
-  written here. Another ``head.name`` starts that section anew: each head has keys of its own.
+- What a file does not say has the default value of the schema (``schema.py``).
+- ``base: other.yaml`` at the top of a file takes everything from that file and changes only what is written here. It is
+  a file beside it, or a configuration that comes with spkver. Another ``head.name`` starts that section anew: each
+  head has keys of its own.
 - ``key.sub=value`` overrides come last; their values are YAML.
 - A mistake is one line: the file, the key, what it got, and the nearest valid key.
 """
 
 import difflib
 import math
+import os
 import re
 import reprlib
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from typing import Any, NoReturn, get_args
 import yaml
 from pydantic import ValidationError
 
-from spkver.config.schema import Config, Head, Section
-from spkver.config.younger_keys import YOUNGER_KEYS
+from spkver.config.schema import Config, Head, Section, before_added
+from spkver.config.shipped import nearest_shipped, shipped
 from spkver.errors import SpkverError
 
 
@@ -28,7 +29,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), schema: type[Se
     """Read, complete and check a configuration.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, or the name of a configuration that comes with spkver, as ``mini``.
         overrides: ``key.sub=value`` each.
         schema: what it must hold; recipes with a training of their own have their own.
 
@@ -49,21 +50,39 @@ def load_run(
     Returns:
         The configuration, and what it ran on: empty where the file does not say.
     """
-    path = Path(path)
+    path = _place(Path(path), path)
     content = _read_with_bases(path)
     run = content.pop("run", None)  # what a run wrote beside its values
-    if run is not None and schema is Config:
-        content = _merge(YOUNGER_KEYS, content)
+    if run is not None:
+        content = _merge(before_added(schema), _renamed(content))
+    if schema is Config:  # so that `head: {margin: 0.3}` changes the default head
+        content = _merge(Config().model_dump(), content)
     for override in overrides:
         content = _merge(content, _parse_override(override))
     return _check(content, path, schema), _checked_run(run or {}, path)
 
 
-def complete(values: dict, overrides: Sequence[str], schema: type[Section], source: str):
-    """Values that stand in no file, changed by overrides and checked; ``source`` begins a message."""
+def complete(section: Section, overrides: Sequence[str], source: str):
+    """A section that stands in no file, changed by overrides and checked; ``source`` begins a message."""
+    values = section.model_dump()
     for override in overrides:
         values = _merge(values, _parse_override(override))
-    return _check(values, source, schema)
+    return _check(values, source, type(section))
+
+
+# Keys of stored runs that have another name today.
+_RENAMED = {"scoring.views": "scoring.variants"}
+
+
+def _renamed(content: dict) -> dict:
+    """What a run stored, with today's names of its keys."""
+    for old, new in _RENAMED.items():
+        section, _, key = old.partition(".")
+        values = content.get(section)
+        if isinstance(values, dict) and key in values:
+            rest = {name: value for name, value in values.items() if name != key}
+            content = content | {section: {new.partition(".")[2]: values[key], **rest}}
+    return content
 
 
 def dump_config(config: Section, run: dict | None = None) -> str:
@@ -186,6 +205,11 @@ def _parse_yaml(text: str, source: str) -> Any:
         raise SpkverError(f"{source}: holds a value that is none ({error})") from None
 
 
+def _place(path: Path, name: str | Path) -> Path:
+    """The file at ``path``; where there is none, the configuration of that name that comes with spkver."""
+    return path if os.path.lexists(path) and not path.is_dir() else shipped(name) or path
+
+
 def _read_with_bases(path: Path, chain: Sequence[Path] = (), read: list[Path] | None = None) -> dict:
     """A file over its bases.
 
@@ -211,7 +235,7 @@ def _read_with_bases(path: Path, chain: Sequence[Path] = (), read: list[Path] | 
         raise SpkverError(f"{path}: key 'base' must be the path of a YAML file, or a list of them, got {_shown(base)}")
     merged: dict = {}
     for each in bases:  # a later one changes what an earlier one says
-        merged = _merge(merged, _read_with_bases(path.parent / each, [*chain, path.resolve()], read))
+        merged = _merge(merged, _read_with_bases(_place(path.parent / each, each), [*chain, path.resolve()], read))
     return _merge(merged, content)
 
 
@@ -223,7 +247,11 @@ def _read_text(path: Path, only_a_file: bool) -> str:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise SpkverError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+        near = nearest_shipped(path)
+        advice = f"did you mean '{near}'?" if near else "`spkver config --list` names those that come with spkver"
+        raise SpkverError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a YAML file ({advice})"
+        ) from None
     except (ValueError, RuntimeError) as error:  # a NUL in the name, a link to itself
         raise SpkverError(f"{path}: cannot be read ({error}); give the path of a YAML file") from None
     if len(content) > _MOST_BYTES:
@@ -306,6 +334,8 @@ def _lower(message: str) -> str:
 
 
 def _nearest(key: str, location: tuple, schema: type[Section]) -> str:
+    if key in _RENAMED:
+        return f" (it is '{_RENAMED[key]}' now)"
     valid = list(_valid_keys(schema))
     if location[0] == "head" and len(location) > 1:
         section = next(s for s in get_args(get_args(Head)[0]) if _name_of(s) == location[1])

@@ -180,7 +180,7 @@ def _architecture(run: Run) -> dict:
 
 def _audio(run: Run, megabytes: float) -> dict:
     """The beginnings of utterances as Ogg Opus: the first of each speaker, then the second, until it is full."""
-    directory = read_data_directory(run.about["data"], check_files=False)
+    directory = read_data_directory(run.experiment.recorded_path(run.about["data"]), check_files=False)
     paths = {utterance.id: utterance.path for utterance in directory.utterances}
     turn: dict[str, int] = {}
     order = []

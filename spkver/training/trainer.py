@@ -228,7 +228,7 @@ class Trainer:
     def _finish_epoch(self) -> None:
         """Measure, keep the weights, log, say; then the next epoch."""
         record = {"epoch": self.epoch + 1, **self.sums.mean(), "seconds": round(self.seconds, 1)}
-        # As recorded: the further views of a finished model would cost as many times the time, each epoch.
+        # As recorded: the further variants of a finished model would cost as many times the time, each epoch.
         extractor = Extractor(self.encoder, self.config, ORIGINAL)
         try:
             # Nothing of the training changes here: a signal need not wait, and a resumed run measures again.
