@@ -71,15 +71,6 @@ def test_neither_blocks_nor_tasks_nor_pieces_change_a_bit(block, task, cut):
     assert np.concatenate([first, rest]).tobytes() == expected.tobytes()
 
 
-def test_out_is_written_and_returned_and_nothing_beside_it():
-    rows, left_index, right_index = drawn(50)
-    whole = np.full(52, 7, dtype=np.float32)
-    out = whole[1:-1]
-    assert pair_products(rows, rows, left_index, right_index, out=out) is out
-    assert (out == pair_products(rows, rows, left_index, right_index)).all()
-    assert whole[0] == whole[-1] == 7
-
-
 def test_memory_maps_and_empty_lists_are_scored(tmp_path):
     rows, left_index, right_index = drawn(50)
     np.save(tmp_path / "rows.npy", rows)
@@ -122,9 +113,6 @@ def test_senseless_arguments_are_named(small_pieces):
         pair_products(rows, rows[:, :100].copy(), left_index, right_index)
     with pytest.raises(ValueError, match="left_index has 500 trials, right_index has 499"):
         pair_products(rows, rows, left_index, right_index[1:])
-    for out in (np.empty(500), np.empty(499, dtype=np.float32)):
-        with pytest.raises(ValueError, match=r"out must be float32 \(500,\)"):
-            pair_products(rows, rows, left_index, right_index, out=out)
     with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
         pair_products(rows, rows, left_index, right_index, threads=0)
 
@@ -143,7 +131,7 @@ def test_an_error_in_a_thread_comes_out_and_stops_the_rest():
     assert len(begun) < 1000
 
 
-def test_unit_rows_have_unit_length_for_any_chunk_and_leave_the_input_alone():
+def test_unit_rows_have_unit_length_for_any_chunk_and_leave_the_input_alone(monkeypatch):
     rows = np.random.default_rng(0).normal(size=(30, 17)) * 10.0 ** np.linspace(-100, 100, 30)[:, None]
     before = rows.copy()
     unit = unit_rows(rows)
@@ -152,21 +140,21 @@ def test_unit_rows_have_unit_length_for_any_chunk_and_leave_the_input_alone():
     np.testing.assert_allclose(unit, rows / np.sqrt((rows**2).sum(axis=1))[:, None], rtol=1e-6)
     assert (rows == before).all()
     for chunk in (1, 7, 30, 10**6):
-        assert (unit_rows(rows, chunk) == unit).all()
+        monkeypatch.setattr(cosine, "ROWS_A_CHUNK", chunk)
+        assert (unit_rows(rows) == unit).all()
 
 
-def test_rows_without_a_direction_are_refused_by_number():
+def test_rows_without_a_direction_are_refused_by_number(monkeypatch):
+    monkeypatch.setattr(cosine, "ROWS_A_CHUNK", 8)
     rows = np.ones((30, 4))
     for value, norm in ((np.nan, "nan"), (np.inf, "inf"), (-np.inf, "inf"), (0, r"0\.0"), (1e200, "inf")):
         bad = rows.copy()
         bad[20] = value
         with pytest.raises(ValueError, match=f"embeddings: row 20 has a norm of {norm}"):
-            unit_rows(bad, chunk=8)
+            unit_rows(bad)
     for bad in (rows[0], rows.astype(complex), rows.astype(str), rows > 0):
         with pytest.raises(ValueError, match=r"embeddings must be \(N, D\) numbers"):
             unit_rows(bad)
-    with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
-        unit_rows(rows, chunk=0)
 
 
 @pytest.fixture
