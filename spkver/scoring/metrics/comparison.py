@@ -4,10 +4,9 @@ The intervals of two systems may overlap widely and one still be better on nearl
 hard for one system is hard for the other. So each resample (`spkver.scoring.metrics.bootstrap`) is scored by both, and
 the difference is what is looked at.
 
-Where two systems differ by chance from trial to trial rather than from speaker to speaker (systems that
-    are nearly the same, few trials for each speaker), intervals are too wide and p-values too high. That lies in
-    resampling speakers with the product weight (Owen, cited in `spkver.scoring.metrics.bootstrap`); it errs on the side
-    of "no difference".
+Where two systems differ by chance from trial to trial rather than from speaker to speaker (systems that are nearly the
+same, few trials for each speaker), intervals are too wide and p-values too high. That lies in resampling speakers with
+the product weight (Owen, cited in `spkver.scoring.metrics.bootstrap`); it errs on the side of "no difference".
 """
 
 from collections.abc import Sequence
