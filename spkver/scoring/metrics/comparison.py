@@ -59,13 +59,8 @@ def compare(
     Args:
         scores_a: (n_trials,) real numbers, of the system to compare with.
         scores_b: (n_trials,) of the other system; the scales need not agree.
-        labels: (n_trials,) 1 = target, 0 = nontarget.
-        enroll_speakers: n_trials speaker ids, or (n_trials,) integers.
-        test_speakers: likewise.
-        p_targets: the priors of minDCF.
-        n: resamples.
-        level: of the interval of the difference, between 0 and 1.
-        seed: of the draw.
+        labels: as in `spkver.scoring.metrics.bootstrap.intervals`, like all that follow; the interval is that of the
+            difference.
 
     Returns:
         ``{"eer": Difference, "min_dcf_0.01": Difference, ...}``
