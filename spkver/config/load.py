@@ -24,7 +24,6 @@ from spkver.config.schema import Config, Head, Section, before_added
 from spkver.config.shipped import nearest_shipped, shipped
 from spkver.errors import SpkverError
 
-
 AnySection = TypeVar("AnySection", bound=Section)
 Content = dict[str, Any]  # what a YAML file holds, before it is checked
 
