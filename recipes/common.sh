@@ -108,10 +108,16 @@ in_words() { [[ " $2 " == *" $1 "* ]]; }
 
 # set_up EXTRA PACKAGE ...: makes sure that `spkver` with an extra of pyproject.toml ("" for none) can be run, and that it
 # is the one of this checkout. An environment that has spkver and the packages is used as it is; otherwise .venv is made,
-# or mended when pyproject.toml or a kernel changed, or the checkout moved.
+# or mended when pyproject.toml or a kernel changed, or the checkout moved. A copy that `spkver recipe` made runs with the
+# spkver that is installed.
 set_up() {
     local extra=$1 start=$SECONDS
     shift
+    if [ ! -d spkver ]; then
+        has_packages spkver "$@" ||
+            fail "spkver${*:+, $*} must be installed where 'spkver' is found; activate that environment, or pip install $*"
+        return
+    fi
     if [ -d .venv ] || ! has_packages spkver "$@"; then
         PATH=$PWD/.venv/bin:$PATH
         hash -r
@@ -165,7 +171,7 @@ in_stage() {
 # A run that was interrupted goes on; one that is finished stays.
 train_or_resume() {
     local resume=()
-    if [ ${#lmf_overrides[@]} -gt 0 ]; then # a mistake in them is told now, not after hours
+    if [ ${#lmf_overrides[@]} -gt 0 ]; then # a mistake in them is reported now, not after hours
         choose_fine_tune_overrides
         spkver config "$lmf_config" "${fine_tune_overrides[@]}" >/dev/null
     fi

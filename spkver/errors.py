@@ -7,7 +7,8 @@ from pathlib import Path
 _LONGEST = 480  # characters of a message: what a terminal shows at once, whatever a damaged file puts into it
 _KEPT_END = 160
 
-ADVICE = {
+# By OSError.errno, which is None where Python itself made the error.
+ADVICE: dict[int | None, str] = {
     errno.ENOSPC: "make room and run again",
     errno.EDQUOT: "make room and run again",
     errno.EFBIG: "make room, or raise the limit by `ulimit -f`",
@@ -22,6 +23,8 @@ ADVICE = {
 }
 # Of Python itself, where it has kept its code on a full disk.
 _OF_CACHED_CODE = "marshal data too short", "EOF read where object expected"
+# Packages of extras that are imported without further ado -> what to install.
+_OPTIONAL = {"matplotlib": "matplotlib plotly"}
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -52,6 +55,8 @@ def one_line_for(error: Exception) -> str | None:
         return _one_line(f"{text.removeprefix('Symlink loop from ')}: is a link to itself; remove it")
     if isinstance(error, EOFError) and text.startswith(_OF_CACHED_CODE):
         return _one_line(f"Python's cached code was cut off; remove the folders __pycache__ below {_PACKAGE}")
+    if isinstance(error, ModuleNotFoundError) and error.name in _OPTIONAL:
+        return f"{error.name} is not installed, which this needs; pip install {_OPTIONAL[error.name]}"
     if isinstance(error, RecursionError):
         return "something in the input is nested too deeply; make it flatter"
     return None

@@ -7,8 +7,8 @@ locks at all is written without them.
 """
 
 import errno
-import fcntl
 import io
+import json
 import os
 import re
 import socket
@@ -17,9 +17,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from spkver.errors import ADVICE, SpkverError
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+try:
+    import fcntl
+except ImportError:  # Windows: as a file system that keeps no locks
+    fcntl = None  # type: ignore[assignment]  # mypy knows no module that may be missing
+
+# Never through a link: what it points to would be overwritten. 0 where the system has no such flag.
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _TRY_AGAIN_SECONDS = 0.05
 # What tempfile makes of the prefix and the suffix below: eight characters between them.
@@ -32,7 +43,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = "w", private: bool = False) -> Iterator:
+def atomic_write(path: str | os.PathLike[str], mode: str = "w", private: bool = False) -> Iterator[IO[Any]]:
     """Open a file beside ``path`` for writing, and rename it to ``path`` when the block ends well.
 
     Whoever reads ``path`` sees the old file or the new one, never half of one; when the block
@@ -54,7 +65,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w", private: bool = False
     except OSError as error:
         raise _cannot_write(path, error) from None
     raw = _Recording(handle, "wb")
-    file = io.BufferedWriter(raw, _BUFFER_BYTES)
+    file: IO[Any] = io.BufferedWriter(raw, _BUFFER_BYTES)
     if "b" not in mode:
         # A file name that is no UTF-8 becomes ``\\udce9``, which JSON reads as that name again.
         file = io.TextIOWrapper(file, encoding="utf-8", newline="\n", errors="backslashreplace")
@@ -76,8 +87,35 @@ def atomic_write(path: str | os.PathLike, mode: str = "w", private: bool = False
         raw.close()  # not `file`: what is in its buffer after a failure is not wanted any more
 
 
+def write_json(path: str | os.PathLike[str], value: object) -> None:
+    """Write a value as JSON, whole or not at all; every number is read back to the bit.
+
+    Raises:
+        SpkverError: as `atomic_write`.
+        TypeError, ValueError: JSON cannot hold it; NaN and infinities count as that.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_write(path) as file:
+        file.write(text + "\n")
+
+
+def read_json(path: str | os.PathLike[str], advice: str) -> object:
+    """Read a JSON file.
+
+    Raises:
+        SpkverError: naming the file, and the line where that is known; ``advice`` ends it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise SpkverError(f"{path}:{error.lineno}: not JSON ({error.msg}); {advice}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise SpkverError(f"{path}: cannot be read ({reason}); {advice}") from None
+
+
 @contextmanager
-def writing(path: str | os.PathLike) -> Iterator[None]:
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """For a file that is written as it grows: says in one line why that failed.
 
     Raises:
@@ -92,7 +130,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextmanager
-def locked(lock_path: str | os.PathLike, what: str, wait_seconds: float = 0.0) -> Iterator[None]:
+def locked(lock_path: str | os.PathLike[str], what: str, wait_seconds: float = 0.0) -> Iterator[None]:
     """Do something that only one process may do at a time.
 
     The lock file holds the process id, the host and the time since when. It is removed at the end; one that a killed
@@ -131,7 +169,7 @@ def locked(lock_path: str | os.PathLike, what: str, wait_seconds: float = 0.0) -
         os.close(handle)
 
 
-def is_file(path: str | os.PathLike) -> bool:
+def is_file(path: str | os.PathLike[str]) -> bool:
     """Whether a file is there.
 
     Raises:
@@ -158,13 +196,13 @@ def temporary_beside(path: Path) -> tuple[int, str]:
     name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
     while True:
         handle, aside = tempfile.mkstemp(prefix=f".{name}.", suffix=".unfinished", dir=path.parent)
-        _locks(handle, fcntl.LOCK_EX)
+        _locks(handle, wait=True)
         if os.fstat(handle).st_nlink:
             return handle, aside
         os.close(handle)  # `remove_leftovers` of another process came between
 
 
-def remove_leftovers(folder: str | os.PathLike) -> None:
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     """Remove the temporary files of `atomic_write` that killed processes left in a folder.
 
     Those that any process is writing stay. A folder that does not exist, or from which nothing can be removed, is
@@ -180,11 +218,11 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
 def _remove_unless_written(path: str) -> None:
     try:
-        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | _NO_LINK)
     except OSError:
         return
     try:
-        if _locks(handle, fcntl.LOCK_EX | fcntl.LOCK_NB) is True:
+        if _locks(handle) is True:
             os.unlink(path)
     except OSError:
         pass
@@ -195,9 +233,8 @@ def _remove_unless_written(path: str) -> None:
 def _acquired(path: Path, until: float) -> int | None:
     """The descriptor of a lock file that this process now holds, or None when another one had it until then."""
     while True:
-        # Never through a link: what it points to would be overwritten.
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        if _locks(handle, fcntl.LOCK_EX | fcntl.LOCK_NB) is not False and _is_still(handle, path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+        if _locks(handle) is not False and _is_still(handle, path):
             _sign(handle)
             return handle
         os.close(handle)
@@ -213,10 +250,12 @@ def _sign(handle: int) -> None:
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}, since {_now()}\n".encode())
 
 
-def _locks(handle: int, how: int) -> bool | None:
+def _locks(handle: int, wait: bool = False) -> bool | None:
     """Take a lock: True, False when another process has it, None on a file system that keeps no locks."""
+    if fcntl is None:
+        return None
     try:
-        fcntl.flock(handle, how)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
@@ -270,7 +309,7 @@ class _Recording(io.FileIO):
 
     fault: OSError | None = None
 
-    def write(self, data) -> int:
+    def write(self, data: "ReadableBuffer") -> int:
         try:
             return super().write(data)
         except OSError as error:

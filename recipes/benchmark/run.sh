@@ -29,5 +29,5 @@ for word in "$@"; do
         *) words+=("$(from_caller "$word")") ;;
     esac
 done
-set_up ""
+set_up pictures matplotlib plotly
 python3 "recipes/benchmark/$subject.py" ${words[@]+"${words[@]}"}

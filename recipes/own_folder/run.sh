@@ -25,14 +25,14 @@ config=${config:-$data/config.yaml} lmf_config=${lmf_config:-$data/config_lmf.ya
 if [ "$stage" -le 0 ] && [ -z "$audio" ]; then
     fail "name your recordings by --audio DIR: a folder of speakers' folders, a .csv or .tsv, a Kaldi directory"
 fi
-set_up vad silero-vad onnxruntime
+set_up vad,pictures silero-vad onnxruntime matplotlib plotly
 
 if in_stage 0 "the recordings in $audio"; then
-    prepare=()
+    prepare=(--configurations conf) # these, also where this recipe is a copy
     for name in speaker_level genders sample_rate seed test_speakers min_seconds long_seconds segment_seconds; do
         [ -z "${!name}" ] || prepare+=("--${name//_/-}" "${!name}")
     done
-    spkver prepare folder "$data" --audio "$audio" ${prepare[@]+"${prepare[@]}"}
+    spkver prepare folder "$data" --audio "$audio" "${prepare[@]}"
 fi
 if in_stage 1 "training with $config"; then
     train_or_resume

@@ -203,13 +203,13 @@ def add_own_folder(verb: Callable, corpora: argparse._SubParsersAction) -> None:
         "--configurations",
         type=Path,
         metavar="DIR",
-        help="folder with own.yaml and its variants (default: conf/ of this repository)",
+        help="folder with own.yaml and its variants (default: those that come with spkver)",
     )
 
 
 def prepare_folder(options) -> None:
     """Turn own recordings into data directories, and choose a configuration for them."""
-    from spkver.corpora.configuration_choice import CONFIGURATIONS
+    from spkver.config.shipped import CONFIGURATIONS
     from spkver.corpora.own_folder import Limits, prepare_own_folder
 
     limits = Limits(test_speakers=options.test_speakers, **{name: getattr(options, name) for name in LIMITS})

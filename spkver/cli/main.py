@@ -17,6 +17,7 @@ from spkver.cli.corpora import add_corpus_verbs, add_own_folder
 from spkver.cli.export import add_export_verbs
 from spkver.cli.parser import VerbParser
 from spkver.cli.pictures import add_picture_verbs
+from spkver.cli.recipes import add_recipe_verb
 from spkver.cli.scoring import add_scoring_verbs
 from spkver.cli.standard_streams import open_closed_streams
 from spkver.cli.verify import add_daily_verbs
@@ -72,7 +73,14 @@ def _print_any_name() -> None:
 def config(options) -> None:
     """Print the complete configuration of a file, as a run would use it."""
     from spkver.config import dump_config, load_config
+    from spkver.config.shipped import titles
 
+    if options.list:
+        for name, title in titles().items():
+            print(f"{name:28} {title}")
+        return
+    if options.config is None:
+        raise SpkverError("config: name a configuration; `spkver config --list` names those that come with spkver")
     print(dump_config(load_config(options.config, options.overrides)), end="")
 
 
@@ -108,7 +116,7 @@ def train(options) -> int:
         raise SpkverError("train: name the data directory with the training speakers by --data DIR")
     init = options.init
     if options.resume and init is None:
-        init = experiment.read()[1].get("init")
+        init = experiment.recorded_path(experiment.read()[1].get("init"))
     check_start(configuration, init)
     for remark in remarks(configuration):
         print(f"note: {remark}", file=sys.stderr)
@@ -125,7 +133,7 @@ def train(options) -> int:
         print(profile_training(trainer, options.profile))
         return 0
     try:
-        trainer.run(describe_run(options.data, init))
+        trainer.run(describe_run(experiment, options.data, init))
     except Stopped as stopped:
         print(f"{experiment.folder}: {stopped}", file=sys.stderr)
         return stopped.status
@@ -142,9 +150,9 @@ def average(options) -> None:
 
     tune_malloc()
     experiment = Experiment(options.exp)
-    configuration, run = experiment.read()
+    configuration, _ = experiment.read()
     directory = keep_usable(
-        _read(directory_of(run, options.data)),
+        _read(directory_of(experiment, options.data)),
         configuration.data.sample_rate,
         max_unusable_share=configuration.data.max_unusable_share,
     )
@@ -156,6 +164,12 @@ def results(options) -> None:
     from spkver.scoring.evaluation import results_table
 
     print(results_table(options.exps))
+
+
+def _add_configuration(added: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    of_what = "configuration: a YAML file, or the name of one that comes with spkver, as mini"
+    added.add_argument("config", type=Path, nargs=nargs, help=of_what)
+    added.add_overrides("key.sub=value", "values of the configuration that differ, as optimizer.lr=0.1")
 
 
 def _read(path: Path, check_files: bool = True):
@@ -219,10 +233,12 @@ def _parser() -> argparse.ArgumentParser:
 
     add_own_folder(verb, corpora)
 
-    for name, function in (("config", config), ("train", train)):
-        added = verb(name, function)
-        added.add_argument("config", type=Path, help="configuration: a YAML file, such as those in conf/")
-        added.add_overrides("key.sub=value", "values of the configuration that differ, as optimizer.lr=0.1")
+    added = verb("config", config)
+    added.add_argument("--list", action="store_true", help="name the configurations that come with spkver, and end")
+    _add_configuration(added, nargs="?")
+    add_recipe_verb(verb)
+    added = verb("train", train)
+    _add_configuration(added)
     added.add_argument("--data", type=Path, help="data directory with the training speakers")
     added.add_argument(
         "--exp", type=Path, help="folder of the experiment (default: exp/NAME, where CONFIG is NAME.yaml)"

@@ -11,8 +11,6 @@ from pathlib import Path
 from spkver.errors import SpkverError
 
 _SYSTEMS = "how to score: cosine, plda, cosine+asnorm, cosine+asnorm+calibration, ... (cosine)"
-# Of scores that come without a configuration.
-EVALUATION = {"p_targets": [0.01, 0.05], "bootstrap": 1000}
 _UNTRAINED = "take the encoder as it was before its first step of training"
 _TRIALS = "list of the trials (DATA/trials)"
 _TRAIN = "data directory of the training speakers, which must be embedded"
@@ -326,7 +324,7 @@ def _evaluation_settings(overrides: list[str]):
     from spkver.config.schema import Evaluation
 
     values = [override.removeprefix("scoring.") for override in scoring_overrides(overrides)]
-    return complete(EVALUATION, values, Evaluation, "evaluate")
+    return complete(Evaluation(), values, "evaluate")
 
 
 def _count(text: str) -> int:

@@ -1,33 +1,46 @@
 """Configuration: YAML files checked against a typed schema.
 
-
-- The schema (``schema.py``) has no default values. Every value stands in YAML, where a reader looks for it.
-- ``base: other.yaml`` at the top of a file takes everything from that file and changes only what is
-  written here. Another ``head.name`` starts that section anew: each head has keys of its own.
+- What a file does not say has the default value of the schema (``schema.py``).
+- ``base: other.yaml`` at the top of a file takes everything from that file and changes only what is written here. It is
+  a file beside it, or a configuration that comes with spkver. Another ``head.name`` starts that section anew: each
+  head has keys of its own.
 - ``key.sub=value`` overrides come last; their values are YAML.
 - A mistake is one line: the file, the key, what it got, and the nearest valid key.
 """
 
 import difflib
+import os
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, TypeVar, get_args, overload
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from spkver.config.schema import Config, Head, Section
-from spkver.config.younger_keys import YOUNGER_KEYS
+from spkver.config.schema import Config, Head, Section, before_added
+from spkver.config.shipped import nearest_shipped, shipped
 from spkver.errors import SpkverError
 
+AnySection = TypeVar("AnySection", bound=Section)
+Content = dict[str, Any]  # what a YAML file holds, before it is checked
 
-def load_config(path: str | Path, overrides: Sequence[str] = (), schema: type[Section] = Config):
+
+@overload
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config: ...
+
+
+@overload
+def load_config(path: str | Path, overrides: Sequence[str], schema: type[AnySection]) -> AnySection: ...
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), schema: type[Section] = Config) -> Section:
     """Read, complete and check a configuration.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, or the name of a configuration that comes with spkver, as ``mini``.
         overrides: ``key.sub=value`` each.
         schema: what it must hold; recipes with a training of their own have their own.
 
@@ -37,35 +50,55 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), schema: type[Se
     Raises:
         SpkverError: with one line that names file and key.
     """
-    return load_run(path, overrides, schema)[0]
+    return _load(path, overrides, schema)[0]
 
 
-def load_run(
-    path: str | Path, overrides: Sequence[str] = (), schema: type[Section] = Config
-) -> tuple[Section, dict[str, Any]]:
+def load_run(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Config, dict[str, Any]]:
     """Read what `dump_config` wrote; raises as `load_config`.
 
     Returns:
         The configuration, and what it ran on: empty where the file does not say.
     """
-    path = Path(path)
+    return _load(path, overrides, Config)
+
+
+def _load(path: str | Path, overrides: Sequence[str], schema: type[AnySection]) -> tuple[AnySection, dict[str, Any]]:
+    path = _place(Path(path), path)
     content = _read_with_bases(path)
     run = content.pop("run", None)  # what a run wrote beside its values
-    if run is not None and schema is Config:
-        content = _merge(YOUNGER_KEYS, content)
+    if run is not None:
+        content = _merge(before_added(schema), _renamed(content))
+    if schema is Config:  # so that `head: {margin: 0.3}` changes the default head
+        content = _merge(Config().model_dump(), content)
     for override in overrides:
         content = _merge(content, _parse_override(override))
     return _check(content, path, schema), _checked_run(run or {}, path)
 
 
-def complete(values: dict, overrides: Sequence[str], schema: type[Section], source: str):
-    """Values that stand in no file, changed by overrides and checked; ``source`` begins a message."""
+def complete(section: AnySection, overrides: Sequence[str], source: str) -> AnySection:
+    """A section that stands in no file, changed by overrides and checked; ``source`` begins a message."""
+    values = section.model_dump()
     for override in overrides:
         values = _merge(values, _parse_override(override))
-    return _check(values, source, schema)
+    return _check(values, source, type(section))
 
 
-def dump_config(config: Section, run: dict | None = None) -> str:
+# Keys of stored runs that have another name today.
+_RENAMED = {"scoring.views": "scoring.variants"}
+
+
+def _renamed(content: Content) -> Content:
+    """What a run stored, with today's names of its keys."""
+    for old, new in _RENAMED.items():
+        section, _, key = old.partition(".")
+        values = content.get(section)
+        if isinstance(values, dict) and key in values:
+            rest = {name: value for name, value in values.items() if name != key}
+            content = content | {section: {new.partition(".")[2]: values[key], **rest}}
+    return content
+
+
+def dump_config(config: Section, run: dict[str, Any] | None = None) -> str:
     """The complete configuration as YAML; ``run`` adds what it ran on under that key."""
     content = config.model_dump()
     if run is not None:
@@ -119,7 +152,7 @@ class _Loader(yaml.SafeLoader):
 
     _level = 0  # of what is read now
 
-    def compose_node(self, parent, index):
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self._level > _MOST_LEVELS:
             raise yaml.composer.ComposerError(None, None, "is nested too deeply", self.peek_event().start_mark)
         self._level += 1
@@ -128,7 +161,7 @@ class _Loader(yaml.SafeLoader):
         finally:
             self._level -= 1
 
-    def construct_document(self, node):
+    def construct_document(self, node: yaml.Node) -> Any:
         self._check_size(node, {}, [])
         return super().construct_document(node)
 
@@ -150,7 +183,7 @@ class _Loader(yaml.SafeLoader):
     def _refuse(self, why: str, node: yaml.Node) -> NoReturn:
         raise yaml.constructor.ConstructorError(None, None, why, node.start_mark)
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -186,7 +219,12 @@ def _parse_yaml(text: str, source: str) -> Any:
         raise SpkverError(f"{source}: holds a value that is none ({error})") from None
 
 
-def _read_with_bases(path: Path, chain: Sequence[Path] = (), read: list[Path] | None = None) -> dict:
+def _place(path: Path, name: str | Path) -> Path:
+    """The file at ``path``; where there is none, the configuration of that name that comes with spkver."""
+    return path if os.path.lexists(path) and not path.is_dir() else shipped(name) or path
+
+
+def _read_with_bases(path: Path, chain: Sequence[Path] = (), read: list[Path] | None = None) -> Content:
     """A file over its bases.
 
     Args:
@@ -209,9 +247,9 @@ def _read_with_bases(path: Path, chain: Sequence[Path] = (), read: list[Path] | 
     bases = base if isinstance(base, list) else [base]
     if not bases or not all(isinstance(each, str) for each in bases):
         raise SpkverError(f"{path}: key 'base' must be the path of a YAML file, or a list of them, got {_shown(base)}")
-    merged: dict = {}
+    merged: Content = {}
     for each in bases:  # a later one changes what an earlier one says
-        merged = _merge(merged, _read_with_bases(path.parent / each, [*chain, path.resolve()], read))
+        merged = _merge(merged, _read_with_bases(_place(path.parent / each, each), [*chain, path.resolve()], read))
     return _merge(merged, content)
 
 
@@ -223,7 +261,11 @@ def _read_text(path: Path, only_a_file: bool) -> str:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise SpkverError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+        near = nearest_shipped(path)
+        advice = f"did you mean '{near}'?" if near else "`spkver config --list` names those that come with spkver"
+        raise SpkverError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a YAML file ({advice})"
+        ) from None
     except (ValueError, RuntimeError) as error:  # a NUL in the name, a link to itself
         raise SpkverError(f"{path}: cannot be read ({error}); give the path of a YAML file") from None
     if len(content) > _MOST_BYTES:
@@ -234,27 +276,30 @@ def _read_text(path: Path, only_a_file: bool) -> str:
         raise SpkverError(f"{path}: is not UTF-8 text") from None
 
 
-def _parse_override(override: str) -> dict:
+def _parse_override(override: str) -> Content:
     keys, equals, value = override.partition("=")
     if not equals or not all(keys.split(".")):
         raise SpkverError(f"override '{override}': must look like key.sub=value")
-    content = _parse_yaml(value, f"override '{override}'")
-    for key in reversed(keys.split(".")):
-        content = {key: content}
+    *sections, key = keys.split(".")
+    content = {key: _parse_yaml(value, f"override '{override}'")}
+    for section in reversed(sections):
+        content = {section: content}
     return content
 
 
-def _merge(old: dict, new: dict) -> dict:
+def _merge(old: Content, new: Content) -> Content:
     merged = dict(old)
     for key, value in new.items():
         before = merged.get(key)
-        both = isinstance(before, dict) and isinstance(value, dict)
-        renamed = both and key == "head" and value.get("name", before.get("name")) != before.get("name")
-        merged[key] = _merge(before, value) if both and not renamed else value
+        merged[key] = value
+        if isinstance(before, dict) and isinstance(value, dict):
+            another_head = key == "head" and value.get("name", before.get("name")) != before.get("name")
+            if not another_head:
+                merged[key] = _merge(before, value)
     return merged
 
 
-def _check(content: dict, path: Path | str, schema: type[Section]) -> Section:
+def _check(content: Content, path: Path | str, schema: type[AnySection]) -> AnySection:
     try:
         return schema.model_validate(content)
     except ValidationError as error:
@@ -263,7 +308,7 @@ def _check(content: dict, path: Path | str, schema: type[Section]) -> Section:
         raise SpkverError(f"{path}: {_explain(problems[0], schema)}") from None
 
 
-def _explain(problem: dict, schema: type[Section]) -> str:
+def _explain(problem: ErrorDetails, schema: type[Section]) -> str:
     location = [str(part) for part in problem["loc"]]
     if location[:1] == ["head"] and len(location) > 1:
         location.pop(1)  # pydantic puts the head's name between
@@ -305,7 +350,9 @@ def _lower(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _nearest(key: str, location: tuple, schema: type[Section]) -> str:
+def _nearest(key: str, location: tuple[int | str, ...], schema: type[Section]) -> str:
+    if key in _RENAMED:
+        return f" (it is '{_RENAMED[key]}' now)"
     valid = list(_valid_keys(schema))
     if location[0] == "head" and len(location) > 1:
         section = next(s for s in get_args(get_args(Head)[0]) if _name_of(s) == location[1])
@@ -319,7 +366,7 @@ def _nearest(key: str, location: tuple, schema: type[Section]) -> str:
     return f" (did you mean '{near[0]}'?)" if near else f" (valid here: {', '.join(siblings.values())})"
 
 
-def _valid_keys(section: type[Section], prefix: str = ""):
+def _valid_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
         yield prefix + name
         options = [field.annotation, *get_args(field.annotation)]
@@ -329,7 +376,7 @@ def _valid_keys(section: type[Section], prefix: str = ""):
 
 
 def _name_of(section: type[Section]) -> str:
-    return get_args(section.model_fields["name"].annotation)[0]
+    return str(get_args(section.model_fields["name"].annotation)[0])
 
 
 def _head_names() -> list[str]:

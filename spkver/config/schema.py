@@ -1,10 +1,10 @@
-"""What a configuration holds: every section and key, with its type and limits.
+"""What a configuration holds: every section and key, with its type, its limits and its default value.
 
-There are no default values here: each stands in ``conf/base.yaml``. Keys that need more words than
-their name have a comment; units are in the names.
+Defaults stand here and nowhere else; ``conf/base.yaml`` shows them to those who read YAML (a test holds the two
+together). Keys that need more words than their name have a comment; units are in the names.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -17,28 +17,31 @@ CountOrZero = Annotated[int, Field(ge=0)]
 PerConvolution = Annotated[list[Count], Field(min_length=2)]
 
 
-def _ordered(pair: list) -> list:
+Number = TypeVar("Number", int, float)
+
+
+def _ordered(pair: list[Number]) -> list[Number]:
     if len(pair) != 2 or pair[0] > pair[1]:
         raise ValueError("must be [lowest, highest]")
     return pair
 
 
-def _recorded_first(factors: list) -> list:
+def _recorded_first(factors: list[float]) -> list[float]:
     if factors[0] != 1.0 or len(set(factors)) < len(factors):
         raise ValueError("must begin with 1.0 and name no factor twice")
     return factors
 
 
-def _as_recorded_first(views: list) -> list:
-    distinct = len({tuple(view) for view in views}) == len(views)
-    if views[0] != [1.0, 1.0] or not distinct or any(len(view) != 2 for view in views):
+def _original_first(variants: list[list[float]]) -> list[list[float]]:
+    distinct = len({tuple(variant) for variant in variants}) == len(variants)
+    if variants[0] != [1.0, 1.0] or not distinct or any(len(variant) != 2 for variant in variants):
         raise ValueError("must hold pairs [speed factor, formant factor], first [1.0, 1.0], none of them twice")
-    return views
+    return variants
 
 
 Factor = Annotated[float, Field(ge=0.1, le=10)]
 Factors = Annotated[list[Factor], Field(min_length=1), AfterValidator(_recorded_first)]
-Views = Annotated[list[list[Factor]], Field(min_length=1), AfterValidator(_as_recorded_first)]
+Variants = Annotated[list[list[Factor]], Field(min_length=1), AfterValidator(_original_first)]
 Decibels = Annotated[list[Annotated[float, Field(ge=-100, le=100)]], AfterValidator(_ordered)]
 Seconds = Annotated[list[Annotated[float, Field(gt=0, le=10)]], AfterValidator(_ordered)]
 PositiveRange = Annotated[list[Positive], AfterValidator(_ordered)]
@@ -49,92 +52,120 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+def added(default: Any, before: Any) -> Any:
+    """The default of a key that came when runs had been stored without it.
+
+    They were as today's are with ``before``: so a stored run is completed, and a model's fingerprint leaves the key out
+    at this value. A new key needs this where ``before`` is another value than the default, and wherever an embedding
+    depends on it (the sections ``features`` and ``model``, and what the fingerprint names of ``scoring``).
+    """
+    return Field(default, json_schema_extra={"before": before})
+
+
+def before_added(section: type[Section]) -> dict[str, Any]:
+    """``before`` of a section's `added` keys, its sections' among them where they have such."""
+    found: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            found |= {name: keys} if (keys := before_added(inner)) else {}
+        elif isinstance(field.json_schema_extra, dict):
+            found[name] = field.json_schema_extra["before"]
+    return found
+
+
 class Data(Section):
-    sample_rate: Count  # Hz
-    crop_seconds: Annotated[float, Field(ge=0.05)]
-    held_out_speakers: CountOrZero  # training speakers kept aside for the EER after each epoch
-    held_out_nontargets: Count  # at most so many of their nontarget trials
-    max_unusable_share: Probability  # of utterances that may be empty, silent or unreadable
-    workers: CountOrZero  # processes that read and augment ahead
-    cache_gigabytes: NotNegative  # decoded training audio kept in memory where all of it fits
+    sample_rate: Count = 16000  # Hz
+    crop_seconds: Annotated[float, Field(ge=0.05)] = 2.0
+    held_out_speakers: CountOrZero = 10  # training speakers kept aside for the EER after each epoch
+    held_out_nontargets: Count = 10000  # at most so many of their nontarget trials
+    max_unusable_share: Probability = 0.01  # of utterances that may be empty, silent or unreadable
+    workers: CountOrZero = 1  # processes that read and augment ahead
+    cache_gigabytes: NotNegative = 2.0  # decoded training audio kept in memory where all of it fits
 
 
 class Batch(Section):
-    speakers: Count
-    utterances: Count  # of each speaker
+    speakers: Count = 64
+    utterances: Count = 1  # of each speaker
 
 
 class Noise(Section):
-    probability: Probability
-    list: str | None  # `utt path`, a noise recording a line
-    snr_db: Decibels
+    probability: Probability = 0.0
+    list: str | None = None  # `utt path`, a noise recording a line
+    snr_db: Decibels = [0.0, 15.0]
 
 
 class Babble(Section):
-    probability: Probability
-    voices: CountRange
-    snr_db: Decibels
+    probability: Probability = 0.0
+    voices: CountRange = [3, 7]
+    snr_db: Decibels = [13.0, 20.0]
 
 
 class Reverb(Section):
-    probability: Probability
-    list: str | None  # `utt path`, a room impulse response a line; null: simulated
-    rt60_seconds: Seconds
+    probability: Probability = 0.0
+    list: str | None = None  # `utt path`, a room impulse response a line; null: simulated
+    rt60_seconds: Seconds = [0.1, 0.6]
 
 
 class SpecAugment(Section):
-    probability: Probability
-    time_masks: CountOrZero
-    time_frames: CountOrZero
-    freq_masks: CountOrZero
-    freq_bins: CountOrZero
+    probability: Probability = 1.0
+    time_masks: CountOrZero = 2
+    time_frames: CountOrZero = 20
+    freq_masks: CountOrZero = 2
+    freq_bins: CountOrZero = 10
 
 
 class Augment(Section):
-    speed_factors: Factors  # each makes new speakers; the first is 1.0
-    formant_factors: Factors  # each makes new speakers of every speed; the first is 1.0
-    noise: Noise
-    babble: Babble
-    reverb: Reverb
-    specaugment: SpecAugment
+    speed_factors: Factors = [1.0, 0.9, 1.1]  # each makes new speakers; the first is 1.0
+    formant_factors: Factors = [1.0]  # each makes new speakers of every speed; the first is 1.0
+    noise: Noise = Noise()
+    babble: Babble = Babble()
+    reverb: Reverb = Reverb()
+    specaugment: SpecAugment = SpecAugment()
 
 
 class Features(Section):
-    n_mels: Count
-    frame_length_seconds: Positive
-    frame_shift_seconds: Positive
-    window: Literal["hamming", "povey"]
-    low_hz: NotNegative
-    high_hz: Positive | None  # null: half the sample rate
-    dither: NotNegative
-    formant_envelope_hz: Positive | None  # null: a formant factor stretches the whole spectrum, harmonics too
+    n_mels: Count = 80
+    frame_length_seconds: Positive = 0.025
+    frame_shift_seconds: Positive = 0.01
+    window: Literal["hamming", "povey"] = "hamming"
+    low_hz: NotNegative = 20.0
+    high_hz: Positive | None = None  # null: half the sample rate
+    dither: NotNegative = 0.0
+    formant_envelope_hz: Positive | None = added(
+        None, before=None
+    )  # null: a formant factor stretches the whole spectrum, harmonics too
 
 
 class SpeechEncoderV3(Section):
-    name: Literal["speech_encoder_v3"]
-    channels: PerConvolution
-    groups: Count
-    time_strides: PerConvolution
-    freq_strides: PerConvolution
-    d_model: Count
-    n_layers: Count
-    n_heads: Count
-    feedforward: Count
-    dropout: Share
-    layer_drop: Share
-    position: Literal["sinusoidal", "convolutional", "rotary", "none"]
-    position_kernel: Count
-    pooling: Literal["attentive_statistics", "statistics", "mean"]
-    pooling_hidden: Count
-    embed_dim: Count
-    embedding_dropout: Share
-    embedding_norms: Literal["batch", "layer", "none"]  # of the pooled values and of the embedding
-    aggregate_layers: bool  # pool over the outputs of all layers, not of the last alone
-    average_spectrum: bool  # give the encoder the spectrum that mean normalisation takes away
-    average_spectrum_dropout: Probability  # of a training crop, that it goes without it
+    name: Literal["speech_encoder_v3"] = "speech_encoder_v3"
+    channels: PerConvolution = [32, 64]
+    groups: Count = 8
+    time_strides: PerConvolution = [2, 2]
+    freq_strides: PerConvolution = [2, 2]
+    d_model: Count = 256
+    n_layers: Count = 4
+    n_heads: Count = 4
+    feedforward: Count = 1024
+    dropout: Share = 0.1
+    layer_drop: Share = 0.1
+    position: Literal["sinusoidal", "convolutional", "rotary", "none"] = "convolutional"
+    position_kernel: Count = 31
+    pooling: Literal["attentive_statistics", "statistics", "mean"] = "attentive_statistics"
+    pooling_hidden: Count = 128
+    embed_dim: Count = 192
+    embedding_dropout: Share = 0.0
+    embedding_norms: Literal["batch", "layer", "none"] = added(
+        "batch", before="batch"
+    )  # of the pooled values and of the embedding
+    aggregate_layers: bool = added(True, before=False)  # pool over the outputs of all layers, not of the last alone
+    average_spectrum: bool = added(
+        False, before=False
+    )  # give the encoder the spectrum that mean normalisation takes away
+    average_spectrum_dropout: Probability = added(0.5, before=0.5)  # of a training crop, that it goes without it
 
     @model_validator(mode="after")
-    def _widths_divide(self):
+    def _widths_divide(self) -> "SpeechEncoderV3":
         for name in ("time_strides", "freq_strides"):
             if len(getattr(self, name)) != len(self.channels):
                 raise ValueError(f"{name}: must have one value for each of channels {self.channels}")
@@ -155,147 +186,158 @@ class Softmax(Section):
 
 
 class NormFace(Section):
-    name: Literal["normface"]
-    scale: Positive
+    name: Literal["normface"] = "normface"
+    scale: Positive = 32.0
 
 
 class ArcMargin(Section):
-    name: Literal["arc_margin"]
-    scale: Positive
-    margin: NotNegative  # radians, at the end of the margin schedule
-    easy_margin: bool
+    name: Literal["arc_margin"] = "arc_margin"
+    scale: Positive = 32.0
+    margin: NotNegative = 0.2  # radians, at the end of the margin schedule
+    easy_margin: bool = False
 
 
 class IntertopkSubcenter(Section):
-    name: Literal["intertopk_subcenter"]
-    scale: Positive
-    margin: NotNegative  # radians, at the end of the margin schedule
-    easy_margin: bool
-    K: Count  # sub-centers a speaker
-    mp: NotNegative  # radians, penalty of the nearest other speakers
-    k_top: CountOrZero  # how many of them
-    do_lm: bool  # large-margin fine-tuning: no penalty
+    name: Literal["intertopk_subcenter"] = "intertopk_subcenter"
+    scale: Positive = 32.0
+    margin: NotNegative = 0.2  # radians, at the end of the margin schedule
+    easy_margin: bool = False
+    K: Count = 3  # sub-centers a speaker
+    mp: NotNegative = 0.06  # radians, penalty of the nearest other speakers
+    k_top: CountOrZero = 5  # how many of them
+    do_lm: bool = False  # large-margin fine-tuning: no penalty
 
 
 Head = Annotated[Softmax | NormFace | ArcMargin | IntertopkSubcenter, Field(discriminator="name")]
 
 
 class Optimizer(Section):
-    name: Literal["muon", "adamw", "adam", "radam", "nadam", "sgd"]
-    lr: Positive
-    weight_decay: NotNegative
-    betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
-    momentum: Share  # of sgd, and of muon's matrices
-    freeze: list[str]  # patterns of the encoder's weights and statistics that stay as they are
-    lr_factors: dict[str, Positive]  # pattern of the encoder's weights -> factor of lr; the last that matches counts
+    name: Literal["muon", "adamw", "adam", "radam", "nadam", "sgd"] = "muon"
+    lr: Positive = 0.001
+    weight_decay: NotNegative = 0.05
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.9, 0.98]
+    momentum: Share = added(0.95, before=0.9)  # of sgd, and of muon's matrices
+    freeze: list[str] = []  # patterns of the encoder's weights and statistics that stay as they are
+    lr_factors: dict[
+        str, Positive
+    ] = {}  # pattern of the encoder's weights -> factor of lr; the last that matches counts
 
 
 class LearningRateSchedule(Section):
-    name: Literal["cosine", "exponential", "constant"]
-    warmup_epochs: NotNegative
-    final_lr: NotNegative
+    name: Literal["cosine", "exponential", "constant"] = "cosine"
+    warmup_epochs: NotNegative = 1.0
+    final_lr: NotNegative = 1e-5
 
     @model_validator(mode="after")
-    def _exponential_never_reaches_zero(self):
+    def _exponential_never_reaches_zero(self) -> "LearningRateSchedule":
         if self.name == "exponential" and self.final_lr == 0:
             raise ValueError("final_lr: must be above 0 in an exponential schedule")
         return self
 
 
 class MarginSchedule(Section):
-    start_epoch: NotNegative  # until then the margin is `initial`
-    end_epoch: NotNegative  # from then on it is head.margin
-    initial: NotNegative
+    start_epoch: NotNegative = 2.0  # until then the margin is `initial`
+    end_epoch: NotNegative = 6.0  # from then on it is head.margin
+    initial: NotNegative = 0.0
 
     @model_validator(mode="after")
-    def _ends_after_it_starts(self):
+    def _ends_after_it_starts(self) -> "MarginSchedule":
         if self.end_epoch < self.start_epoch:
             raise ValueError(f"end_epoch: must not lie before start_epoch {self.start_epoch}")
         return self
 
 
 class Training(Section):
-    epochs: Count
-    clip_norm: Positive  # over encoder and head together
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "bfloat16", "float32"]
-    threads: CountOrZero  # 0: what torch chooses
-    chunked_head_rows: Count  # from so many weight rows (classes x K) on, the loss is computed chunk by chunk
-    chunked_head_products: Literal["float32", "bfloat16"]  # .. with matrix products of this type
-    sampled_share: Annotated[float, Field(gt=0, le=1)]  # of the classes that a step compares with; 1: all
-    keep_last: Count  # checkpoints of the last epochs, beside the best
-    average_last: Count  # checkpoints that make the final model
-    statistics_utterances: Annotated[int, Field(ge=2)]  # whole ones, for the averaged model's BatchNorms
-    checkpoint_minutes: Positive  # between checkpoints within an epoch
-    max_skipped_in_a_row: Count  # non-finite steps before training gives up
+    epochs: Count = 20
+    clip_norm: Positive = 3.0  # over encoder and head together
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    threads: CountOrZero = 0  # 0: what torch chooses
+    chunked_head_rows: Count = 20000  # from so many weight rows (classes x K) on, the loss is computed chunk by chunk
+    chunked_head_products: Literal["float32", "bfloat16"] = "float32"  # .. with matrix products of this type
+    sampled_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the classes that a step compares with; 1: all
+    keep_last: Count = 5  # checkpoints of the last epochs, beside the best
+    average_last: Count = 5  # checkpoints that make the final model
+    statistics_utterances: Annotated[int, Field(ge=2)] = 2000  # whole ones, for the averaged model's BatchNorms
+    checkpoint_minutes: Positive = 5.0  # between checkpoints within an epoch
+    max_skipped_in_a_row: Count = 10  # non-finite steps before training gives up
 
     @model_validator(mode="after")
-    def _keeps_what_it_averages(self):
+    def _keeps_what_it_averages(self) -> "Training":
         if self.average_last > self.keep_last:
             raise ValueError(f"average_last: must not be above keep_last {self.keep_last}")
         return self
 
 
 class Init(Section):
-    required: bool  # a run without a model to start from is refused
-    head: Literal["keep", "rebuild"]  # keep the rows of speakers that the model knows by name; rebuild: none
-    utterances: Count  # at most so many make the centre of a new class
-    subcenter_spread: NotNegative  # tangent of the angle between a centre and its further sub-centers
+    required: bool = False  # a run without a model to start from is refused
+    head: Literal["keep", "rebuild"] = "keep"  # keep the rows of speakers that the model knows by name; rebuild: none
+    utterances: Count = 10  # at most so many make the centre of a new class
+    subcenter_spread: NotNegative = 0.1  # tangent of the angle between a centre and its further sub-centers
 
 
 class Snapshots(Section):
-    speakers: CountOrZero  # at most so many training and so many held-out speakers; 0: no snapshots
-    utterances: Count  # at most so many of each
+    speakers: CountOrZero = added(
+        10, before=0
+    )  # at most so many training and so many held-out speakers; 0: no snapshots
+    utterances: Count = added(10, before=1)  # at most so many of each
 
 
 class ScoreNorm(Section):
-    method: Literal["z", "t", "s", "as"]
-    top_n: Annotated[int, Field(ge=2)]  # cohort speakers nearest to an utterance; "as" alone takes so few
-    centre: bool  # subtract the mean of the training speakers from every embedding
+    method: Literal["z", "t", "s", "as"] = "as"
+    top_n: Annotated[int, Field(ge=2)] = 50  # cohort speakers nearest to an utterance; "as" alone takes so few
+    centre: bool = True  # subtract the mean of the training speakers from every embedding
 
 
 class Plda(Section):
-    lda_dim: Count | None  # null: no LDA
-    iterations: Count  # of EM
-    adapt_within: Probability  # share of the variance that other data has too much, given to speech of one speaker
-    adapt_between: Probability  # .. and given to what tells speakers apart
+    lda_dim: Count | None = None  # null: no LDA
+    iterations: Count = 20  # of EM
+    adapt_within: Probability = (
+        0.7  # share of the variance that other data has too much, given to speech of one speaker
+    )
+    adapt_between: Probability = 0.3  # .. and given to what tells speakers apart
 
 
 class Calibration(Section):
-    p_target: Annotated[float, Field(gt=0, lt=1)]  # prior that the objective is weighted for
-    quality: list[Literal["duration", "magnitude", "cohort_mean"]]  # measures beside the score
-    regularisation: Positive
-    max_nontargets: Count  # trials of the held-out speakers, of each kind
-    joined_pairs: CountOrZero  # about so many pairs of recordings are joined of their utterances; 0: none
-    joined_seconds: PositiveRange  # lengths that these are cut to
+    p_target: Annotated[float, Field(gt=0, lt=1)] = 0.05  # prior that the objective is weighted for
+    quality: list[Literal["duration", "magnitude", "cohort_mean"]] = [
+        "duration",
+        "magnitude",
+    ]  # measures beside the score
+    regularisation: Positive = 1e-6
+    max_nontargets: Count = 20000  # trials of the held-out speakers, of each kind
+    joined_pairs: CountOrZero = 40  # about so many pairs of recordings are joined of their utterances; 0: none
+    joined_seconds: PositiveRange = [2.0, 60.0]  # lengths that these are cut to
 
 
 class Evaluation(Section):
-    p_targets: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
-    bootstrap: CountOrZero  # resamplings of the speakers for the intervals; 0: no intervals
+    p_targets: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)] = [0.01, 0.05]
+    bootstrap: CountOrZero = 1000  # resamplings of the speakers for the intervals; 0: no intervals
 
 
 class Scoring(Evaluation):
-    batch_seconds: Positive  # audio embedded at once
-    max_seconds: Positive  # of an utterance that are used; of a longer one, of its speech, from the middle
-    views: Views  # that an utterance is embedded in, see spkver/data/variants.py
-    norm: ScoreNorm
-    plda: Plda
-    calibration: Calibration
+    batch_seconds: Positive = 120.0  # audio embedded at once
+    max_seconds: Positive = 60.0  # of an utterance that are used; of a longer one, of its speech, from the middle
+    variants: Variants = added(
+        [[1.0, 1.0]], before=[[1.0, 1.0]]
+    )  # that an utterance is embedded in, see spkver/data/variants.py
+    norm: ScoreNorm = ScoreNorm()
+    plda: Plda = Plda()
+    calibration: Calibration = Calibration()
 
 
 class Config(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
-    data: Data
-    batch: Batch
-    augment: Augment
-    features: Features
-    model: SpeechEncoderV3
-    head: Head
-    optimizer: Optimizer
-    lr_schedule: LearningRateSchedule
-    margin_schedule: MarginSchedule
-    training: Training
-    init: Init
-    snapshots: Snapshots
-    scoring: Scoring
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    data: Data = Data()
+    batch: Batch = Batch()
+    augment: Augment = Augment()
+    features: Features = Features()
+    model: SpeechEncoderV3 = SpeechEncoderV3()
+    head: Head = ArcMargin()
+    optimizer: Optimizer = Optimizer()
+    lr_schedule: LearningRateSchedule = LearningRateSchedule()
+    margin_schedule: MarginSchedule = MarginSchedule()
+    training: Training = Training()
+    init: Init = Init()
+    snapshots: Snapshots = Snapshots()
+    scoring: Scoring = Scoring()

@@ -19,6 +19,7 @@ Training speakers are those that are neither tested nor held out. Sizes that dep
   twentieth from 1,000 on, at most 300.
 """
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +28,10 @@ from pathlib import Path
 import yaml
 
 from spkver.config import load_config
+from spkver.config.shipped import CONFIGURATIONS
 from spkver.data.directory import Utterance
 from spkver.errors import SpkverError
 from spkver.files import atomic_write
-
-CONFIGURATIONS = Path(__file__).resolve().parents[2] / "conf"
-"""The folder ``conf`` of this repository."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,12 @@ class Choice:
     def write(self, folder: Path, configurations: Path) -> None:
         """Write ``folder/config.yaml`` and ``folder/config_lmf.yaml``, its large-margin fine-tune."""
         for ending, values in (("", self.values), ("_lmf", self.fine_tune)):
-            base = configurations.absolute() / f"{self.size.name}{ending}.yaml"
+            base = f"{self.size.name}{ending}.yaml"
+            if not configurations.samefile(CONFIGURATIONS):  # theirs are found by name
+                base = os.path.relpath(configurations / base, folder)
             with atomic_write(folder / f"config{ending}.yaml") as file:
                 file.write(f"# Chosen by `spkver prepare folder`, for {self.why}.\n")
-                yaml.safe_dump({"base": str(base), **values}, file, sort_keys=False, allow_unicode=True)
+                yaml.safe_dump({"base": base, **values}, file, sort_keys=False, allow_unicode=True)
 
 
 def choose_configuration(
@@ -134,5 +135,5 @@ def _top_n(speakers: int) -> int:
 def _file(folder: Path, name: str) -> Path:
     path = folder / f"{name}.yaml"
     if not path.is_file():
-        raise SpkverError(f"{path}: no such configuration; name this repository's folder of them by --configurations")
+        raise SpkverError(f"{path}: no such configuration; name the folder that has it by --configurations")
     return path

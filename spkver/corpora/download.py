@@ -2,10 +2,11 @@
 
 The file grows as ``NAME.part``, beside a record of which version of the remote file it is a part of
 (``NAME.part.json``), and gets its name when it is whole and its checksum is right. One process fetches it at a time.
+Neither `urllib` nor requests, pooch or `torch.hub` goes on where a download broke, and makes sure of joining parts of
+one version only.
 """
 
 import contextlib
-import errno
 import hashlib
 import http.client
 import json
@@ -24,7 +25,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from spkver.errors import SpkverError
-from spkver.files import atomic_write, locked, remove_leftovers
+from spkver.files import locked, remove_leftovers, write_json, writing
 
 MOST_BYTES = 100 << 30
 """Of a file that has no expected size: more than any archive of the corpora that spkver knows has."""
@@ -71,24 +72,28 @@ def download(
         SpkverError: no network, a refusal such as 404, a wrong size or checksum, a full disk, another process that
             fetches the same file.
     """
-    path = Path(path)
-    digest = _digest(checksum)
+    path, digest = Path(path), _digest(checksum)
     _check_address(url, allow_http)
     try:
         if path.exists():
-            _verify(path, url, digest, size, kept=True)
+            fault = _fault(path, digest, size)
+            if fault:
+                raise SpkverError(f"{path}: has {fault}; remove it to get it again")
             return path
         with locked(path.with_name(f".{path.name}.lock"), f"the download of {path.name}"):
             if path.exists():  # another process has fetched it just now
                 return path
             remove_leftovers(path.parent)
-            part = path.with_name(path.name + ".part")
             opener = urllib.request.build_opener(_Redirects(allow_http))
             limit = most_bytes if size is None else size
-            _fetch_with_retries(_Wanted(url, part, size, limit, timeout_seconds, opener), retries, backoff_seconds)
-            _verify(part, url, digest, size, kept=False)
-            part.replace(path)
-            _about(part).unlink(missing_ok=True)
+            part = _Part(url, path.with_name(path.name + ".part"), opener, size, limit, timeout_seconds)
+            part.fetch(retries, backoff_seconds)
+            fault = _fault(part.path, digest, size)
+            if fault:
+                part.forget()
+                raise SpkverError(f"{url}: fetched {fault}; removed; run again; if it repeats, check the source")
+            part.path.replace(path)
+            part.record.unlink(missing_ok=True)
     except OSError as error:
         raise SpkverError(f"{error.filename or path}: {error.strerror or error}; give another folder") from None
     return path
@@ -129,77 +134,142 @@ class _Source:
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """What every attempt to fetch a file is given."""
+class _Part:
+    """A file on its way: as much of it as has come in, and the record of the version that this is a part of."""
 
     url: str
-    part: Path
+    path: Path
+    opener: urllib.request.OpenerDirector
     size: int | None
     limit: int  # bytes
     timeout_seconds: float
-    opener: urllib.request.OpenerDirector
 
+    @property
+    def record(self) -> Path:
+        return self.path.with_name(self.path.name + ".json")
 
-def _fetch_with_retries(wanted: _Wanted, retries: int, backoff_seconds: float) -> None:
-    """Attempt after attempt until the part is whole."""
-    part = wanted.part
-    attempt = 0
-    while True:
-        before = _length(part)
-        try:
-            return _fetch(wanted)
-        except _Broken as broken:
-            attempt = 1 if _length(part) >= before + _PROGRESS else attempt + 1
-            if attempt > retries:
-                raise SpkverError(
-                    f"{wanted.url}: {broken}; gave up after {retries} retries with {_length(part)} bytes in {part}: "
-                    "check the network and run again, it goes on from there"
-                ) from None
-            wait = min(30.0, backoff_seconds * 2 ** (attempt - 1))
-            tqdm.write(f"{part.name.removesuffix('.part')}: {broken}; again in {wait:.0f} s", file=sys.stderr)
-            time.sleep(wait)
+    @property
+    def length(self) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return self.path.stat().st_size
+        return 0
 
+    def forget(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.record.unlink(missing_ok=True)
 
-def _fetch(wanted: _Wanted) -> None:
-    """One attempt: append to the part, or write it anew, until the source says that it is whole."""
-    url, part, size = wanted.url, wanted.part, wanted.size
-    known = _known(part, url)
-    start = _length(part) if known else 0
-    if known and start and start == known.total:
-        return
-    headers = {"User-Agent": "spkver", "Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-        if known.validator:
+    def fetch(self, retries: int, backoff_seconds: float) -> None:
+        """Attempt after attempt until the file is whole."""
+        attempt, name = 0, self.path.stem
+        while True:
+            before = self.length
+            try:
+                return self._attempt()
+            except _Broken as broken:
+                attempt = 1 if self.length >= before + _PROGRESS else attempt + 1
+                if attempt > retries:
+                    raise SpkverError(
+                        f"{self.url}: {broken}; gave up after {retries} retries with {self.length} bytes in "
+                        f"{self.path}: check the network and run again, it goes on from there"
+                    ) from None
+                wait = min(30.0, backoff_seconds * 2 ** (attempt - 1))
+                tqdm.write(f"{name}: {broken}; again in {wait:.0f} s", file=sys.stderr)
+                time.sleep(wait)
+
+    def _attempt(self) -> None:
+        """Append to the part, or write it anew, until the source says that it is whole."""
+        known = self._known()
+        start = self.length if known else 0
+        if known and start and start == known.total:
+            return
+        headers = {"User-Agent": "spkver", "Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        if start and known.validator:
             headers["If-Range"] = known.validator
-    try:
-        request = urllib.request.Request(url, headers=headers)
-        with wanted.opener.open(request, timeout=wanted.timeout_seconds) as response:
-            first, source = _position(response, url)
-            if first and (first != start or source != known):
-                _forget(part)
-                raise _Broken("the file changed at its source while it was fetched, starting over")
-            if size is not None and source.total is not None and source.total != size:
-                raise SpkverError(
-                    f"{url}: is {source.total} bytes, expected {size}: the file at its source has changed"
-                )
-            if (source.total or 0) > wanted.limit:
-                raise SpkverError(f"{url}: is {source.total} bytes, more than the {wanted.limit} that it may have")
-            limit = min(wanted.limit, _room(part, source, first))
-            _append(response, part, source, first, limit, wanted.timeout_seconds)
-    except urllib.error.HTTPError as error:
+        try:
+            request = urllib.request.Request(self.url, headers=headers)
+            with self.opener.open(request, timeout=self.timeout_seconds) as response:
+                first, source = _position(response, self.url)
+                if first and (first != start or source != known):
+                    self.forget()
+                    raise _Broken("the file changed at its source while it was fetched, starting over")
+                self._refuse_length(source)
+                self._append(response, source, first)
+        except urllib.error.HTTPError as error:
+            raise self._refused(error) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _told(error, self.url, self.length > 0) from None
+        expected = self.size if source.total is None else source.total
+        if expected is not None and self.length < expected:
+            raise _Broken(f"the connection broke at {self.length} of {expected} bytes")
+
+    def _known(self) -> _Source | None:
+        """The version that there is a part of; None where that cannot be told."""
+        try:
+            source = _Source(**json.loads(self.record.read_text("utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):
+            return None
+        right = source.url == self.url and isinstance(source.total, int) and isinstance(source.validator, str | None)
+        return source if right else None
+
+    def _refuse_length(self, source: _Source) -> None:
+        if self.size is not None and source.total is not None and source.total != self.size:
+            raise SpkverError(
+                f"{self.url}: is {source.total} bytes, expected {self.size}: the file at its source has changed"
+            )
+        if (source.total or 0) > self.limit:
+            raise SpkverError(f"{self.url}: is {source.total} bytes, more than the {self.limit} that it may have")
+
+    def _append(self, response, source: _Source, start: int) -> None:
+        limit = min(self.limit, self._room(source, start))
+        if start == 0:
+            self.path.unlink(missing_ok=True)  # before the record: old bytes never pass for the new version's
+        write_json(self.record, vars(source))
+        bar = tqdm(desc=self.path.stem, total=source.total, initial=start, unit="B", unit_scale=True, disable=None)
+        begun, new = time.monotonic(), 0
+        with open(self.path, "ab", buffering=0) as file, bar:
+            while block := response.read1(_BLOCK):
+                start, new = start + len(block), new + len(block)
+                if start > limit:
+                    self.forget()
+                    raise SpkverError(
+                        f"{self.url}: sends more than the {limit} bytes that are expected or fit here; stopped, removed"
+                    )
+                left = memoryview(block)
+                with writing(self.path):
+                    while left:  # a disk that is nearly full takes a block in pieces
+                        left = left[file.write(left) :]
+                bar.update(len(block))
+                passed = time.monotonic() - begun
+                if passed > self.timeout_seconds and new < _SLOWEST * passed:
+                    raise _Broken(f"only {new} bytes came in {passed:.1f} s")
+                if passed > self.timeout_seconds:
+                    begun, new = time.monotonic(), 0
+            os.fsync(file.fileno())
+
+    def _room(self, source: _Source, start: int) -> int:
+        """How many bytes the file may have.
+
+        Raises:
+            SpkverError: it will not fit on the disk.
+        """
+        free = shutil.disk_usage(self.path.parent).free + self.length
+        if source.total is None:
+            return max(0, free - _KEPT_FREE)
+        if source.total > free:
+            needed = source.total - start
+            raise SpkverError(f"{self.path.parent}: {needed} bytes are needed and {free - start} are free; make room")
+        return source.total
+
+    def _refused(self, error: urllib.error.HTTPError) -> Exception:
         if error.code == 416:  # the part is longer than the file is now
-            _forget(part)
-            raise _Broken("the file changed at its source, starting over") from None
+            self.forget()
+            return _Broken("the file changed at its source, starting over")
         reason = str(error.reason).partition("\n")[0]
         if error.code in _RETRY_STATUS:
-            raise _Broken(f"the server answers {error.code} {reason}") from None
-        raise SpkverError(f"{url}: the server answers {error.code} {reason}; check the address") from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _told(error, url, part) from None
-    expected = size if source.total is None else source.total
-    if expected is not None and _length(part) < expected:
-        raise _Broken(f"the connection broke at {_length(part)} of {expected} bytes")
+            return _Broken(f"the server answers {error.code} {reason}")
+        return SpkverError(f"{self.url}: the server answers {error.code} {reason}; check the address")
 
 
 def _position(response, url: str) -> tuple[int, _Source]:
@@ -220,76 +290,14 @@ def _position(response, url: str) -> tuple[int, _Source]:
     return 0, _Source(url, validator, int(length) if length.isdigit() else None)
 
 
-def _append(response, part: Path, source: _Source, start: int, limit: int, timeout_seconds: float) -> None:
-    if start == 0:
-        part.unlink(missing_ok=True)  # before the record, so that old bytes never pass for the new version's
-    with atomic_write(_about(part)) as file:
-        json.dump(vars(source), file)
-    name = part.name.removesuffix(".part")
-    pace = _Pace(timeout_seconds)
-    with (
-        _for_appending(part) as file,
-        tqdm(desc=name, total=source.total, initial=start, unit="B", unit_scale=True, disable=None) as bar,
-    ):
-        while block := response.read1(_BLOCK):
-            start += len(block)
-            if start > limit:
-                break
-            _write(file, block, part)
-            bar.update(len(block))
-            pace.check(len(block))
-        os.fsync(file.fileno())
-    if start > limit:
-        _forget(part)
-        raise SpkverError(
-            f"{source.url}: sends more than the {limit} bytes that are expected or fit here; stopped, removed"
-        )
-
-
-def _for_appending(part: Path):
-    try:
-        return open(part, "ab", buffering=0)
-    except OSError as error:
-        raise SpkverError(f"{part}: cannot be written ({error.strerror}); remove it, or give another folder") from None
-
-
-def _write(file, block: bytes, part: Path) -> None:
-    """All of a block, which a disk that is nearly full takes in pieces."""
-    left = memoryview(block)
-    try:
-        while left:
-            left = left[file.write(left) :]
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if full else f"cannot be written ({error.strerror})"
-        raise SpkverError(f"{part}: {reason}; make room and run again, it goes on from there") from None
-
-
-class _Pace:
-    """Tells a connection over which next to nothing comes from one that is merely slow."""
-
-    def __init__(self, seconds: float):
-        self.seconds = seconds
-        self.begun, self.bytes = time.monotonic(), 0
-
-    def check(self, n_bytes: int) -> None:
-        self.bytes += n_bytes
-        passed = time.monotonic() - self.begun
-        if passed < self.seconds:
-            return
-        if self.bytes < _SLOWEST * passed:
-            raise _Broken(f"only {self.bytes} bytes came in {passed:.1f} s")
-        self.begun, self.bytes = time.monotonic(), 0
-
-
-def _told(error: Exception, url: str, part: Path) -> Exception:
+def _told(error: Exception, url: str, begun: bool) -> Exception:
     """A low-level failure as the exception to raise: worth another attempt, or an error for the user."""
     cause = getattr(error, "reason", error)
     said = " ".join(str(cause).split()) or type(cause).__name__  # a server's own words may have line ends
     if isinstance(cause, ssl.SSLCertVerificationError):
         return SpkverError(f"{url}: its certificate is not trusted ({cause.verify_message}); check clock and proxy")
     # In the midst of a download the network is gone for a while; without a byte there is none, or the name is wrong.
-    if isinstance(cause, socket.gaierror) and not _length(part):
+    if isinstance(cause, socket.gaierror) and not begun:
         host = urllib.parse.urlsplit(url).hostname
         return SpkverError(f"{url}: no address found for {host}; check the network, or fetch the file by other means")
     if isinstance(cause, ValueError | http.client.InvalidURL):
@@ -297,21 +305,6 @@ def _told(error: Exception, url: str, part: Path) -> Exception:
     if url.startswith("file:") or isinstance(cause, PermissionError | IsADirectoryError):
         return SpkverError(f"{url}: {said}")
     return _Broken(f"connection failed ({said})")
-
-
-def _room(part: Path, source: _Source, start: int) -> int:
-    """How many bytes the file may have.
-
-    Raises:
-        SpkverError: it will not fit on the disk.
-    """
-    free = shutil.disk_usage(part.parent).free + _length(part)
-    if source.total is None:
-        return max(0, free - _KEPT_FREE)
-    if source.total > free:
-        needed = source.total - start
-        raise SpkverError(f"{part.parent}: {needed} bytes are needed and {free - start} are free; make room")
-    return source.total
 
 
 def _digest(checksum: str | None) -> tuple[str, str] | None:
@@ -325,48 +318,15 @@ def _digest(checksum: str | None) -> tuple[str, str] | None:
     return algorithm, digits
 
 
-def _verify(path: Path, url: str, digest: tuple[str, str] | None, size: int | None, kept: bool) -> None:
-    """Refuse a file whose bytes are not the expected ones; a fresh download (not ``kept``) is removed."""
-    found = None
+def _fault(path: Path, digest: tuple[str, str] | None, size: int | None) -> str | None:
+    """What a file is instead of what is expected, in words; None where it is that."""
     if size is not None and path.stat().st_size != size:
-        found, expected = f"{path.stat().st_size} bytes", f"{size}"
-    elif digest is not None:
-        algorithm, expected = digest
-        computed = hashlib.new(algorithm, usedforsecurity=False)
-        with open(path, "rb") as file:
-            while block := file.read(_BLOCK):
-                computed.update(block)
-        found = None if computed.hexdigest() == expected else f"{algorithm} {computed.hexdigest()}"
-    if found is None:
-        return
-    if kept:
-        raise SpkverError(f"{path}: has {found}, expected {expected}; remove it to get it again")
-    _forget(path)
-    raise SpkverError(
-        f"{url}: fetched {found}, expected {expected}; removed; run again; if it repeats, check the source"
-    )
-
-
-def _about(part: Path) -> Path:
-    return part.with_name(part.name + ".json")
-
-
-def _known(part: Path, url: str) -> _Source | None:
-    """The version that ``part`` is a part of; None where that cannot be told."""
-    try:
-        source = _Source(**json.loads(_about(part).read_text("utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
+        return f"{path.stat().st_size} bytes, expected {size}"
+    if digest is None:
         return None
-    right = source.url == url and isinstance(source.total, int) and isinstance(source.validator, str | None)
-    return source if right else None
-
-
-def _forget(part: Path) -> None:
-    part.unlink(missing_ok=True)
-    _about(part).unlink(missing_ok=True)
-
-
-def _length(part: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return part.stat().st_size
-    return 0
+    algorithm, expected = digest
+    computed = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            computed.update(block)
+    return None if computed.hexdigest() == expected else f"{algorithm} {computed.hexdigest()}, expected {expected}"

@@ -3,12 +3,11 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.pool import ThreadPool
 
 import numpy as np
-from tqdm import tqdm
 
 from spkver.data.audio import AudioError, audio_info, check_samples
+from spkver.data.audio_check import decode_all
 from spkver.data.directory import Utterance
 from spkver.data.streaming import audio_blocks
 
@@ -33,10 +32,8 @@ class Inspected:
 
 
 def inspect_recordings(utterances: Sequence[Utterance], workers: int = 2) -> list[Inspected]:
-    """Decode all, in order, with a progress bar on the terminal; libsndfile decodes outside of Python's lock."""
-    with ThreadPool(workers) as pool:
-        looked = pool.imap(_inspect, utterances, chunksize=8)
-        return list(tqdm(looked, total=len(utterances), desc="decoding every file once", unit="file", disable=None))
+    """Decode all, in order, by some threads, with a progress bar on the terminal."""
+    return list(decode_all(utterances, _inspect, workers))
 
 
 def find_duplicates(inspected: Sequence[Inspected]) -> tuple[dict[str, str], dict[str, str]]:

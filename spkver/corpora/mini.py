@@ -32,7 +32,7 @@ from spkver.data.directory import Utterance, read_data_directory, write_data_dir
 from spkver.data.trial_making import make_trials
 from spkver.data.trials import Trials, write_trials
 from spkver.errors import SpkverError
-from spkver.files import atomic_write
+from spkver.files import atomic_write, write_json
 
 SAMPLE_RATE = 16000
 MAX_NONTARGETS = 15000
@@ -267,11 +267,11 @@ def _standing(folder: Path, wanted: dict) -> MiniCorpus | None:
 
 def _move_in(aside: Path, folder: Path, wanted: dict, made: dict) -> None:
     """Put the corpus in the place of an earlier one; until all stands, the record lacks 'made'."""
-    _write_record(folder, wanted)
+    write_json(folder / _RECORD, wanted)
     for split in ("train", "test"):
         shutil.rmtree(folder / split, ignore_errors=True)
         (aside / split).rename(folder / split)
-    _write_record(folder, {**wanted, "made": made})
+    write_json(folder / _RECORD, {**wanted, "made": made})
 
 
 def _read_record(path: Path) -> dict | None:
@@ -284,9 +284,3 @@ def _read_record(path: Path) -> dict | None:
     if not isinstance(record, dict) or record.get("corpus") != _NAME:
         raise SpkverError(f"{path}: no record of a built-in corpus; choose another folder, or remove this file")
     return record
-
-
-def _write_record(folder: Path, record: dict) -> None:
-    with atomic_write(folder / _RECORD) as file:
-        json.dump(record, file, indent=2)
-        file.write("\n")

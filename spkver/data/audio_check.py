@@ -6,11 +6,12 @@ taken up again while ``wav.scp`` is not newer; after changing audio under the sa
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -21,6 +22,7 @@ from spkver.errors import SpkverError
 from spkver.features import Fbank
 from spkver.files import atomic_write
 
+Looked = TypeVar("Looked")
 MAX_REPORTED = 20
 # Enough for telling steady sounds, and few enough for 4 kHz.
 _DETECTION_MELS = 24
@@ -37,23 +39,6 @@ class Survey:
     unusable: list[tuple[str, Path, str]] = field(default_factory=list)
 
 
-def survey(directory: DataDirectory, sample_rate: int, workers: int = 2, max_unusable_share: float = 0.01) -> Survey:
-    """Decode every file of a directory at ``sample_rate`` (Hz), with a progress bar on the terminal.
-
-    Args:
-        directory: what to decode.
-        sample_rate: as training will read it.
-        workers: threads; libsndfile decodes outside of Python's lock.
-        max_unusable_share: fraction of the utterances, ``data.max_unusable_share`` of a configuration.
-
-    Raises:
-        SpkverError: more than ``max_unusable_share`` of the utterances, or all, are unusable.
-    """
-    found = _decode_all(directory.utterances, sample_rate, workers)
-    refuse_too_many(found, directory, max_unusable_share)
-    return found
-
-
 def keep_usable(
     directory: DataDirectory, sample_rate: int, workers: int = 2, max_unusable_share: float = 0.01
 ) -> DataDirectory:
@@ -61,13 +46,21 @@ def keep_usable(
 
     An earlier survey that lies in the folder is taken up, and only utterances that it does not know
     are decoded; what is new is stored there, except in a folder that cannot be written.
-    Arguments and errors are those of ``survey``.
+
+    Args:
+        directory: what to decode.
+        sample_rate: as training will read it, Hz.
+        workers: threads.
+        max_unusable_share: fraction of the utterances, ``data.max_unusable_share`` of a configuration.
+
+    Raises:
+        SpkverError: more than ``max_unusable_share`` of the utterances, or all, are unusable.
     """
     known = read_survey(directory.path)
     reasons = {utt: reason for utt, _, reason in known.unusable}
     new = [u for u in directory.utterances if u.id not in known.durations and u.id not in reasons]
     if new:
-        found = _decode_all(new, sample_rate, workers)
+        found = _survey(new, sample_rate, workers)
         known = Survey(known.durations | found.durations, known.unusable + found.unusable)
         reasons |= {utt: reason for utt, _, reason in found.unusable}
         write_survey(directory.path, known)
@@ -79,17 +72,31 @@ def keep_usable(
     return replace(directory.subset(utterances=here.durations.keys()), durations=here.durations)
 
 
-def _decode_all(utterances: Sequence[Utterance], sample_rate: int, workers: int) -> Survey:
+def decode_all(
+    utterances: Sequence[Utterance], look_at: Callable[[Utterance], Looked], workers: int
+) -> Iterator[Looked]:
+    """What ``look_at`` says of each utterance, in order, with a progress bar on the terminal.
+
+    Args:
+        utterances: to be decoded.
+        look_at: called in one of several threads; libsndfile decodes outside of Python's lock.
+        workers: threads.
+    """
+    with ThreadPool(workers) as pool:
+        looked = pool.imap(look_at, utterances, chunksize=8)
+        yield from tqdm(looked, total=len(utterances), desc="decoding every file once", unit="file", disable=None)
+
+
+def _survey(utterances: Sequence[Utterance], sample_rate: int, workers: int) -> Survey:
     found = Survey()
     fbank = Fbank(sample_rate, n_mels=_DETECTION_MELS).eval()
-    with ThreadPool(workers) as pool:
-        looked = pool.imap(partial(_look_at, fbank=fbank), utterances, chunksize=16)
-        bar = tqdm(looked, total=len(utterances), desc="decoding every file once", unit="file", disable=None)
-        for utterance, (seconds, reason) in zip(utterances, bar):
-            if reason is None:
-                found.durations[utterance.id] = seconds
-            else:
-                found.unusable.append((utterance.id, utterance.path, reason))
+    for utterance, (seconds, reason) in zip(
+        utterances, decode_all(utterances, partial(_look_at, fbank=fbank), workers)
+    ):
+        if reason is None:
+            found.durations[utterance.id] = seconds
+        else:
+            found.unusable.append((utterance.id, utterance.path, reason))
     report_unusable(found)
     return found
 
@@ -113,7 +120,7 @@ def _look_at(utterance: Utterance, fbank: Fbank) -> tuple[float, str | None]:
 
 
 def refuse_too_many(found: Survey, directory: DataDirectory, max_unusable_share: float) -> None:
-    """Raises SpkverError as `survey` does; what is not decoded yet counts as usable."""
+    """Raises SpkverError as `keep_usable` does; what is not decoded yet counts as usable."""
     bad, total = len(found.unusable), len(directory.utterances)
     if bad == 0 or (bad < total and bad <= max_unusable_share * total):
         return

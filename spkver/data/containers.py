@@ -8,8 +8,8 @@ believes a WAV header that is merely off. So what a container promises is compar
   one whose size was never written (0, or nearly the largest number). libsndfile is given a header that fits.
 - Where another file begins behind the samples the file is refused, as libsndfile would leave that out without a word.
 
-Of rare containers (AVR, IRCAM, MPC, PAF, PVF, WVE, XI) nothing is compared: they are read as far as they go. An Ogg
-stream that was cut between two pages cannot be told from a whole one.
+Of rare containers (AVR, IRCAM, MATLAB, MPC, PAF, PVF, SDS, VOC, WVE, XI) nothing is compared: they are read as far as
+they go. An Ogg stream that was cut between two pages cannot be told from a whole one.
 """
 
 import io
@@ -142,7 +142,7 @@ def check_container(path: str | os.PathLike) -> Checked:
             if _is_mp3_frame(head):
                 _check_mp3(path, file, start, size)
                 return Checked()
-            promise = _promise_of(file, start, size, head)
+            promise = _promise_of(file, start, head)
         except (struct.error, ValueError, IndexError):
             return Checked()  # nonsense in a header is libsndfile's to refuse
         if promise is not None:
@@ -224,13 +224,13 @@ def refuse_cut(path: str | os.PathLike, promise: Promise, size: int) -> None:
     )
 
 
-def _promise_of(file: BinaryIO, start: int, size: int, head: bytes) -> Promise | None:
+def _promise_of(file: BinaryIO, start: int, head: bytes) -> Promise | None:
     form = _FORMS.get(head[:4])
     if form is not None:
         chunks = _chunks(file, form, start + form.first)
         return next((chunk for name, chunk in chunks if name in _SAMPLE_CHUNKS and chunk.n_bytes >= 0), None)
     read = next((read for magic, read in _HEADERS.items() if head.startswith(magic)), None)
-    return read and read(file, start, size)
+    return read and read(file, start)
 
 
 def _chunks(file: BinaryIO, form: _Form, place: int) -> Iterator[tuple[bytes, Promise]]:
@@ -358,13 +358,13 @@ class _Rewritten(io.RawIOBase):
         super().close()
 
 
-def _au(file: BinaryIO, start: int, size: int) -> Promise | None:
+def _au(file: BinaryIO, start: int) -> Promise | None:
     order = ">" if _read_at(file, start, 4) == b".snd" else "<"
     begin, n_bytes = struct.unpack(f"{order}II", _read_at(file, start + 4, 8))
     return None if n_bytes >= _SIZE_UNKNOWN else Promise(start + begin, n_bytes)
 
 
-def _nist(file: BinaryIO, start: int, size: int) -> Promise | None:
+def _nist(file: BinaryIO, start: int) -> Promise | None:
     header = _read_at(file, start, 1024)
     numbers = {name: int(number) for name, number in re.findall(rb"(\w+) -(?:i|s\d+) (\d{1,15})\s", header)}
     if b"sample_count" not in numbers or b"sample_n_bytes" not in numbers:
@@ -373,70 +373,10 @@ def _nist(file: BinaryIO, start: int, size: int) -> Promise | None:
     return Promise(start + int(header[8:16]), n_bytes)
 
 
-def _voc(file: BinaryIO, start: int, size: int) -> Promise | None:
-    def blocks() -> Iterator[Promise]:
-        (place,) = struct.unpack("<H", _read_at(file, start + 20, 2))
-        while (kind := _read_at(file, start + place, 4)) and kind[0] != 0 and len(kind) == 4:
-            yield Promise(start + place + 4, int.from_bytes(kind[1:], "little"))
-            place += 4 + int.from_bytes(kind[1:], "little")
-
-    return _first_cut(blocks(), size)
-
-
-def _mat5(file: BinaryIO, start: int, size: int) -> Promise | None:
-    def elements() -> Iterator[Promise]:
-        order = "<" if _read_at(file, start + 126, 2) == b"IM" else ">"
-        place = start + 128
-        while len(tag := _read_at(file, place, 8)) == 8:
-            kind, n_bytes = struct.unpack(f"{order}II", tag)
-            if kind >> 16 == 0:  # otherwise a small element, which lies within its tag
-                yield Promise(place + 8, n_bytes)
-                place += n_bytes + -n_bytes % 8
-            place += 8
-
-    return _first_cut(elements(), size)
-
-
-def _mat4(file: BinaryIO, start: int, size: int) -> Promise | None:
-    def matrices() -> Iterator[Promise]:
-        order = "<" if _read_at(file, start, 4) == bytes(4) else ">"
-        place = start
-        while len(header := _read_at(file, place, 20)) == 20:
-            kind, n_rows, n_columns, _, name_bytes = struct.unpack(f"{order}5I", header)
-            item_bytes = (8, 4, 4, 2, 2, 1)[min(kind // 10 % 10, 5)]
-            matrix = Promise(place + 20 + name_bytes, n_rows * n_columns * item_bytes)
-            yield matrix
-            place = matrix.begin + matrix.n_bytes
-
-    return _first_cut(matrices(), size)
-
-
-def _sds(file: BinaryIO, start: int, size: int) -> Promise | None:
-    header = _read_at(file, start, 21)
-    n_samples = header[10] | header[11] << 7 | header[12] << 14
-    a_packet = 120 // (2 if header[6] <= 14 else 3 if header[6] <= 21 else 4)
-    return Promise(start + 21, -(-n_samples // a_packet) * 127)
-
-
-def _first_cut(promises: Iterator[Promise], size: int) -> Promise | None:
-    """The first of several that is not whole in a file of ``size`` bytes, or the last."""
-    last = None
-    for last, _ in zip(promises, range(_MOST_CHUNKS)):
-        if last.begin + last.n_bytes > size:
-            break
-    return last
-
-
-_HEADERS: dict[bytes, Callable[[BinaryIO, int, int], Promise | None]] = {
+_HEADERS: dict[bytes, Callable[[BinaryIO, int], Promise | None]] = {
     b".snd": _au,
     b"dns.": _au,
     b"NIST_1A": _nist,
-    b"Creative Voice File": _voc,
-    b"MATLAB 5.0": _mat5,
-    # The kind of its first matrix, the sample rate, which is 1 x 1.
-    bytes(4) + b"\1\0\0\0" * 2: _mat4,
-    b"\0\0\x03\xe8" + b"\0\0\0\1" * 2: _mat4,
-    b"\xf0\x7e": _sds,
 }
 
 

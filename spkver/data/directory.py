@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from spkver.data.lookup import check_ids
 from spkver.data.names import composed, is_utf8
 from spkver.errors import SpkverError
 from spkver.files import atomic_write, is_file
@@ -301,16 +302,9 @@ def _where(path: Path, key: str) -> str:
 def _check_writable(folder: Path, utterances: list[Utterance]) -> None:
     if not utterances:
         raise SpkverError(f"{folder}: no utterance to write")
-    seen = set()
+    for names in ([composed(u.id) for u in utterances], sorted({u.speaker for u in utterances})):
+        check_ids(names, lambda _: folder)
     for utterance in utterances:
-        for name in (utterance.id, utterance.speaker):
-            if len(name.split()) != 1 or name != name.strip():
-                raise SpkverError(f"{folder}: '{name}' cannot be an id: it is empty or holds white space")
-            if not is_utf8(name):
-                raise SpkverError(f"{folder}: {name!r} cannot be an id: it is not UTF-8; rename its file or folder")
-        if composed(utterance.id) in seen:
-            raise SpkverError(f"{folder}: utterance '{utterance.id}' is given twice")
-        seen.add(composed(utterance.id))
         if "\n" in str(utterance.path) or str(utterance.path) != str(utterance.path).strip():
             raise SpkverError(f"{folder}: the path {str(utterance.path)!r} does not fit on a line")
 

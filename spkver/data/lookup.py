@@ -1,15 +1,18 @@
-"""Utterance ids: what makes them valid, and finding them."""
+"""Utterance ids and rows: what makes them valid, and which id has which row."""
 
 import os
-from collections import Counter
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spkver.data.names import is_utf8
 from spkver.errors import SpkverError
+
+# Some form or other could not give these back: npz drops a NUL at the end, a text file its first byte order mark,
+# and a surrogate (a file name that is not UTF-8) has no UTF-8 form.
+_LOST = re.compile("[\0\ufeff\ud800-\udfff]")
 
 
 class Rows:
@@ -22,11 +25,11 @@ class Rows:
         source: the file that they came from, for messages.
 
     Raises:
-        SpkverError: an id is there twice.
+        SpkverError: as `check_ids`.
     """
 
     def __init__(self, utts: Sequence[str], source: str | os.PathLike) -> None:
-        check_no_duplicates(source, utts)
+        check_ids(utts, lambda _: source)
         self._utts = pa.array(utts, pa.string())
         self.source = source
 
@@ -39,25 +42,55 @@ class Rows:
         return self.find(pa.array(names, pa.string()))
 
 
-def check_names(path: str | os.PathLike, names: Sequence[str]) -> None:
-    """Refuse a name that a table of columns cannot hold.
+def check_ids(ids: Sequence[str], where: Callable[[int], object]) -> None:
+    """Refuse ids that a list cannot hold, and ids that are there twice.
+
+    Args:
+        ids: of utterances, or of what else stands in the columns of a list.
+        where: gives the place of each, by its position, for the message.
 
     Raises:
-        SpkverError: a name is empty, holds white space or is not UTF-8; ``path`` is the file it was meant for.
+        SpkverError: naming the place of the id; of one that is there twice both places, where they differ.
     """
-    for name in names:
-        if name.split() != [name]:
-            raise SpkverError(f"{path}: the id {name!r} is empty or holds white space; rename the utterance")
-        if not is_utf8(name):
-            raise SpkverError(f"{path}: the id {name!r} is not UTF-8; rename the utterance")
+    text = " ".join(ids)
+    if text.split() != list(ids) or _LOST.search(text):  # all in one look: there may be millions
+        index, name = next((i, name) for i, name in enumerate(ids) if name.split() != [name] or _LOST.search(name))
+        problem = "is empty or holds white space, NUL, a byte order mark or what is not UTF-8"
+        raise SpkverError(f"{where(index)}: the id {name!r} {problem}; rename it")
+    if len(set(ids)) == len(ids):
+        return
+    first: dict[str, int] = {}
+    index, name = next((i, name) for i, name in enumerate(ids) if first.setdefault(name, i) != i)
+    place, before = where(index), where(first[name])
+    first_at = "" if before == place else f", first at {before}"
+    raise SpkverError(f"{place}: the id '{name}' is there twice{first_at}; ids must be unique")
 
 
-def check_no_duplicates(source: str | os.PathLike, utts: Sequence[str]) -> None:
-    """Refuse an utterance id that is given twice.
+def check_index(name: str, index: np.ndarray, n_rows: int) -> np.ndarray:
+    """``index`` as an array, after a look at all of it: a negative one would silently count from the end.
 
     Raises:
-        SpkverError: naming ``source`` and an id that is there twice.
+        ValueError: it is not (n_trials,) integers in 0 .. n_rows - 1; the message begins with ``name``.
     """
-    if len(set(utts)) < len(utts):
-        twice = Counter(utts).most_common(1)[0][0]
-        raise SpkverError(f"{source}: the id '{twice}' is there twice; ids must be unique")
+    index = np.asarray(index)
+    if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+        raise ValueError(f"{name} must be (n_trials,) integers, got {index.dtype} {index.shape}")
+    if index.size and not 0 <= index.min() <= index.max() < n_rows:
+        at = np.flatnonzero((index < 0) | (index >= n_rows))[0]
+        raise ValueError(f"{name} must lie in 0 .. {n_rows - 1}, found {index[at]} at trial {at}")
+    return index
+
+
+def check_sides(
+    enroll_index: np.ndarray, test_index: np.ndarray, n_enroll: int, n_test: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides of trials as arrays.
+
+    Raises:
+        ValueError: as `check_index`, or they differ in length.
+    """
+    enroll_index = check_index("enroll_index", enroll_index, n_enroll)
+    test_index = check_index("test_index", test_index, n_test)
+    if len(enroll_index) != len(test_index):
+        raise ValueError(f"enroll_index has {len(enroll_index)} trials, test_index has {len(test_index)}")
+    return enroll_index, test_index

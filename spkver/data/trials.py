@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spkver.data.label_words import LABEL_OF_DIGIT, LABEL_OF_WORD, WORD_OF_LABEL
-from spkver.data.lookup import Rows, check_names
+from spkver.data.lookup import Rows, check_ids, check_sides
 from spkver.data.text_tables import (
     BLOCK_BYTES,
     Block,
@@ -82,14 +82,8 @@ class Trials:
     def __post_init__(self) -> None:
         if not isinstance(self.names, pa.Array):
             self.names = pa.array(self.names, pa.string())
-        self.enroll_index, self.test_index = np.asarray(self.enroll_index), np.asarray(self.test_index)
-        for index in (self.enroll_index, self.test_index):
-            if index.size and not 0 <= index.min() <= index.max() < len(self.names):
-                raise ValueError(
-                    f"indices must lie in 0 .. {len(self.names) - 1}, found {index.min()} .. {index.max()}"
-                )
-        if len(self.enroll_index) != len(self.test_index):
-            raise ValueError(f"enroll has {len(self.enroll_index)} names, test has {len(self.test_index)}")
+        n_names = len(self.names)
+        self.enroll_index, self.test_index = check_sides(self.enroll_index, self.test_index, n_names, n_names)
         if self.labels is None:
             return
         labels = np.asarray(self.labels)
@@ -346,7 +340,7 @@ def write_trials(path: str | os.PathLike, trials: Trials) -> None:
     """
     if not len(trials):
         raise SpkverError(f"{path}: there are no trials to write")
-    check_names(path, trials.names.to_pylist())
+    check_ids(trials.names.to_pylist(), lambda _: path)
     with atomic_write(path, "wb") as file:
         for start in range(0, len(trials), _WRITTEN_AT_ONCE):
             part = slice(start, start + _WRITTEN_AT_ONCE)

@@ -1,8 +1,9 @@
-"""Views of an utterance: the recording, and the recording as other voices would sound, each embedded by itself.
+"""Variants of an utterance: the recording as it is, or at another speed, its formants moved (VTLP).
 
-Training makes new speakers of such voices, so the encoder tells speakers apart by each view, and errs a little
-differently in each. The embedding of an utterance is those of its views side by side, brought to unit length: the
-cosine of two utterances is then the mean of the cosines of their like views.
+Training makes a new speaker of each variant of a speaker, so the encoder tells speakers apart by each of them, and errs
+a little differently in each. At test time an utterance can be embedded in several (test-time augmentation): its
+embedding is those of its variants side by side, brought to unit length, and the cosine of two utterances the mean of
+the cosines of their like variants.
 """
 
 from itertools import product
@@ -20,6 +21,6 @@ ORIGINAL = (Variant(1.0, 1.0),)
 
 
 def variants_of(augment) -> list[Variant]:
-    """The voices that training makes of each speaker, in the order of the head's classes: all speeds (changing
-    slowest) by all formant factors. The first is the voice as recorded."""
+    """The variants that training makes of each speaker, in the order of the head's classes: all speeds (changing
+    slowest) by all formant factors. The first is the original."""
     return [Variant(*factors) for factors in product(augment.speed_factors, augment.formant_factors)]

@@ -43,7 +43,7 @@ class Extracted(NamedTuple):
     """What an encoder makes of utterances."""
 
     embeddings: np.ndarray  # (n, embed_dim) float32, of unit length
-    magnitudes: np.ndarray  # (n,) float32, their length before that (mean of the views): a measure of quality
+    magnitudes: np.ndarray  # (n,) float32, their length before that (mean of the variants): a measure of quality
     seconds: np.ndarray  # (n,) float64, of audio that each embedding was made of, as far as it is not repetition
 
 
@@ -53,27 +53,25 @@ class Extractor:
     Args:
         encoder: features to embeddings.
         config: of the encoder.
-        views: whose embeddings an utterance's embedding is made of; None: those of ``config.scoring``.
+        variants: whose embeddings an utterance's embedding is made of; None: those of ``config.scoring``.
     """
 
-    def __init__(self, encoder: torch.nn.Module, config: Config, views: Sequence[Variant] | None = None):
+    def __init__(self, encoder: torch.nn.Module, config: Config, variants: Sequence[Variant] | None = None):
         self.encoder = encoder
         self.config = config
         self.sample_rate = config.data.sample_rate
-        self.views = tuple(Variant(*view) for view in (config.scoring.views if views is None else views))
-        self.embed_dim = encoder.embed_dim * len(self.views)
+        self.variants = tuple(
+            Variant(*factors) for factors in (config.scoring.variants if variants is None else variants)
+        )
+        self.embed_dim = encoder.embed_dim * len(self.variants)
         self.evaluating = _Evaluating(encoder)
         self.device = next(encoder.parameters()).device
-        self.formant_factors = list(dict.fromkeys(view.formant_factor for view in self.views))
+        self.formant_factors = list(dict.fromkeys(variant.formant_factor for variant in self.variants))
         self.fbank = build_fbank(config, self.formant_factors).eval().to(self.device)
 
     def embed(self, waveforms: list[np.ndarray]) -> np.ndarray:
         """Embed waveforms ``(n_samples,)`` at the configured rate -> ``(len(waveforms), embed_dim)`` float32."""
         return self.extract(waveforms).embeddings
-
-    def embed_utterances(self, utterances: list[Utterance], durations: dict[str, float], title: str) -> np.ndarray:
-        """Embed files -> ``(len(utterances), embed_dim)``; see `extract_utterances`."""
-        return self.extract_utterances(utterances, durations, title).embeddings
 
     @torch.inference_mode()
     def extract(self, waveforms: list[np.ndarray]) -> Extracted:
@@ -82,26 +80,26 @@ class Extractor:
         seconds = np.array([len(waveform) for waveform in waveforms]) / self.sample_rate
         waveforms = [self.long_enough(waveform) for waveform in waveforms]
         with self.evaluating():
-            raw = torch.stack([self._of_view(waveforms, view) for view in self.views], 1)
-        unit = F.normalize(raw, dim=2).flatten(1) / math.sqrt(len(self.views))
+            raw = torch.stack([self._of_variant(waveforms, variant) for variant in self.variants], 1)
+        unit = F.normalize(raw, dim=2).flatten(1) / math.sqrt(len(self.variants))
         return Extracted(unit.cpu().numpy(), raw.norm(dim=2).mean(1).cpu().numpy(), seconds)
 
-    def _of_view(self, waveforms: list[np.ndarray], view: Variant) -> Tensor:
-        """Embeddings ``(len(waveforms), encoder.embed_dim)`` of one view, not of unit length."""
-        waveforms = [self.long_enough(self.middle(speed(waveform, view.speed_factor))) for waveform in waveforms]
+    def _of_variant(self, waveforms: list[np.ndarray], variant: Variant) -> Tensor:
+        """Embeddings ``(len(waveforms), encoder.embed_dim)`` of one variant, not of unit length."""
+        waveforms = [self.long_enough(self.middle(speed(waveform, variant.speed_factor))) for waveform in waveforms]
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         padded = torch.zeros(len(waveforms), int(lengths.max()))
         for row, waveform in zip(padded, waveforms):
             row[: len(waveform)] = torch.from_numpy(waveform)
-        formants = lengths.new_full(lengths.shape, self.formant_factors.index(view.formant_factor))
+        formants = lengths.new_full(lengths.shape, self.formant_factors.index(variant.formant_factor))
         formants = formants if len(self.formant_factors) > 1 else None
         features, n_frames = self.fbank(padded.to(self.device), lengths.to(self.device), formants)
         features, average = mean_normalise(features, n_frames)
         same_length = bool((lengths == lengths[0]).all())
         return self.encoder.unnormalised(features, None if same_length else n_frames, average).float()
 
-    def extract_utterances(self, utterances: list[Utterance], durations: dict[str, float], title: str) -> Extracted:
-        """Embeddings and magnitudes of files, in their order.
+    def embed_utterances(self, utterances: list[Utterance], durations: dict[str, float], title: str) -> np.ndarray:
+        """Embed files, in their order -> ``(len(utterances), embed_dim)`` float32.
 
         Args:
             utterances: to be embedded.
@@ -113,7 +111,6 @@ class Extractor:
                 embedded all the same: this serves training, where it must not end a run.
         """
         embeddings = np.zeros((len(utterances), self.embed_dim), np.float32)
-        magnitudes, seconds = np.zeros(len(utterances), np.float32), np.zeros(len(utterances))
         order = sorted(range(len(utterances)), key=lambda index: durations[utterances[index].id])
         with (
             ThreadPoolExecutor(1) as reader,
@@ -121,9 +118,9 @@ class Extractor:
         ):
             read = _ahead(reader, self._read, [utterances[index] for index in order])
             for indices, waveforms in self.batches(zip(order, read)):
-                embeddings[indices], magnitudes[indices], seconds[indices] = self.extract(waveforms)
+                embeddings[indices] = self.embed(waveforms)
                 bar.update(len(indices))
-        return Extracted(embeddings, magnitudes, seconds)
+        return embeddings
 
     def batches(self, waveforms: Iterable) -> Iterator[tuple[list[int], list[np.ndarray]]]:
         """Groups whose padded length stays below ``scoring.batch_seconds``."""
@@ -181,7 +178,7 @@ class Extractor:
         return _refuse_no_speech(chosen, name)
 
     def middle(self, samples: np.ndarray) -> np.ndarray:
-        """At most ``scoring.max_seconds`` from the middle: what a view that is slower than its recording has beyond."""
+        """At most ``scoring.max_seconds`` from the middle: what a slower variant has beyond."""
         most = round(self.config.scoring.max_seconds * self.sample_rate)
         start = max(len(samples) - most, 0) // 2
         return np.asarray(samples[start : start + most], np.float32)

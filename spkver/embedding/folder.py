@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spkver.data.lookup import check_names, check_no_duplicates
 from spkver.data.text_tables import table_rows
 from spkver.embedding.arrays import map_npy, read_npz
+from spkver.embedding.rows import check_embeddings
 from spkver.errors import SpkverError
 from spkver.experiment.provenance import data_name, read_record, refuse_to_replace, same_data
 from spkver.files import atomic_write, is_file
@@ -24,7 +24,6 @@ from spkver.files import atomic_write, is_file
 MADE_OF = "made_of.json"  # what the embeddings were made of, see `spkver.experiment.provenance`
 # Other embeddings than those of the model by Python: of the encoder before training, or by an exported file.
 _BASES_WITH_A_FOLDER = ("untrained", "onnx", "onnx_int8")
-_ROWS_A_CHUNK = 16384
 _AGAIN = "make the embeddings again"
 
 
@@ -79,7 +78,6 @@ def write_embeddings(
     with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is named below
         embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     utts = list(utts)
-    check_names(folder / "utts", utts)
     _check(folder, embeddings, utts)
     # `utts` goes away first and comes back last: whoever stops this half-way leaves a folder that says that
     # it is incomplete, never new embeddings beside old ids.
@@ -161,15 +159,6 @@ def read_embeddings(folder: str | os.PathLike) -> tuple[np.memmap, list[str]]:
 
 def _check(folder: Path, embeddings: np.ndarray, utts: list[str]) -> None:
     """The promises of the folder form, for writing and reading alike."""
-    if len(embeddings) != len(utts):
-        raise SpkverError(f"{folder}: {len(embeddings)} embeddings but {len(utts)} utterance ids; make them again")
     if not embeddings.size:
         raise SpkverError(f"{folder}: there are no embeddings, the array is {embeddings.shape}")
-    check_no_duplicates(folder / "utts", utts)
-    for start in range(0, len(embeddings), _ROWS_A_CHUNK):
-        rows = embeddings[start : start + _ROWS_A_CHUNK]
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1) | ~rows.any(axis=1))
-        if bad.size:
-            problem = "all zeros" if not rows[bad[0]].any() else "NaN or infinite"
-            utt = utts[start + bad[0]]
-            raise SpkverError(f"{folder}: the embedding of '{utt}' is {problem}; look at its audio, or the model")
+    check_embeddings(embeddings, utts, folder, lambda _: folder)

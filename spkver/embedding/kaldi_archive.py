@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from spkver.data.directory import read_columns
-from spkver.embedding.rows import Where, check_ids, stacked
+from spkver.data.lookup import check_ids
+from spkver.embedding.rows import Where, stacked
 from spkver.errors import SpkverError
 from spkver.files import atomic_write
 

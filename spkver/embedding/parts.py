@@ -16,7 +16,7 @@ import numpy as np
 from spkver.data.directory import Utterance
 from spkver.embedding.arrays import read_npz
 from spkver.errors import SpkverError
-from spkver.files import atomic_write
+from spkver.files import atomic_write, write_json
 
 # A few seconds of work on one core: little is lost by a stop, and little of it waits for the last part.
 UTTERANCES_A_PART = 128
@@ -51,8 +51,7 @@ class EmbeddingParts:
         plan = {"model": model, "utterances": listed.hexdigest(), "utterances_a_part": UTTERANCES_A_PART}
         if self._plan() != plan:
             shutil.rmtree(folder, ignore_errors=True)
-            with atomic_write(folder / "plan.json") as file:
-                json.dump(plan, file)
+            write_json(folder / "plan.json", plan)
 
     def write(self, number: int, part: Part) -> None:
         """Keep a part."""

@@ -1,38 +1,19 @@
-"""What embeddings must be in any form that they are kept in: ids that are unique, rows that are usable.
+"""What embeddings must be in any form that they are kept in: an id for each, and rows that are usable.
 
 A fault is reported with the place that it was found at; ``where(index)`` gives the place of an utterance.
 """
 
-import re
+import os
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from spkver.data.lookup import check_ids
 from spkver.errors import SpkverError
 
 Where = Callable[[int], str]
 
-_ROWS_A_CHUNK = 16384
-# Some form or other could not give these back: npz drops a NUL at the end, a text file its first byte order mark,
-# and a surrogate (a file name that is not UTF-8) has no UTF-8 form.
-_LOST = re.compile("[\0\ufeff\ud800-\udfff]")
-
-
-def check_ids(utts: Sequence[str], where: Where) -> None:
-    """Refuse ids that a list cannot hold, and ids that are there twice.
-
-    Raises:
-        SpkverError: naming the place of the id; of one that is there twice both places.
-    """
-    first: dict[str, int] = {}
-    for index, utt in enumerate(utts):
-        if utt.split() != [utt] or _LOST.search(utt):
-            problem = "is empty, or holds white space, NUL, a byte order mark or what is not UTF-8"
-            raise SpkverError(f"{where(index)}: the id {utt!r} {problem}; rename the utterance")
-        if first.setdefault(utt, index) != index:
-            raise SpkverError(
-                f"{where(index)}: the id '{utt}' is there twice, first at {where(first[utt])}; ids must be unique"
-            )
+ROWS_A_CHUNK = 16384  # of a memory map, at once
 
 
 def stacked(vectors: Iterable[tuple[int, np.ndarray]], utts: Sequence[str], where: Where) -> np.ndarray:
@@ -62,14 +43,26 @@ def stacked(vectors: Iterable[tuple[int, np.ndarray]], utts: Sequence[str], wher
     return embeddings
 
 
+def check_embeddings(embeddings: np.ndarray, utts: Sequence[str], name: str | os.PathLike, where: Where) -> None:
+    """Refuse embeddings (N, D) whose ids or rows cannot be used.
+
+    Raises:
+        SpkverError: beginning with ``name`` where the counts differ; else as `check_ids` and `check_values`.
+    """
+    if len(embeddings) != len(utts):
+        raise SpkverError(f"{name}: {len(embeddings)} embeddings, but {len(utts)} utterance ids; make them again")
+    check_ids(utts, where)
+    check_values(embeddings, utts, where)
+
+
 def check_values(embeddings: np.ndarray, utts: Sequence[str], where: Where) -> None:
     """Refuse a row that makes every trial of its utterance senseless.
 
     Raises:
         SpkverError: the first row that is NaN, infinite or zero.
     """
-    for start in range(0, len(embeddings), _ROWS_A_CHUNK):
-        rows = embeddings[start : start + _ROWS_A_CHUNK]
+    for start in range(0, len(embeddings), ROWS_A_CHUNK):
+        rows = embeddings[start : start + ROWS_A_CHUNK]
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1) | ~rows.any(axis=1))
         if bad.size:
             index = start + int(bad[0])

@@ -5,13 +5,11 @@ whatever kind, goes on with what is missing.
 """
 
 import hashlib
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from spkver.data.audio_check import Survey, read_survey, refuse_too_many, report_unusable, write_survey
 from spkver.data.directory import DataDirectory
@@ -20,11 +18,9 @@ from spkver.embedding.folder import MADE_OF, embeddings_folder, refuse_other_dat
 from spkver.embedding.parts import EmbeddingParts, Part
 from spkver.embedding.workers import embed_parts
 from spkver.experiment.model_fingerprint import embedding_fingerprint
+from spkver.experiment.progress import Progress
 from spkver.experiment.provenance import data_name, data_record, write_record
 from spkver.files import locked
-
-# A plain line at most this often, in seconds, where there is no terminal.
-_PLAIN_LINE_EVERY = 30.0
 
 
 def embed_directory(
@@ -67,10 +63,13 @@ def _embed_directory(
     parts = EmbeddingParts(folder.parent / f".{folder.name}.parts", wanted, _fingerprint(weights, record["model"]))
 
     made = _Made(directory, reasons, extractor.config.data.max_unusable_share)
-    with _Progress(f"embedding {data_name(directory.path)}", len(wanted)) as progress:
+    start, seconds, speed = time.monotonic(), 0.0, "0x real time"
+    with Progress(f"embedding {data_name(directory.path)}", len(wanted), "utt") as progress:
         for number, part, is_new in embed_parts(extractor, parts, workers):
             made.add(number, parts.groups[number], part)
-            progress.show(len(part.reasons), float(part.durations.sum()) if is_new else 0.0)
+            seconds += float(part.durations.sum()) if is_new else 0.0
+            speed = f"{seconds / max(time.monotonic() - start, 1e-9):.0f}x real time"
+            progress.show(len(part.reasons), speed)
     survey = made.survey()
     report_unusable(Survey(unusable=[found for found in survey.unusable if found[0] not in reasons]))
     embeddings, utts, measures = made.whole()
@@ -82,7 +81,7 @@ def _embed_directory(
     bad = [found for found in survey.unusable if found[2] != "missing"]
     write_survey(directory.path, Survey(survey.durations, bad))
     parts.remove()
-    return f"{len(utts)} embeddings ({progress.times_real_time():.0f}x real time) -> {folder}"
+    return f"{len(utts)} embeddings ({speed}) -> {folder}"
 
 
 class _Made:
@@ -133,37 +132,6 @@ class _Made:
         )
         # What counts is what was embedded, not how long the file is.
         return embeddings, utts, {"duration": seconds, "magnitude": magnitudes}
-
-
-class _Progress:
-    """How far it is: a bar in a terminal, a line now and then elsewhere."""
-
-    def __init__(self, title: str, n: int):
-        self._title, self._n, self._done = title, n, 0
-        self._bar = tqdm(total=n, desc=title, unit="utt", leave=False, disable=None)
-        self._start = self._said = time.monotonic()
-        self._seconds = 0.0
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._bar.close()
-
-    def show(self, n: int, new_seconds: float) -> None:
-        """Count ``n`` more utterances, and the seconds of audio in them that were embedded just now."""
-        self._done += n
-        self._seconds += new_seconds
-        self._bar.update(n)
-        now = time.monotonic()
-        if self._bar.disable and now - self._said > _PLAIN_LINE_EVERY:
-            speed = f"{self.times_real_time():.0f}x real time"
-            print(f"{self._title}: {self._done} of {self._n} utterances, {speed}", file=sys.stderr, flush=True)
-            self._said = now
-
-    def times_real_time(self) -> float:
-        """Seconds of audio embedded in a second."""
-        return self._seconds / max(time.monotonic() - self._start, 1e-9)
 
 
 def _fingerprint(weights: Path, model: str) -> str:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from spkver.config import load_config
-from spkver.config.younger_keys import YOUNGER_KEYS
+from spkver.config.schema import Config, before_added
 from spkver.errors import SpkverError
 from spkver.files import is_file
 
@@ -20,7 +20,7 @@ def embedding_fingerprint(model: str | os.PathLike) -> str:
     """All that an embedding depends on, beside its recording, as one SHA-256.
 
     That is the weights, the sample rate, the sections ``features`` and ``model``, and of ``scoring`` the keys
-    ``max_seconds`` and ``views``. Of imported embeddings it stands for the network that they came from.
+    ``max_seconds`` and ``variants``. Of imported embeddings it stands for the network that they came from.
 
     Raises:
         SpkverError: there is no model in the folder.
@@ -36,13 +36,16 @@ def embedding_fingerprint(model: str | os.PathLike) -> str:
     sections = {
         "features": config.features.model_dump(mode="json"),
         "model": config.model.model_dump(mode="json"),
-        "scoring": {name: config.scoring.model_dump(mode="json")[name] for name in ("max_seconds", "views")},
+        "scoring": config.scoring.model_dump(mode="json", include={"max_seconds", "variants"}),
     }
     # A key that the schema got later, at the value by which nothing changes, makes no other model.
+    before = before_added(Config)
     settings = {
-        section: {name: value for name, value in values.items() if YOUNGER_KEYS[section].get(name, _NOTHING) != value}
+        section: {name: value for name, value in values.items() if before[section].get(name, _NOTHING) != value}
         for section, values in sections.items()
     }
+    if "variants" in settings["scoring"]:  # fingerprints were made with its former name
+        settings["scoring"]["views"] = settings["scoring"].pop("variants")
     settings |= {"sample_rate": config.data.sample_rate, "extraction": _EXTRACTION, "weights": _sha256(weights)}
     return _sha256(json.dumps(settings, sort_keys=True).encode())
 

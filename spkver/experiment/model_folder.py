@@ -14,8 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from spkver.config import Config, complete, dump_config, load_config, load_run
-from spkver.config.schema import Scoring
-from spkver.config.younger_keys import YOUNGER_KEYS
+from spkver.config.schema import Calibration, Scoring
 from spkver.data.names import composed
 from spkver.errors import SpkverError
 from spkver.experiment.model_fingerprint import IMPORTED
@@ -23,15 +22,8 @@ from spkver.files import atomic_write, is_file, locked
 from spkver.models import build_encoder
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3
 
-# Where embeddings of another toolkit have no model here, scoring has no configuration either.
-_SCORING_OF_IMPORTED = {
-    "batch_seconds": 120.0,
-    "max_seconds": 60.0,
-    "p_targets": [0.01, 0.05],
-    "bootstrap": 1000,
-    **YOUNGER_KEYS["scoring"],
-}
-_SCORING_OF_IMPORTED["calibration"] = _SCORING_OF_IMPORTED["calibration"] | {"quality": []}
+# Where embeddings of another toolkit have no model here, there are no durations and magnitudes either.
+_SCORING_OF_IMPORTED = Scoring(calibration=Calibration(quality=[]))
 
 
 @dataclass(frozen=True)
@@ -44,10 +36,10 @@ class Model:
     run: dict  # what it was trained with; may hold "threshold" and "held_out_eer"
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors as safetensors, whole or not at all; ``metadata`` is what the file says beside them."""
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors, whole or not at all."""
     with atomic_write(path, "wb") as file:
-        file.write(_serialised(tensors, metadata))
+        file.write(_serialised(tensors))
 
 
 def _serialised(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
@@ -79,8 +71,8 @@ def save_model(
 ) -> None:
     """Write a model folder; ``config.yaml`` comes last, so a folder that has it is complete."""
     folder = Path(folder)
-    # In the file, so that the same weights with other views count as another model: so do their embeddings.
-    views = config.scoring.views
+    # In the file, so that the same weights with other variants count as another model: so do their embeddings.
+    variants = config.scoring.variants
     with (
         locked(folder / ".lock", "writing a model", wait_seconds=60.0),
         atomic_write(folder / "config.yaml") as settings,  # the first that is opened gets its name last
@@ -88,7 +80,7 @@ def save_model(
         atomic_write(folder / "head.safetensors", "wb") as classes,
         atomic_write(folder / "model.safetensors", "wb") as weights,
     ):
-        weights.write(_serialised(encoder, {"views": str(views)} if len(views) > 1 else None))
+        weights.write(_serialised(encoder, {"views": str(variants)} if len(variants) > 1 else None))
         classes.write(_serialised(head))
         listed.writelines(f"{speaker}\n" for speaker in speakers)
         settings.write(dump_config(config, run))
@@ -134,7 +126,7 @@ def read_scoring(folder: str | Path, overrides: Sequence[str] = ()) -> tuple[Sco
     """
     if is_file(Path(folder) / IMPORTED):
         values = [override.removeprefix("scoring.") for override in overrides]
-        return complete(_SCORING_OF_IMPORTED, values, Scoring, str(folder)), 1
+        return complete(_SCORING_OF_IMPORTED, values, str(folder)), 1
     config = read_config(folder, overrides)
     return config.scoring, config.seed
 

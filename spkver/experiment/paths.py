@@ -2,6 +2,8 @@
 
 import os
 import platform
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -56,6 +58,10 @@ class Experiment:
             raise SpkverError(f"{self.folder}: holds no run (no config.yaml); start it with `spkver train`")
         return load_run(self.config_file, overrides)
 
+    def recorded_path(self, path: str | None) -> Path | None:
+        """A path that a run keeps beside its configuration: relative to its folder (runs of before: absolute)."""
+        return None if path is None else Path(os.path.normpath(self.folder.resolve() / path))
+
     def check_same(self, config: Config) -> None:
         """Refuse to resume with other values than the run began with.
 
@@ -72,13 +78,28 @@ class Experiment:
                 )
 
 
-def describe_run(data: Path, init: Path | None) -> dict:
-    """What a run is made of besides its configuration: data, versions, machine, commit."""
+def epoch_files(folder: Path, suffix: str) -> dict[int, Path]:
+    """The files ``epoch-NNN.SUFFIX`` of a folder by epoch, in order."""
+    found = {}
+    for path in folder.glob(f"epoch-*.{suffix}"):
+        match = re.fullmatch(rf"epoch-(\d+)\.{suffix}", path.name)
+        if match:
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def describe_run(experiment: Experiment, data: Path, init: Path | None) -> dict:
+    """What a run is made of besides its configuration: data, versions, machine, commit.
+
+    Paths are relative to the experiment's folder, see `Experiment.recorded_path`: the file says nothing about the
+    machine's folders, and stays right where an experiment moves together with its data.
+    """
+    folder = experiment.folder.resolve()
     return {
-        "data": str(Path(data).resolve()),
-        "init": None if init is None else str(Path(init).resolve()),
+        "data": os.path.relpath(Path(data).resolve(), folder),
+        "init": None if init is None else os.path.relpath(Path(init).resolve(), folder),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(["spkver", *sys.argv[1:]]),
         "spkver": spkver.__version__,
         "commit": _commit(),
         "python": platform.python_version(),
@@ -98,7 +119,7 @@ def _commit() -> str | None:
 
     try:
         # An installed copy may lie inside somebody else's repository.
-        if not git("ls-files", "experiment.py"):
+        if not git("ls-files", Path(__file__).name):
             return None
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.TimeoutExpired):

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from spkver.errors import SpkverError
-from spkver.files import atomic_write
+from spkver.files import write_json
 
 _KEYS = {"data": {"path", "ids", "list", "recordings"}, "trials": {"path", "digest"}}
 _RECORDINGS_COMPARED, _BYTES_COMPARED = 16, 4096
@@ -111,9 +111,7 @@ def has_part(record: dict, part: str) -> bool:
 
 def write_record(path: Path, record: dict) -> None:
     """Write a record, whole or not at all."""
-    with atomic_write(path) as file:
-        json.dump(record, file, indent=2)
-        file.write("\n")
+    write_json(path, record)
 
 
 def refuse_to_replace(place: Path, old: dict | None, new: dict, is_same: bool, what: str) -> None:

@@ -4,7 +4,6 @@
 snapshot) and ``epoch-007.npz``, one an epoch; epoch 0 is the encoder before its first step.
 """
 
-import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from spkver.data.names import composed
 from spkver.errors import SpkverError
+from spkver.experiment.paths import epoch_files
 from spkver.files import atomic_write
 
 # A snapshot has some hundred kilobytes.
@@ -102,12 +102,7 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
 
 def snapshot_files(folder: Path) -> dict[int, Path]:
     """The snapshots in a folder by epoch, in order."""
-    found = {}
-    for path in folder.glob("epoch-*.npz"):
-        match = re.fullmatch(r"epoch-(\d+)\.npz", path.name)
-        if match:
-            found[int(match[1])] = path
-    return dict(sorted(found.items()))
+    return epoch_files(folder, "npz")
 
 
 def read_snapshot(path: Path, epoch: int) -> Snapshot:

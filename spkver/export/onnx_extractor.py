@@ -31,7 +31,7 @@ class OnnxExtractor(Extractor):
         self.config = read_config(model)
         if properties["model_fingerprint"] != Backend(model).digest:
             raise SpkverError(f"{file}: was made from another model than {model}; run `spkver export {model} {file}`")
-        self.views = self.config.scoring.views
+        self.variants = self.config.scoring.variants
         self.sample_rate, self.embed_dim = properties["sample_rate"], properties["embed_dim"]
         self.fbank = build_fbank(self.config).eval()  # what finds speech in a recording
         self.system = "onnx_int8" if properties["precision"] == "int8" else "onnx"

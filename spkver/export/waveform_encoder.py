@@ -1,4 +1,4 @@
-"""Waveform to embedding as one module that becomes one ONNX graph: views, filterbank and encoder, padding masked.
+"""Waveform to embedding as one module that becomes one ONNX graph: variants, filterbank and encoder, padding masked.
 
 Everything between the samples of a frame and its spectrum (mean, pre-emphasis, window, Fourier
 transform) is linear, so it is one matrix here, and framing and matrix are one strided convolution. A
@@ -31,8 +31,8 @@ class WaveformEncoder(nn.Module):
         self.encoder = extractor.encoder
         self.shortest = len(extractor.long_enough(np.zeros(1)))
         self.frame_length, self.frame_shift = fbank.frame_length, fbank.frame_shift
-        self.resamplers = nn.ModuleList(Resampler(*speed_ratio(view.speed_factor)) for view in extractor.views)
-        self.formants = [extractor.formant_factors.index(view.formant_factor) for view in extractor.views]
+        self.resamplers = nn.ModuleList(Resampler(*speed_ratio(variant.speed_factor)) for variant in extractor.variants)
+        self.formants = [extractor.formant_factors.index(variant.formant_factor) for variant in extractor.variants]
         used_bins = fbank.mel.any(2).any(0)
         self.register_buffer("spectrum", torch.from_numpy(_spectrum_matrix(fbank, used_bins.numpy()))[:, None])
         # A convolution over frames, not a matrix product: those are what int8 quantisation takes.
@@ -54,7 +54,7 @@ class WaveformEncoder(nn.Module):
         waveform, lengths = self._repeat_short(waveform, lengths.clamp(1, waveform.shape[1]))
         played = [self._repeat_short(*resampler(waveform, lengths)) for resampler in self.resamplers]
         features, n_frames = self._features(*self._together(played))
-        # One call for all views: the weights of a call of their own for each would not be quantised.
+        # One call for all variants: the weights of a call of their own for each would not be quantised.
         features, average = mean_normalise(features, n_frames)
         raw = self.encoder.unnormalised(features, n_frames, average)
         raw = raw.unflatten(0, (len(played), -1))
@@ -62,7 +62,7 @@ class WaveformEncoder(nn.Module):
         return unit, raw.norm(dim=2).mean(0)
 
     def _together(self, played: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """The views' waveforms below one another, padded to the longest, (n_views * batch, n_samples), and lengths."""
+        """Waveforms of all variants, padded to the longest, ``(n_variants * batch, n_samples)``, and their lengths."""
         if len(played) == 1:
             return played[0]
         n = played[0][0].shape[1]
@@ -81,14 +81,14 @@ class WaveformEncoder(nn.Module):
         return repeated, lengths.clamp(min=n)
 
     def _features(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Filterbanks (n_views * batch, n_frames, n_mels) and each item's number of frames (n_views * batch,)."""
+        """Filterbanks (n_variants * batch, n_frames, n_mels) and each item's number of frames (n_variants * batch,)."""
         valid = torch.arange(waveform.shape[1]) < lengths[:, None]
         # The matrix takes each frame's mean away; without a large common one first, less is lost to rounding.
         offset = waveform.where(valid, 0).sum(1, keepdim=True) / lengths[:, None]
         centred = (waveform - offset).where(valid, 0)
         real, imaginary = F.conv1d(centred[:, None], self.spectrum, stride=self.frame_shift).chunk(2, dim=1)
         power = (real * real + imaginary * imaginary).unflatten(0, (len(self.formants), -1))
-        energy = torch.cat([F.conv1d(of_view, self.mel[place]) for of_view, place in zip(power, self.formants)])
+        energy = torch.cat([F.conv1d(of_variant, self.mel[place]) for of_variant, place in zip(power, self.formants)])
         n_frames = (lengths - self.frame_length) // self.frame_shift + 1
         log_mel = energy.clamp_min(ENERGY_FLOOR).log()
         if self.envelope is not None:

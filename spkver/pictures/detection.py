@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import norm
 
 from spkver.pictures.style import BLUE, ORANGE, RED, Picture, legend_beside, line_style, picture
@@ -57,21 +58,11 @@ def det_curves(systems: Systems, p_targets: Sequence[float] = (0.01,)) -> Pictur
     for index, (name, (scores, labels)) in enumerate(systems.items()):
         style = line_style(index)
         fpr, fnr = thinned(*det_points(scores, labels)[:2])
-        # A rate of 0 or 1 has no place on these axes; it is drawn at half a trial.
-        n_targets = np.count_nonzero(labels)
-        half_target, half_nontarget = 0.5 / n_targets, 0.5 / (len(labels) - n_targets)
         shown = np.concatenate([fnr[(fpr <= _HIGHEST) & (fnr > 0)], fpr[(fnr <= _HIGHEST) & (fpr > 0)]])
         lowest = min(lowest, 0.7 * shown.min(initial=lowest))
-        x = norm.ppf(np.clip(fpr, half_nontarget, 1 - half_nontarget))
-        axis.plot(x, norm.ppf(np.clip(fnr, half_target, 1 - half_target)), label=name, **style)
-        eer, _ = equal_error_rate(scores, labels)
-        at = norm.ppf(np.clip(eer, half_target, 1 - half_target))
-        axis.plot(at, at, "o", color=style["color"], label=f"EER {eer:.2%}")
-        for p_target, marker in zip(p_targets, "^vsD"):
-            cost, threshold = min_dcf(scores, labels, p_target)
-            x, y = _rates_at(scores, labels, threshold)
-            point = (np.clip(x, half_nontarget, 1 - half_nontarget), np.clip(y, half_target, 1 - half_target))
-            axis.plot(*norm.ppf(point), marker, color=style["color"], label=f"minDCF({p_target:g}) {cost:.3f}")
+        axis.plot(*on_axes(fpr, fnr, labels), label=name, **style)
+        for marker, (what, *rates) in zip("o^vsD", operating_points(scores, labels, p_targets)):
+            axis.plot(*on_axes(*rates, labels), marker, color=style["color"], label=what)
     axis.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
     ticks = [tick for tick in TICKS if tick / 100 >= lowest]
     axis.set_xticks(norm.ppf(np.array(ticks) / 100), [f"{tick:g}" for tick in ticks], fontsize=8)
@@ -93,6 +84,24 @@ def thinned(fpr: np.ndarray, fnr: np.ndarray, most: int = _MOST_POINTS) -> tuple
     return fpr[kept], fnr[kept]
 
 
-def _rates_at(scores: np.ndarray, labels: np.ndarray, threshold: float) -> tuple[float, float]:
-    accepted, is_target = np.asarray(scores) >= threshold, np.asarray(labels) == 1
-    return accepted[~is_target].mean(), 1 - accepted[is_target].mean()
+def on_axes(fpr: ArrayLike, fnr: ArrayLike, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Error rates as normal deviates; a rate of 0 or 1, which has no place on such axes, is drawn at half a trial."""
+    n_targets = np.count_nonzero(labels)
+    half_target, half_nontarget = 0.5 / n_targets, 0.5 / (len(labels) - n_targets)
+    x = norm.ppf(np.clip(fpr, half_nontarget, 1 - half_nontarget))
+    return x, norm.ppf(np.clip(fnr, half_target, 1 - half_target))
+
+
+def operating_points(
+    scores: np.ndarray, labels: np.ndarray, p_targets: Sequence[float]
+) -> list[tuple[str, float, float]]:
+    """The EER and each minDCF: its figure in words, and the false positive and false negative rate there."""
+    scores, is_target = np.asarray(scores), np.asarray(labels) == 1
+    eer, _ = equal_error_rate(scores, labels)
+    points = [(f"EER {eer:.2%}", eer, eer)]
+    for p_target in p_targets:
+        cost, threshold = min_dcf(scores, labels, p_target)
+        accepted = scores >= threshold
+        rates = accepted[~is_target].mean(), 1 - accepted[is_target].mean()
+        points.append((f"minDCF({p_target:g}) {cost:.3f}", *rates))
+    return points

@@ -16,13 +16,13 @@ from spkver.data.directory import read_data_directory
 from spkver.errors import SpkverError
 from spkver.pictures import analysis
 from spkver.pictures.architecture import N_FRAMES, model_parts
-from spkver.pictures.detection import TICKS, thinned
+from spkver.pictures.detection import TICKS, on_axes, operating_points, thinned
 from spkver.pictures.margin_page import margin_tables
 from spkver.pictures.page import packed, write_page
 from spkver.pictures.projection import METHODS
 from spkver.pictures.records import smoothed
 from spkver.pictures.run import Run
-from spkver.scoring.metrics import det_points, equal_error_rate, min_dcf
+from spkver.scoring.metrics import det_points, equal_error_rate
 from spkver.scoring.metrics.summary import read_metrics
 
 # Points of a curve: more cannot be told apart on a page.
@@ -113,28 +113,20 @@ def _records(run: Run) -> dict:
 
 def _system(run: Run, scores: np.ndarray, labels: np.ndarray) -> dict:
     scores, is_target = np.asarray(scores, float), np.asarray(labels) == 1
-    eer, threshold = equal_error_rate(scores, labels)
-    half_target, half_nontarget = 0.5 / is_target.sum(), 0.5 / (~is_target).sum()
-
-    def deviate(fpr, fnr) -> list[list]:
-        x = norm.ppf(np.clip(fpr, half_nontarget, 1 - half_nontarget))
-        return [_numbers(x), _numbers(norm.ppf(np.clip(fnr, half_target, 1 - half_target)))]
-
-    points = [("EER " + f"{eer:.2%}", *deviate([eer], [eer]))]
-    for p_target in run.config.scoring.p_targets:
-        cost, at = min_dcf(scores, labels, p_target)
-        accepted = scores >= at
-        rates = [accepted[~is_target].mean()], [1 - accepted[is_target].mean()]
-        points.append((f"minDCF({p_target:g}) {cost:.3f}", *deviate(*rates)))
     edges = np.linspace(scores.min(), scores.max(), _HISTOGRAM_BINS + 1)
+    points = operating_points(scores, labels, run.config.scoring.p_targets)
     return {
-        "det": deviate(*thinned(*det_points(scores, labels)[:2], _DET_POINTS)),
-        "points": points,
-        "threshold": threshold,
+        "det": _deviates(*thinned(*det_points(scores, labels)[:2], _DET_POINTS), labels),
+        "points": [(what, *_deviates([fpr], [fnr], labels)) for what, fpr, fnr in points],
+        "threshold": equal_error_rate(scores, labels)[1],
         "edges": _numbers(edges),
         "targets": _numbers(np.histogram(scores[is_target], edges, density=True)[0]),
         "nontargets": _numbers(np.histogram(scores[~is_target], edges, density=True)[0]),
     }
+
+
+def _deviates(fpr, fnr, labels: np.ndarray) -> list[list]:
+    return [_numbers(values) for values in on_axes(fpr, fnr, labels)]
 
 
 def _development(run: Run) -> dict:
@@ -188,7 +180,7 @@ def _architecture(run: Run) -> dict:
 
 def _audio(run: Run, megabytes: float) -> dict:
     """The beginnings of utterances as Ogg Opus: the first of each speaker, then the second, until it is full."""
-    directory = read_data_directory(run.about["data"], check_files=False)
+    directory = read_data_directory(run.experiment.recorded_path(run.about["data"]), check_files=False)
     paths = {utterance.id: utterance.path for utterance in directory.utterances}
     turn: dict[str, int] = {}
     order = []

@@ -4,7 +4,8 @@
 matplotlib figure (``run.records()``, ``run.drift()``, ``run.det()``, ...), and ``Run.PICTURES`` names them.
 """
 
-from spkver.pictures import detection, embeddings, records
+from spkver.pictures import detection, embeddings
+from spkver.pictures.records import gradients, training_records
 from spkver.pictures.run_data import RunData
 from spkver.pictures.style import Picture
 
@@ -19,54 +20,23 @@ class Run(RunData):
         SpkverError: it holds no run. Whatever else is missing is said by the picture that needs it.
     """
 
-    def records(self) -> Picture:
-        return records.training_records(self)
-
-    def gradients(self) -> Picture:
-        return records.gradients(self)
-
-    def confusion(self) -> Picture:
-        return embeddings.confusion_development(self)
-
-    def drift(self) -> Picture:
-        return embeddings.drift(self)
-
-    def cka(self) -> Picture:
-        return embeddings.cka(self)
-
-    def spectrum(self) -> Picture:
-        return embeddings.spectrum(self)
-
-    def curvature(self) -> Picture:
-        return embeddings.curvature(self)
-
-    def clusters(self) -> Picture:
-        return embeddings.clusters(self)
-
-    def space(self) -> Picture:
-        return embeddings.space(self)
-
-    def tsne(self) -> Picture:
-        return embeddings.tsne(self)
+    records, gradients = training_records, gradients
+    confusion, drift, cka = embeddings.confusion_development, embeddings.drift, embeddings.cka
+    spectrum, curvature = embeddings.spectrum, embeddings.curvature
+    clusters, space, tsne = embeddings.clusters, embeddings.space, embeddings.tsne
 
     def score_histograms(self) -> Picture:
-        return detection.score_histograms({f"{self.name}, {name}": both for name, both in self.scores().items()})
+        """Scores of targets and nontargets, one panel a system."""
+        return detection.score_histograms(self._systems())
 
     def det(self) -> Picture:
-        systems = {f"{self.name}, {name}": both for name, both in self.scores().items()}
-        return detection.det_curves(systems, self.config.scoring.p_targets)
+        """Detection error trade-off of all systems."""
+        return detection.det_curves(self._systems(), self.config.scoring.p_targets)
+
+    def _systems(self) -> detection.Systems:
+        return {f"{self.name}, {name}": both for name, both in self.scores().items()}
 
     PICTURES = (
-        "records",
-        "gradients",
-        "confusion",
-        "drift",
-        "cka",
-        "spectrum",
-        "curvature",
-        "clusters",
-        "space",
-        "tsne",
-        "score_histograms",
-        "det",
+        *("records", "gradients", "confusion", "drift", "cka", "spectrum", "curvature", "clusters", "space", "tsne"),
+        *("score_histograms", "det"),
     )

@@ -22,7 +22,7 @@ from safetensors.numpy import save as save_arrays
 
 from spkver.errors import SpkverError
 from spkver.experiment.model_fingerprint import embedding_fingerprint
-from spkver.files import atomic_write
+from spkver.files import atomic_write, write_json
 from spkver.scoring.backends.calibration import Calibration, read_calibration
 from spkver.scoring.backends.plda import Plda
 from spkver.scoring.backends.quality import quality_columns
@@ -114,10 +114,8 @@ class Backend:
 
     def write_threshold(self, system: str, threshold: Threshold) -> None:
         """Keep a threshold of a system's scores."""
-        path = self._new(f"threshold-{system}.json")
-        with atomic_write(path) as file:
-            json.dump({"system": system, **threshold._asdict(), "made_by": self.makers(system)}, file, indent=2)
-            file.write("\n")
+        record = {"system": system, **threshold._asdict(), "made_by": self.makers(system)}
+        write_json(self._new(f"threshold-{system}.json"), record)
 
     def threshold(self, system: str) -> Threshold | None:
         """The threshold that was saved for a system, None where none was.

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from spkver.data.label_words import LABEL_OF_WORD
-from spkver.data.lookup import Rows, check_names
+from spkver.data.lookup import Rows, check_ids
 from spkver.data.text_tables import BLOCK_BYTES, Block, Irregular, joined_lines, read_blocks, table_rows
 from spkver.data.trials import Trials, joined, labels_of, look_up, read_trial_blocks, refuse_contradictions
 from spkver.errors import SpkverError
-from spkver.files import atomic_write, locked, writing
+from spkver.files import atomic_write, locked, write_json, writing
 
 _WRITTEN_AT_ONCE = 1 << 18
 
@@ -40,7 +40,7 @@ def write_scores(path: str | os.PathLike, trials: Trials, scores: np.ndarray) ->
     """
     if not len(trials):
         raise SpkverError(f"{path}: there are no scores to write")
-    check_names(path, trials.names.to_pylist())
+    check_ids(trials.names.to_pylist(), lambda _: path)
     scores = _checked(trials, scores)
     with atomic_write(path, "wb") as file:
         for start in range(0, len(trials), _WRITTEN_AT_ONCE):
@@ -173,8 +173,7 @@ class _Unfinished:
         """Keep what is done; the text reaches the disk before the note that says so."""
         out.flush()
         state = {"fingerprint": self.fingerprint, "read": read, "written": out.tell(), "n_trials": n_trials}
-        with atomic_write(self.state) as file:
-            json.dump(state, file)
+        write_json(self.state, state)
 
     def remove(self) -> None:
         self.state.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ them can be run again alone. What is fitted lies in the model's folder, and scor
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +15,7 @@ import numpy as np
 
 from spkver.config.schema import Calibration, Scoring
 from spkver.data.directory import DataDirectory, read_data_directory
-from spkver.data.lookup import Rows, check_no_duplicates
+from spkver.data.lookup import Rows, check_ids
 from spkver.data.names import composed
 from spkver.data.trial_making import make_trials
 from spkver.data.trials import Trials, look_up
@@ -28,7 +27,7 @@ from spkver.errors import SpkverError
 from spkver.experiment.model_fingerprint import IMPORTED, embedding_fingerprint
 from spkver.experiment.model_folder import load_model, read_speakers
 from spkver.experiment.provenance import data_record, file_record, read_record, refuse_to_replace, write_record
-from spkver.files import atomic_write
+from spkver.files import write_json
 from spkver.scoring.backend_folder import Cohort
 from spkver.scoring.backends.calibration import fit_calibration
 from spkver.scoring.backends.cosine import unit_rows
@@ -64,7 +63,7 @@ def import_directory(source: Path, data: DataDirectory, exp: Path, utts: Path | 
         raise SpkverError(f"{system.model}: has a model of its own; import embeddings into another experiment")
     embeddings, names = import_embeddings(source, utts=utts, basenames=basenames)
     names = [composed(name) for name in names]
-    check_no_duplicates(source, names)
+    check_ids(names, lambda _: source)
     row_of = {name: row for row, name in enumerate(names)}
     wanted = [utterance.id for utterance in data.utterances]
     missing = [utt for utt in wanted if utt not in row_of]
@@ -80,8 +79,8 @@ def import_directory(source: Path, data: DataDirectory, exp: Path, utts: Path | 
     refuse_other_data(folder, made_of)
     if not _of_the_imported_network(system, folder, rows, wanted):
         digest = hashlib.sha256(rows.tobytes()).hexdigest()
-        with atomic_write(system.model / IMPORTED) as file:
-            json.dump({"source": str(source.absolute()), "dimensions": rows.shape[1], "embeddings": digest}, file)
+        imported = {"source": str(source.absolute()), "dimensions": rows.shape[1], "embeddings": digest}
+        write_json(system.model / IMPORTED, imported)
     (folder / MADE_OF).unlink(missing_ok=True)
     write_embeddings(folder, rows, wanted, measures)
     write_record(folder / MADE_OF, made_of | {"model": system.backend.digest})

@@ -33,7 +33,7 @@ class Averaged:
 def average_model(experiment: Experiment, directory: DataDirectory, overrides: Sequence[str] = ()) -> Averaged:
     """Average the weights of the last epochs into ``model/``.
 
-    ``overrides`` (``scoring.key=value``) hold for that model from then on, such as its views.
+    ``overrides`` (``scoring.key=value``) hold for that model from then on, such as its variants.
 
     The decision threshold of ``spkver verify`` is the one at the EER of the held-out training speakers.
 
@@ -64,15 +64,15 @@ def average_model(experiment: Experiment, directory: DataDirectory, overrides: S
     return Averaged(epochs, eer, threshold)
 
 
-def directory_of(run: dict, data: Path | None) -> Path:
+def directory_of(experiment: Experiment, data: Path | None) -> Path:
     """The data directory given, or the one that the run was trained on.
 
     Raises:
         SpkverError: that one is gone, or not known.
     """
-    if data is None and "data" not in run:
-        raise SpkverError("the run does not say where its data directory is; name it with --data")
-    path = Path(data or run["data"])
+    path = data or experiment.recorded_path(experiment.read()[1].get("data"))
+    if path is None:
+        raise SpkverError(f"{experiment.folder}: does not say where its data directory is; name it with --data")
     if not path.is_dir():
         raise SpkverError(f"{path}: the data directory of this run is gone; name it with --data")
     return path

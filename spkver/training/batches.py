@@ -19,9 +19,9 @@ from spkver.training.stopping import StopRequest
 # A worker that has not ended by then is killed.
 _SECONDS_TO_END = 2.0
 _WHY = {
-    signal.SIGKILL: "the system does so when memory runs out; lower data.workers, data.cache_gigabytes or the batch",
-    signal.SIGBUS: "shared memory ran out; give the machine more of /dev/shm, or lower data.workers",
-    signal.SIGSEGV: "a library that decodes audio crashed, or memory is faulty",
+    "SIGKILL": "the system does so when memory runs out; lower data.workers, data.cache_gigabytes or the batch",
+    "SIGBUS": "shared memory ran out; give the machine more of /dev/shm, or lower data.workers",
+    "SIGSEGV": "a library that decodes audio crashed, or memory is faulty",
 }
 
 
@@ -132,6 +132,6 @@ def _how_it_died(pid: int, exitcode: int) -> str:
     """``exitcode``: as `multiprocessing.Process` has it, negative for a signal."""
     if exitcode > 0:
         return f"data worker (process {pid}) ended with status {exitcode}"
-    number = signal.Signals(-exitcode)
-    why = f": {_WHY[number]}" if number in _WHY else ""
-    return f"data worker (process {pid}) was killed by {number.name}{why}"
+    name = signal.Signals(-exitcode).name
+    why = f": {_WHY[name]}" if name in _WHY else ""
+    return f"data worker (process {pid}) was killed by {name}{why}"

@@ -5,7 +5,6 @@ and on a signal. ``checkpoints/epoch-007.safetensors`` are the weights after an 
 and the best stay. All of them appear whole or not at all.
 """
 
-import re
 import zipfile
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from spkver.errors import SpkverError
 from spkver.experiment.model_folder import load_tensors, save_tensors
+from spkver.experiment.paths import epoch_files
 from spkver.files import atomic_write
 
 
@@ -83,12 +83,7 @@ def save_epoch(folder: Path, epoch: int, encoder: dict[str, Tensor], head: dict[
 
 def epochs_kept(folder: Path) -> dict[int, Path]:
     """The epochs whose weights are there, in order."""
-    found = {}
-    for path in folder.glob("epoch-*.safetensors"):
-        match = re.fullmatch(r"epoch-(\d+)\.safetensors", path.name)
-        if match:
-            found[int(match[1])] = path
-    return dict(sorted(found.items()))
+    return epoch_files(folder, "safetensors")
 
 
 def prune(folder: Path, keep_last: int, best: int | None) -> None:

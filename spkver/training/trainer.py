@@ -32,10 +32,10 @@ from spkver.models import build_encoder
 from spkver.training import checkpoint
 from spkver.training.batches import Batches, WorkerDied
 from spkver.training.device import choose_device, choose_dtype, ignore_interrupts
+from spkver.training.epoch_report import RunningMeans, epoch_line, epoch_progress, figures, training_line
 from spkver.training.finetune import freeze, start_from
 from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
 from spkver.training.norm_statistics import renew_statistics
-from spkver.training.progress import Progress, RunningMeans, training_line
 from spkver.training.snapshot_writer import Snapshots
 from spkver.training.step import TrainingStep
 from spkver.training.stopping import TRY_AGAIN, StopNow, Stopped, StopRequest
@@ -196,7 +196,7 @@ class Trainer:
         self.sampler.set_epoch(self.epoch, self.step)
         self.to_train_mode()
         with (
-            Progress(self.epoch, self.config.training.epochs, self.sampler.n_batches, self.step) as progress,
+            epoch_progress(self.epoch, self.config.training.epochs, self.sampler.n_batches, self.step) as progress,
             Batches(self.loader(), self.stop_request) as batches,
         ):
             before = time.monotonic()
@@ -208,7 +208,7 @@ class Trainer:
                 before = now
                 self.step += 1
                 self.log.write("step", self._steps_done(), record)
-                progress.show(self.step, self.sums.running(record))
+                progress.show(1, figures(self.sums.running(record)))
                 if time.monotonic() - self._saved_at > 60 * self.config.training.checkpoint_minutes:
                     self._save()
 
@@ -228,7 +228,7 @@ class Trainer:
     def _finish_epoch(self) -> None:
         """Measure, keep the weights, log, say; then the next epoch."""
         record = {"epoch": self.epoch + 1, **self.sums.mean(), "seconds": round(self.seconds, 1)}
-        # As recorded: the further views of a finished model would cost as many times the time, each epoch.
+        # As recorded: the further variants of a finished model would cost as many times the time, each epoch.
         extractor = Extractor(self.encoder, self.config, ORIGINAL)
         try:
             # Nothing of the training changes here: a signal need not wait, and a resumed run measures again.
@@ -251,7 +251,7 @@ class Trainer:
         self._save()
         best = None if self.best is None else self.best[1]
         checkpoint.prune(self.experiment.checkpoints, self.config.training.keep_last, best)
-        print(Progress.epoch_line(record, self.config.training.epochs), flush=True)
+        print(epoch_line(record, self.config.training.epochs), flush=True)
         if self.stop_request.signal_number is not None:
             raise StopNow
 

@@ -175,13 +175,17 @@ def changing(folder: Path) -> Iterator[None]:
         yield
 
 
+def _is_ours(folder: Path) -> bool:
+    return hasattr(os, "getuid") and folder.stat().st_uid == os.getuid()  # Windows has no such numbers
+
+
 def _make_private(folder: Path) -> None:
     """Make the folder of a store, for its owner alone; also one that an earlier version made for all to read."""
     try:
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
-        elif (folder / "store.json").is_file() and folder.stat().st_uid == os.getuid():
+        elif (folder / "store.json").is_file() and _is_ours(folder):
             folder.chmod(0o700)
             for file in (folder / "store.json", *folder.glob("embeddings-*.npy")):
                 file.chmod(0o600)

@@ -163,7 +163,7 @@ class Verifier:
 
     @property
     def embed_dim(self) -> int:
-        """Numbers of an embedding, those of all views together."""
+        """Numbers of an embedding, those of all variants together."""
         return self._extractor.embed_dim
 
     @property

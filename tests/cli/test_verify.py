@@ -24,17 +24,6 @@ from spkver.verification.store_files import read_enrolled, write_enrolled
 from spkver.verification.verifier import EmbeddedAudio
 
 
-@pytest.fixture
-def run(capsys):
-    def run(*words):
-        capsys.readouterr()
-        status = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def model(trained):
     return trained / "model"

@@ -1,13 +1,18 @@
 """Configuration: what a file, its bases and overrides give, and what a mistake looks like."""
 
+import inspect
 import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from spkver.config import dump_config, load_config, load_run
+from spkver.config import Config, dump_config, load_config, load_run, schema
+from spkver.config.load import _Loader
 from spkver.errors import SpkverError
+from spkver.features import Fbank
+from spkver.heads import ArcMarginProduct, ArcMarginProductIntertopkSubcenter, NormFace
+from spkver.models import SpeechEncoderV3
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 BASE = CONF / "base.yaml"
@@ -21,7 +26,7 @@ def message(path, *overrides):
     return text.removeprefix(f"{path}: ")
 
 
-@pytest.mark.parametrize("path", sorted(set(CONF.glob("*.yaml")) - {CONF / "lmf.yaml"}), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_configuration_is_valid_and_its_dump_reads_back(path, tmp_path):
     config = load_config(path)
     copy = tmp_path / "copy.yaml"
@@ -131,12 +136,7 @@ def test_a_mistake_is_one_line_that_names_the_key(override, expected):
     assert message(BASE, override) == expected
 
 
-def test_a_missing_key_and_a_missing_file_are_named(tmp_path):
-    content = yaml.safe_load(BASE.read_text())
-    del content["optimizer"]["lr"]
-    path = tmp_path / "c.yaml"
-    path.write_text(yaml.safe_dump(content))
-    assert message(path) == "key 'optimizer.lr' is missing"
+def test_a_missing_file_is_named(tmp_path):
     assert message(tmp_path / "none.yaml").startswith("cannot be read")
 
 
@@ -164,19 +164,71 @@ def test_yaml_cannot_make_objects(tmp_path):
         load_config(path)
 
 
-def test_a_stored_run_from_before_a_key_goes_on_as_it_was_but_a_users_file_must_have_it(tmp_path):
+def test_a_key_that_is_not_given_has_its_default_and_a_stored_run_the_value_from_before_the_key(tmp_path):
     content = load_config(BASE).model_dump()
-    del content["scoring"]["norm"], content["optimizer"]["momentum"], content["snapshots"]
+    del content["scoring"]["norm"], content["optimizer"]["momentum"], content["snapshots"], content["optimizer"]["lr"]
     content["model"].pop("aggregate_layers")
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(SpkverError, match="is missing"):
-        load_config(tmp_path / "own.yaml")
+    assert load_config(tmp_path / "own.yaml") == load_config(BASE)
     (tmp_path / "stored.yaml").write_text(yaml.safe_dump(content | {"run": {"commit": "abc"}}))
     stored = load_config(tmp_path / "stored.yaml")
     assert stored.model.aggregate_layers is False
+    assert stored.optimizer.momentum == 0.9
     assert stored.snapshots.speakers == 0
     assert stored.scoring.norm.top_n == 50
     assert stored.optimizer.lr == load_config(BASE).optimizer.lr
+
+
+def test_a_renamed_key_is_read_from_a_stored_run_and_named_to_a_user(tmp_path):
+    variants = [[1.0, 1.0], [0.9, 0.9]]
+    content = load_config(BASE).model_dump()
+    del content["scoring"]["variants"]
+    content["scoring"]["views"] = variants
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(content))
+    assert message(tmp_path / "c.yaml") == "unknown key 'scoring.views' (it is 'scoring.variants' now)"
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(content | {"run": {"commit": "abc"}}))
+    assert load_config(tmp_path / "c.yaml").scoring.variants == variants
+
+
+def test_defaults_of_the_schema_are_those_that_base_yaml_shows():
+    shown = yaml.load(BASE.read_text(), Loader=_Loader)
+    assert same_keys(shown, Config().model_dump())
+    assert load_config(BASE) == Config()
+
+
+def same_keys(one, other):
+    return not isinstance(one, dict) or (
+        one.keys() == other.keys()
+        and all(key == "lr_factors" or same_keys(value, other[key]) for key, value in one.items())
+    )
+
+
+@pytest.mark.parametrize(
+    ("built", "section"),
+    [
+        (SpeechEncoderV3, Config().model),
+        (Fbank, Config().features),
+        (ArcMarginProduct, schema.ArcMargin()),
+        (ArcMarginProductIntertopkSubcenter, schema.IntertopkSubcenter()),
+        (NormFace, schema.NormFace()),
+    ],
+)
+def test_what_is_built_in_python_has_the_defaults_of_the_configuration(built, section):
+    values = section.model_dump(exclude={"name"})
+    parameters = inspect.signature(built).parameters
+    defaults = {name: parameters[name].default for name in values}
+    assert {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()} == values
+
+
+def test_shipped_heads_have_the_defaults_of_the_schema():
+    assert load_config(CONF / "intertopk.yaml").head == schema.IntertopkSubcenter()
+
+
+def test_a_key_of_the_default_head_needs_no_name(tmp_path):
+    (tmp_path / "c.yaml").write_text("head: {margin: 0.3}\n")
+    assert load_config(tmp_path / "c.yaml").head == schema.ArcMargin(margin=0.3)
+    (tmp_path / "c.yaml").write_text("head: {name: intertopk_subcenter, K: 2}\n")
+    assert load_config(tmp_path / "c.yaml").head == schema.IntertopkSubcenter(K=2)
 
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -214,11 +214,13 @@ def test_a_generator_gives_the_same_crop_whatever_was_read_before(noise_list):
         assert rng.random() == following
 
 
-def test_snr_lies_in_the_configured_range(noise_list):
-    augmenter = Augmenter(config(1.0, noise_list=noise_list), RATE)
+@pytest.mark.parametrize("kind, low, high", [("noise", 0, 15), ("babble", 13, 20)])
+def test_the_snr_of_noise_and_that_of_babble_lie_in_their_configured_ranges(noise_list, kind, low, high):
+    augmenter = Augmenter(config(**{kind: 1.0}, noise_list=noise_list), RATE, draw_voice)
     speech = voice(6)
     reached = [snr_db(speech, augmenter(speech, np.random.default_rng(s), "anna")) for s in range(50)]
-    assert -0.1 < min(reached) < 3 and 12 < max(reached) < 15.1
+    assert low - 0.1 < min(reached) < low + 0.2 * (high - low)
+    assert high - 0.2 * (high - low) < max(reached) < high + 0.1
 
 
 def test_measured_responses_are_taken_from_the_list(tmp_path):

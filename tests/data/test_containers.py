@@ -32,10 +32,11 @@ def content(path, samples=SAMPLES, form="WAV", coding="PCM_16") -> bytes:
     return path.read_bytes()
 
 
-CONTAINERS = ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "VOC", "MAT4", "MAT5", "SVX", "SDS"]
+COMPARED = ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "SVX"]
+CONTAINERS = [*COMPARED, "VOC", "MAT4", "MAT5", "SDS"]
 
 
-@pytest.mark.parametrize("form", CONTAINERS)
+@pytest.mark.parametrize("form", COMPARED)
 def test_a_container_that_was_cut_is_truncated(tmp_path, form):
     path = tmp_path / "a"
     whole = content(path, form=form)

@@ -134,7 +134,7 @@ def test_a_file_whose_name_is_in_latin_1_is_listed_by_its_bytes(folder, tmp_path
     assert data.utterances[2].path == folder / name
     write_data_directory(tmp_path / "again", data.utterances)
     assert read_data_directory(tmp_path / "again").utterances == data.utterances
-    with pytest.raises(SpkverError, match=r"'caf\\udce9' cannot be an id: it is not UTF-8; rename its file"):
+    with pytest.raises(SpkverError, match=r"the id 'caf\\udce9' is empty or holds .* what is not UTF-8; rename it"):
         write_data_directory(tmp_path / "again", [Utterance(os.fsdecode(b"caf\xe9"), folder / name, "b")])
 
 
@@ -184,10 +184,10 @@ def test_writing_removes_companions_that_described_the_former_list(folder):
     ("utterances", "expected"),
     [
         ([], "no utterance to write"),
-        ([("u 1", "/x.wav", "s")], "'u 1' cannot be an id"),
-        ([("u1", "/x.wav", "")], "'' cannot be an id"),
-        ([("u1", "/x.wav", "s"), ("u1", "/y.wav", "s")], "'u1' is given twice"),
-        ([("\xfc", "/x.wav", "s"), ("u\u0308", "/y.wav", "s")], "is given twice"),
+        ([("u 1", "/x.wav", "s")], "the id 'u 1' is empty or holds white space"),
+        ([("u1", "/x.wav", "")], "the id '' is empty or holds white space"),
+        ([("u1", "/x.wav", "s"), ("u1", "/y.wav", "s")], "the id 'u1' is there twice; ids must be unique"),
+        ([("\xfc", "/x.wav", "s"), ("u\u0308", "/y.wav", "s")], "is there twice"),
         ([("u1", "/x\ny.wav", "s")], "does not fit on a line"),
     ],
 )

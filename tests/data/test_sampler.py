@@ -112,6 +112,15 @@ def test_a_speaker_with_fewer_utterances_than_k_still_takes_part():
     assert all(batch.count(0) == 4 for batch in batches)
 
 
+def test_a_speaker_with_more_utterances_is_drawn_more_often_from_the_start_of_an_epoch():
+    # 20 of 200 groups are the first speaker's: of 100 batches it is in 10 of the first 50, give or take 2.2.
+    labels = labels_of([20] + [10] * 18)
+    early = [
+        sum(min(batch) < 20 for batch in items(SpeakerBatchSampler(labels, 2, 1, seed=seed))[:50]) for seed in range(30)
+    ]
+    assert np.mean(early) == pytest.approx(10, abs=1.5)
+
+
 def test_speakers_of_a_batch_mix_over_an_epoch():
     # With 40 speakers and 4 a batch, a pair that always came together would be a structured sampler.
     labels = labels_of([20] * 40)

@@ -189,7 +189,7 @@ def test_a_name_that_columns_cannot_hold_is_refused_and_leaves_the_old_file(tmp_
 
 
 def test_trials_whose_columns_disagree_are_refused():
-    with pytest.raises(ValueError, match="enroll has 1 names, test has 2"):
+    with pytest.raises(ValueError, match="enroll_index has 1 trials, test_index has 2"):
         Trials.of(["a"], ["b", "c"])
     with pytest.raises(ValueError, match=r"labels have shape \(2,\), there are 1"):
         Trials.of(["a"], ["b"], [1, 0])

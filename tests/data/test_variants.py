@@ -24,7 +24,7 @@ from spkver.verification.speaker_store import SpeakerStore
 from spkver.verification.verifier import load
 
 PAIRS = [(1.0, 1.0), (1.0, 0.8), (0.9, 1.1), (0.9, 0.8), (1.1, 1.0), (0.9, 1.0)]
-VIEWS = [f"scoring.views={[list(pair) for pair in PAIRS]}"]
+VARIANTS = [f"scoring.variants={[list(pair) for pair in PAIRS]}"]
 
 
 def noise(n, seed):
@@ -33,13 +33,13 @@ def noise(n, seed):
 
 @pytest.fixture
 def config(trained):
-    return load_config(trained / "config.yaml", VIEWS)
+    return load_config(trained / "config.yaml", VARIANTS)
 
 
 @pytest.fixture
 def of_envelopes(trained):
     """As `config`, with formant factors that leave the harmonics in place."""
-    return load_config(trained / "config.yaml", [*VIEWS, "features.formant_envelope_hz=120"])
+    return load_config(trained / "config.yaml", [*VARIANTS, "features.formant_envelope_hz=120"])
 
 
 @pytest.fixture
@@ -47,13 +47,15 @@ def encoder(trained):
     return load_model(trained / "model").encoder
 
 
-@pytest.mark.parametrize("views", ["[[0.9, 1.0]]", "[[1.0, 1.0], [0.9]]", "[[1.0, 1.0], [1.0, 1.0]]"])
-def test_views_that_are_none_are_refused_by_name(tiny_config, views):
-    with pytest.raises(SpkverError, match=r"key 'scoring.views' must hold pairs .speed factor, formant factor., first"):
-        load_config(tiny_config, [f"scoring.views={views}"])
+@pytest.mark.parametrize("variants", ["[[0.9, 1.0]]", "[[1.0, 1.0], [0.9]]", "[[1.0, 1.0], [1.0, 1.0]]"])
+def test_variants_that_are_none_are_refused_by_name(tiny_config, variants):
+    with pytest.raises(
+        SpkverError, match=r"key 'scoring.variants' must hold pairs .speed factor, formant factor., first"
+    ):
+        load_config(tiny_config, [f"scoring.variants={variants}"])
 
 
-def test_an_embedding_is_those_of_its_views_side_by_side(encoder, config):
+def test_an_embedding_is_those_of_its_variants_side_by_side(encoder, config):
     extractor = Extractor(encoder, config)
     waveform = noise(20000, 1)
     parts, lengths = [], []
@@ -74,21 +76,21 @@ def test_an_embedding_is_those_of_its_views_side_by_side(encoder, config):
 def test_the_cosine_of_two_utterances_is_the_mean_over_like_views(encoder, config):
     waveforms = [noise(20000, 1), noise(32000, 2)]
     a, b = Extractor(encoder, config).embed(waveforms)
-    alike = [np.prod(Extractor(encoder, config, [view]).embed(waveforms), axis=0).sum() for view in PAIRS]
+    alike = [np.prod(Extractor(encoder, config, [variant]).embed(waveforms), axis=0).sum() for variant in PAIRS]
     assert a @ b == pytest.approx(np.mean(alike), abs=1e-5)
 
 
 def test_with_the_recording_alone_nothing_changes(encoder, trained):
     waveform = noise(20000, 1)
     plain = Extractor(encoder, read_config(trained / "model"))
-    assert plain.views == ORIGINAL
+    assert plain.variants == ORIGINAL
     with torch.inference_mode():
         features, average = mean_normalise(Fbank()(torch.from_numpy(waveform)[None])[0])
         expected = encoder.eval()(features, average=average)
     assert plain.embed([waveform]) == pytest.approx(expected.numpy(), abs=1e-6)
 
 
-def test_views_do_not_depend_on_batch_mates(encoder, config):
+def test_variants_do_not_depend_on_batch_mates(encoder, config):
     extractor = Extractor(encoder, config)
     waveforms = [noise(n, n) for n in (5, 3000, 20000, 47001)]
     together = extractor.embed(waveforms)
@@ -108,7 +110,7 @@ def test_the_graph_resamples_as_files_are(up, down):
 
 
 @pytest.mark.parametrize("formants", ["config", "of_envelopes"])
-def test_the_graph_hears_the_views_that_python_hears(encoder, formants, request):
+def test_the_graph_makes_the_variants_that_python_makes(encoder, formants, request):
     extractor = Extractor(encoder, request.getfixturevalue(formants))
     waveforms = [noise(n, n) for n in (700, 3000, 20000, 47001)]
     padded = torch.from_numpy(np.stack([np.pad(w, (0, 48000 - len(w)), constant_values=3) for w in waveforms]))
@@ -119,7 +121,7 @@ def test_the_graph_hears_the_views_that_python_hears(encoder, formants, request)
     assert magnitudes.numpy() == pytest.approx(expected.magnitudes, rel=1e-4)
 
 
-def test_views_hear_the_envelope_alone_where_the_configuration_says_so(encoder, config, of_envelopes):
+def test_variants_move_the_envelope_alone_where_the_configuration_says_so(encoder, config, of_envelopes):
     waveform = noise(20000, 1)
     embedding, stretched = (
         Extractor(encoder, of_envelopes).embed([waveform])[0],
@@ -142,8 +144,8 @@ def test_a_class_of_another_voice_is_one_view(encoder, config):
 
 
 @pytest.fixture
-def of_views(trained, config, tmp_path):
-    """The model of `trained`, heard in six views."""
+def in_variants(trained, config, tmp_path):
+    """The model of `trained`, in six variants."""
     shutil.copytree(trained, tmp_path / "exp")
     for folder in (tmp_path / "exp", tmp_path / "exp" / "model"):
         run = yaml.safe_load((folder / "config.yaml").read_text())["run"]
@@ -151,20 +153,20 @@ def of_views(trained, config, tmp_path):
     return tmp_path / "exp"
 
 
-def test_speakers_enrolled_in_other_views_are_refused(trained, of_views, voices, tmp_path):
+def test_speakers_enrolled_in_other_variants_are_refused(trained, in_variants, voices, tmp_path):
     recording = next(voices.rglob("*.wav"))
     SpeakerStore(tmp_path / "people", trained / "model").enroll("anna", [recording])
-    assert load(of_views / "model").embed_dim == 96
+    assert load(in_variants / "model").embed_dim == 96
     with pytest.raises(SpkverError, match="made by other weights or settings than those of"):
-        SpeakerStore(tmp_path / "people", of_views / "model").identify(recording)
+        SpeakerStore(tmp_path / "people", in_variants / "model").identify(recording)
 
 
-def test_a_trained_model_gets_other_views_and_counts_as_another(trained, voices, tmp_path, capsys):
+def test_a_trained_model_gets_other_variants_and_counts_as_another(trained, voices, tmp_path, capsys):
     shutil.copytree(trained, tmp_path / "exp")
     before = Backend(tmp_path / "exp" / "model").digest
-    assert main(["average", str(tmp_path / "exp"), "--data", str(voices), *VIEWS]) == 0
+    assert main(["average", str(tmp_path / "exp"), "--data", str(voices), *VARIANTS]) == 0
     model = load_model(tmp_path / "exp" / "model")
-    assert [tuple(view) for view in model.config.scoring.views] == PAIRS
+    assert [tuple(variant) for variant in model.config.scoring.variants] == PAIRS
     assert Backend(tmp_path / "exp" / "model").digest != before
     assert main(["average", str(tmp_path / "exp"), "--data", str(voices)]) == 0
     assert Backend(tmp_path / "exp" / "model").digest == before
@@ -175,25 +177,25 @@ def test_a_trained_model_gets_other_views_and_counts_as_another(trained, voices,
     )
 
 
-def test_the_stages_hear_the_views_of_the_configuration(of_views, voices):
-    assert main(["average", str(of_views), "--data", str(voices)]) == 0
-    assert main(["embed", str(voices), str(of_views)]) == 0
-    embeddings = read_embeddings(of_views / "embeddings" / voices.name)[0]
+def test_the_stages_make_the_variants_of_the_configuration(in_variants, voices):
+    assert main(["average", str(in_variants), "--data", str(voices)]) == 0
+    assert main(["embed", str(voices), str(in_variants)]) == 0
+    embeddings = read_embeddings(in_variants / "embeddings" / voices.name)[0]
     assert embeddings.shape[1] == 96
     assert np.linalg.norm(embeddings, axis=1) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_epochs_of_a_training_hear_the_recording_alone(tiny_config, voices, tmp_path, monkeypatch):
-    heard = []
+    embedded = []
     embed_utterances = Extractor.embed_utterances
 
     def watched(extractor, *arguments):
-        heard.append((arguments[-1], extractor.views))
+        embedded.append((arguments[-1], extractor.variants))
         return embed_utterances(extractor, *arguments)
 
     monkeypatch.setattr(Extractor, "embed_utterances", watched)
-    words = ["train", tiny_config, "--data", voices, "--exp", tmp_path / "run", *VIEWS, "training.epochs=1"]
+    words = ["train", tiny_config, "--data", voices, "--exp", tmp_path / "run", *VARIANTS, "training.epochs=1"]
     assert main([str(word) for word in words]) == 0
-    assert {views for title, views in heard if title == "held-out EER"} == {ORIGINAL}
+    assert {variants for title, variants in embedded if title == "held-out EER"} == {ORIGINAL}
     assert main(["average", str(tmp_path / "run")]) == 0
-    assert [len(views) for title, views in heard if title == "held-out EER"] == [1, 6]
+    assert [len(variants) for title, variants in embedded if title == "held-out EER"] == [1, 6]

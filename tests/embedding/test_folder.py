@@ -71,7 +71,7 @@ def test_a_row_too_small_for_its_square_is_not_taken_for_zero(tmp_path):
 
 
 def test_counts_ids_and_shapes_that_do_not_fit_are_refused(tmp_path, embeddings):
-    with pytest.raises(SpkverError, match="5 embeddings but 4 utterance ids"):
+    with pytest.raises(SpkverError, match="5 embeddings, but 4 utterance ids"):
         write_embeddings(tmp_path, embeddings, UTTS[:4])
     with pytest.raises(SpkverError, match="the id 'a' is there twice"):
         write_embeddings(tmp_path, embeddings, ["a", "b", "c", "d", "a"])
@@ -90,7 +90,7 @@ def test_files_that_are_missing_or_damaged_are_named(tmp_path, embeddings):
     write_embeddings(tmp_path, embeddings, UTTS)
     ids = (tmp_path / "utts").read_text()
     for text, message in [
-        (ids + "f\n", "5 embeddings but 6 utterance ids"),
+        (ids + "f\n", "5 embeddings, but 6 utterance ids"),
         (ids.replace("e", "a"), "the id 'a' is there twice"),
         (ids.replace("e", "e spk"), "utts:5: 2 columns; expected one utterance id"),
     ]:

@@ -297,7 +297,7 @@ def test_a_damaged_file_is_one_line_or_still_sound(tmp_path, embeddings, name):
         (b"a [ 1 nan ]\n", "the embedding of 'a' is NaN"),
         (b"a [ 1 1e39 ]\n", "the embedding of 'a' is NaN or infinite"),
         (b"\xff\xfe [ 1 2 ]\n", "at byte 0: the id b'\\xff\\xfe' is not UTF-8"),
-        ("a\u00a0b [ 1 2 ]\n".encode(), "at byte 0: the id 'a\\xa0b' is empty, or holds white space"),
+        ("a\u00a0b [ 1 2 ]\n".encode(), "at byte 0: the id 'a\\xa0b' is empty or holds white space"),
     ],
 )
 def test_a_fault_of_an_archive_names_byte_and_utterance(tmp_path, content, message):
@@ -396,7 +396,7 @@ def test_faults_of_npz_are_named(tmp_path, monkeypatch):
         ({"a": one, "b": one * 0}, "x.npz, array 2: the embedding of 'b' is all zeros"),
         ({"a": one, "b": np.ones((2, 2))}, "x.npz: 'b': expected one vector of numbers, found float64 (2, 2)"),
         ({"a": one, "b": np.array(1.0)}, "x.npz: 'b': expected one vector of numbers"),
-        ({"a": one, "b c": one}, "x.npz, array 2: the id 'b c' is empty, or holds white space"),
+        ({"a": one, "b c": one}, "x.npz, array 2: the id 'b c' is empty or holds white space"),
         ({"embeddings": np.ones((2, 2)), "utts": np.array([b"a", b"b"])}, "x.npz: 'utts' must be text (N,)"),
         ({"embeddings": np.ones((2, 2)), "utts": np.array(["a"])}, "x.npz: 2 embeddings, but 1 utterance ids"),
         ({"embeddings": np.ones((2, 2)), "utts": np.array(["a", "a"])}, "row 2: the id 'a' is there twice"),
@@ -467,13 +467,13 @@ def test_faults_of_a_folder_of_files_are_named(tmp_path, monkeypatch):
     assert "x/b.npy: cannot be read as arrays" in fault("x")
     Path("x/b.npy").unlink()
     np.save("x/b c.npy", np.ones(2))
-    assert "x/b c.npy: the id 'b c' is empty, or holds white space" in fault("x")
+    assert "x/b c.npy: the id 'b c' is empty or holds white space" in fault("x")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of bytes are a thing of POSIX")
 def test_a_file_name_that_is_not_utf8_is_no_id(tmp_path):
     np.save(tmp_path / "a\udcff.npy", np.ones(2))
-    assert re.search(r"the id 'a.udcff' .* is not UTF-8; rename the utterance", fault(tmp_path))
+    assert re.search(r"the id 'a.udcff' .* is not UTF-8; rename it", fault(tmp_path))
 
 
 # --- which form it is
@@ -507,26 +507,17 @@ def test_the_form_is_seen_without_a_name_that_tells(tmp_path, embeddings, monkey
         assert "neither its name nor its first bytes tell the form" in fault("unnamed")
 
 
-def test_a_form_that_is_given_goes_before_the_name(tmp_path, embeddings):
-    export_kaldi(embeddings, UTTS, tmp_path / "list.ark", tmp_path / "x.scp")
-    (tmp_path / "x.scp").rename(tmp_path / "x.ark")
-    assert import_embeddings(tmp_path / "x.ark", form="scp")[1] == UTTS
-    assert "is no vector" in fault(tmp_path / "x.ark")
-    assert "there is no form 'kaldi'; there are folder, files, scp" in fault(tmp_path / "x.ark", form="kaldi")
-
-
 def test_options_of_another_form_are_refused(tmp_path, embeddings):
     export_kaldi(embeddings, UTTS, tmp_path / "x.ark", tmp_path / "x.scp")
     assert "a file of ids goes with the form npy" in fault(tmp_path / "x.ark", utts=tmp_path / "utts")
     assert "base names as ids go with the form files" in fault(tmp_path / "x.ark", basenames=True)
 
 
-@pytest.mark.parametrize("form", ["folder", "files", "scp", "ark", "npy", "npz"])
-def test_a_file_for_a_folder_and_a_folder_for_a_file_are_one_line(tmp_path, form):
-    (tmp_path / "file").write_text("a\n")
-    (tmp_path / "folder").mkdir()
-    assert str(tmp_path) in fault(tmp_path / "file", form=form)
-    assert str(tmp_path) in fault(tmp_path / "folder", form=form)
+@pytest.mark.parametrize("suffix", ["scp", "ark", "npy", "npz"])
+def test_a_folder_for_a_file_is_one_line(tmp_path, suffix):
+    folder = tmp_path / f"folder.{suffix}"
+    folder.mkdir()
+    assert str(folder) in fault(folder)
 
 
 # --- exports are whole or not there

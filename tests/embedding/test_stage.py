@@ -107,7 +107,7 @@ def test_a_stopped_run_leaves_nothing_half_and_goes_on_from_its_parts(many, exp,
     assert parts_of(exp) == []
 
 
-def test_parts_of_other_weights_or_of_changed_audio_are_made_again(many, exp, monkeypatch):
+def test_parts_of_other_weights_or_settings_or_of_changed_audio_are_made_again(many, exp, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -134,6 +134,12 @@ def test_parts_of_other_weights_or_of_changed_audio_are_made_again(many, exp, mo
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
+    assert embed(many, exp) == 130
+    assert all(path.stat().st_mtime_ns != made[path.name] for path in parts_of(exp))
+
+    made = {path.name: path.stat().st_mtime_ns for path in parts_of(exp)}
+    config = exp / "model" / "config.yaml"
+    config.write_text(config.read_text().replace("max_seconds: 60", "max_seconds: 1"))
     assert embed(many, exp) == 130
     assert all(path.stat().st_mtime_ns != made[path.name] for path in parts_of(exp))
 

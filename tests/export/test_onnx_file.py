@@ -99,7 +99,7 @@ def other(tiny_config, voices, tmp_path_factory):
     """Another experiment and its files, with every part that the first has not: an export takes half a minute."""
     folder = tmp_path_factory.mktemp("other")
     shape = ["model.average_spectrum=true", "model.position=rotary", "model.embedding_norms=layer"]
-    words = [*shape, "scoring.views=[[1.0, 1.0], [0.9, 1.1]]"]
+    words = [*shape, "scoring.variants=[[1.0, 1.0], [0.9, 1.1]]"]
     assert run("train", tiny_config, "--data", voices, "--exp", folder / "exp", *words) == 0
     assert run("average", folder / "exp") == 0
     assert run("export", folder / "exp", folder / "model.onnx") == 0
@@ -109,7 +109,7 @@ def other(tiny_config, voices, tmp_path_factory):
     return folder
 
 
-def test_rotary_position_layer_norms_the_average_spectrum_and_views_are_trained_averaged_and_exported(other):
+def test_rotary_position_layer_norms_the_average_spectrum_and_variants_are_trained_averaged_and_exported(other):
     model = load_model(other / "exp" / "model")
     assert model.encoder.layers[0].rotary
     assert model.encoder.average_spectrum.norm.running_var.std() > 0
@@ -122,11 +122,11 @@ def test_rotary_position_layer_norms_the_average_spectrum_and_views_are_trained_
     assert magnitudes == pytest.approx(expected.magnitudes, rel=1e-4)
 
 
-def test_one_encoder_hears_all_views_in_the_exported_file(other):
+def test_one_encoder_embeds_all_variants_in_the_exported_file(other):
     graph = onnx.load(other / "int8.onnx").graph
     matrices = [each for each in graph.initializer if len(each.dims) == 2 and min(each.dims) >= 16]
     kinds = [each.data_type for each in matrices]
-    # Weights of an encoder for each view would be left as they are, and the file as large as before.
+    # Weights of an encoder for each variant would be left as they are, and the file as large as before.
     assert kinds.count(onnx.TensorProto.INT8) >= 6
     assert kinds.count(onnx.TensorProto.FLOAT) <= 1
 

@@ -1,6 +1,7 @@
-"""Convolutional position, by torch and by kernels; rotary position."""
+"""Convolutional position, by torch and by kernels; rotary position; sinusoids."""
 
 import cmath
+import math
 
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 
-from spkver.models.position import ConvolutionalPosition, rotate
+from spkver.models.position import ConvolutionalPosition, SinusoidalPosition, rotate
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -76,3 +77,13 @@ def test_a_product_of_rotated_vectors_depends_on_their_distance_alone(pair, firs
     query, key = torch.from_numpy(pair).view(2, 1, 1, 1, 8).expand(2, 1, 1, 100, 8)
     products = rotate(query)[0, 0] @ rotate(key)[0, 0].T
     assert abs(products[first, 5] - products[first + shift, 5 + shift]) < 1e-3
+
+
+@torch.no_grad()
+def test_sinusoids_have_the_wavelengths_of_the_paper():
+    position = SinusoidalPosition()
+    found = (position(torch.zeros(1, 500, 7), None) / position.scale)[0]
+    for step in (0, 1, 100, 499):
+        angles = [step / 10000 ** (2 * pair / 7) for pair in range(4)]
+        expected = [function(angle) for angle in angles for function in (math.sin, math.cos)][:7]
+        assert found[step].tolist() == pytest.approx(expected, abs=1e-4)

@@ -28,7 +28,7 @@ def test_parts_come_in_the_order_of_the_data_with_every_parameter_once(trained):
 
 
 def test_shapes_are_those_of_a_forward_pass_and_equal_layers_are_joined():
-    encoder = SpeechEncoderV3(d_model=32, n_layers=3, feedforward=64, n_heads=2, position="none")
+    encoder = SpeechEncoderV3(d_model=32, n_layers=3, feedforward=64, n_heads=2, position="none", time_strides=[1, 2])
     parts = {part.name: part for part in parts_of(encoder, features=torch.zeros(1, 100, 80))}
     assert parts["front_end.convs.0"].out_shape == (1, 32, 100, 40)
     assert parts["front_end.convs.1"].out_shape == (1, 64, 50, 20)

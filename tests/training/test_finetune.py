@@ -103,7 +103,7 @@ def test_a_centre_takes_no_more_utterances_than_asked_for(start, others, trained
     embedded = []
 
     def embed_utterances(extractor, utterances, durations, title):
-        embedded.append((extractor.views[0].speed_factor, utterances))
+        embedded.append((extractor.variants[0].speed_factor, utterances))
         return np.ones((len(utterances), 16), np.float32)
 
     monkeypatch.setattr(Extractor, "embed_utterances", embed_utterances)

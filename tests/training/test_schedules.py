@@ -39,6 +39,8 @@ def test_margin_grows_from_the_initial_one_to_the_heads():
     assert margin(plan, 0.2, 5.999) == pytest.approx(0.2, abs=1e-4)
     values = [margin(plan, 0.2, 2 + 4 * i / 50) for i in range(50)]
     assert values == sorted(values)
+    # 1 - 0.001^x over 1 - 0.001: most of the margin is there early.
+    assert [margin(plan, 0.2, x) for x in (3, 4, 5)] == pytest.approx([0.17345, 0.19540, 0.19931], abs=1e-5)
 
 
 def test_a_margin_schedule_of_no_length_is_the_full_margin_from_the_start():

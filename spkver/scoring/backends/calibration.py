@@ -24,15 +24,13 @@ import os
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit, logit
 
 from spkver.errors import SpkverError
-from spkver.files import atomic_write
+from spkver.files import read_json, write_json
 from spkver.scoring.backends.logistic_regression import fit_logistic
 from spkver.scoring.backends.quality import measures_of
 from spkver.scoring.metrics.polyline import checked
@@ -119,9 +117,7 @@ class Calibration:
 
     def write(self, path: str | os.PathLike) -> None:
         """Write it as JSON, whole or not at all; every number is read back to the bit."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
-        with atomic_write(path) as file:
-            file.write(text + "\n")
+        write_json(path, asdict(self))
 
 
 def read_calibration(path: str | os.PathLike, advice: str = "make the calibration again") -> Calibration:
@@ -135,14 +131,7 @@ def read_calibration(path: str | os.PathLike, advice: str = "make the calibratio
         SpkverError: naming the file, and line or key: it cannot be read, is not JSON, or a key is missing, unknown
             or has a value of the wrong type or range.
     """
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise SpkverError(f"{path}:{error.lineno}: not JSON ({error.msg}); {advice}") from None
-    except OSError as error:
-        raise SpkverError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
-    except (ValueError, RecursionError) as error:
-        raise SpkverError(f"{path}: cannot be read ({error}); {advice}") from None
+    record = read_json(path, advice)
     keys = [entry.name for entry in fields(Calibration)]
     if not isinstance(record, dict):
         raise SpkverError(f"{path}: expected a JSON object with the keys {_quoted(keys)}; {advice}")
@@ -219,33 +208,6 @@ def fit_calibration(
         )
     ranges = {name: [float(columns[name].min()), float(columns[name].max())] for name in columns if name in held}
     return Calibration(dict(zip(columns, weights)), offset, float(p_target), dict(belongs_to or {}), ranges)
-
-
-def posterior(llrs: ArrayLike, p_target: float) -> np.ndarray:
-    """The probability that a trial is a target, by Bayes' rule: 1 / (1 + exp(-(llr + logit(p_target)))).
-
-    Args:
-        llrs: log-likelihood ratios of any shape; infinite ones are certain.
-        p_target: prior probability of a target, between 0 and 1.
-
-    Returns:
-        float64 of the same shape, without overflow.
-
-    Source: N. Brümmer, J. du Preez, "Application-independent evaluation of speaker detection", 2006.
-
-    Raises:
-        ValueError: an llr is NaN, or ``p_target`` is not between 0 and 1.
-
-    Example:
-        >>> posterior([-4.5, 0.0, 4.5], p_target=0.05).round(3).tolist()
-        [0.001, 0.05, 0.826]
-    """
-    _check_prior(p_target)
-    llrs = np.asarray(llrs, dtype=np.float64)
-    nan = np.flatnonzero(np.isnan(llrs))
-    if nan.size:
-        raise ValueError(f"llrs hold NaN, first at index {nan[0]}")
-    return expit(llrs + logit(p_target))
 
 
 def _checked_columns(features: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:

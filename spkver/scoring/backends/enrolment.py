@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from spkver.data.lookup import Rows
+from spkver.data.lookup import Rows, check_index
 from spkver.data.text_tables import table_rows
 from spkver.errors import SpkverError
 from spkver.files import atomic_write
-from spkver.scoring.backends.cosine import check_range, unit_rows
+from spkver.scoring.backends.cosine import unit_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,12 +131,7 @@ def enrolment_means(embeddings: np.ndarray, models: Models) -> np.ndarray:
 def expand_trials(
     model_index: np.ndarray, test_index: np.ndarray, models: Models
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Trials of models as trials of their utterances.
-
-    Args:
-        model_index: (n_trials,) integers, models by number.
-        test_index: (n_trials,) integers.
-        models: M models.
+    """Trials of models, (n_trials,) integers on either side, as trials of their utterances.
 
     Returns:
         ``(enroll_index, test_index, starts)``: rows of both sides, a trial for each utterance of each model, and
@@ -145,7 +140,7 @@ def expand_trials(
     Raises:
         ValueError: there is no model of such a number.
     """
-    check_range("model_index", np.asarray(model_index), len(models.names))
+    model_index = check_index("model_index", model_index, len(models.names))
     counts = models.counts[model_index]
     ends = np.cumsum(counts)
     starts = ends - counts

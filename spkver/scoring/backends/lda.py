@@ -13,14 +13,14 @@ from numpy.typing import ArrayLike
 from scipy.linalg import eigh
 from scipy.sparse import csr_array
 
+from spkver.embedding.rows import ROWS_A_CHUNK
+
 # A within-speaker variance below this share of the largest variance of all counts as zero: rounding of float32
 # embeddings leaves about 1e-14 where they are linearly dependent.
 SINGULAR = 1e-10
 
 # Of the mean within-speaker variance; see `fisher_lda`.
 _RIDGE = 0.01
-
-_ROWS_A_CHUNK = 16384
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,16 +60,8 @@ class Preprocessing:
         """d, the dimensions that come out."""
         return len(self.centre) if self.lda is None else self.lda.shape[1]
 
-    def __call__(self, embeddings: ArrayLike) -> np.ndarray:
-        """(N, D) embeddings to (N, d) float64 rows.
-
-        Raises:
-            ValueError: as `chunks`.
-        """
-        return np.concatenate([np.empty((0, self.dim)), *(rows for _, rows in self.chunks(embeddings))])
-
     def chunks(self, embeddings: ArrayLike) -> Iterator[tuple[slice, np.ndarray]]:
-        """The same, some thousand rows at a time: where they stand among the N, and the rows.
+        """Some thousand of (N, D) embeddings at a time: where they stand among the N, and their (n, d) float64 rows.
 
         Raises:
             ValueError: the embeddings are not (N, D) numbers, or a row is NaN, infinite or, where lengths are
@@ -79,8 +71,8 @@ class Preprocessing:
         if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiu" or embeddings.shape[1] != len(self.centre):
             expected = f"(N, {len(self.centre)}) numbers"
             raise ValueError(f"embeddings must be {expected}, got {embeddings.dtype} {embeddings.shape}")
-        for start in range(0, len(embeddings), _ROWS_A_CHUNK):
-            part = slice(start, min(start + _ROWS_A_CHUNK, len(embeddings)))
+        for start in range(0, len(embeddings), ROWS_A_CHUNK):
+            part = slice(start, min(start + ROWS_A_CHUNK, len(embeddings)))
             rows = np.asarray(embeddings[part], dtype=np.float64) - self.centre
             bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
             if bad.size:

@@ -15,7 +15,6 @@ T. Kinnunen, "Unifying probabilistic linear discriminant analysis variants in bi
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -58,14 +57,6 @@ def refuse_singular(within: np.ndarray, between: np.ndarray) -> None:
             f"within is singular: utterances of a speaker differ in {rank} of {len(within)} dimensions only; take "
             "more utterances of each speaker, or LDA to fewer dimensions"
         )
-
-
-def speaker_index(embeddings: ArrayLike, speakers: ArrayLike) -> np.ndarray:
-    """Speaker ids as numbers 0 .. S-1; ValueError where there are not as many as embeddings."""
-    speakers = np.asarray(speakers)
-    if speakers.shape != (len(embeddings),):
-        raise ValueError(f"speakers must be an id for each of {len(embeddings)} embeddings, got {speakers.shape}")
-    return np.unique(speakers, return_inverse=True)[1]
 
 
 _TENSORS = {"centre", "length_norm", "mean", "between", "within"}
@@ -132,104 +123,14 @@ class Plda:
         Raises:
             ValueError: as `Preprocessing.chunks`.
         """
-        rows = np.empty((len(embeddings), len(self.mean)), dtype=np.float32)
-        constants = np.empty(len(embeddings))
-        to_latent, _ = self._diagonal
-        for part, chunk in self.preprocessing.chunks(embeddings):
-            rows[part], constants[part] = self._rows_of((chunk - self.mean) @ to_latent)
-        return rows, constants
-
-    def model_rows(self, embeddings: ArrayLike, models: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """`rows` of models enrolled from several utterances each, by the mean of their preprocessed embeddings.
-
-        The usual shortcut: a model is scored as if it were one utterance. `score_sets` knows that a mean is less
-        noisy.
-
-        Args:
-            embeddings: (N, D).
-            models: (N,) integers 0 .. n_models-1, the model of each embedding; each number at least once.
-
-        Returns:
-            ``(rows, constants)``: (n_models, d) float32 and (n_models,) float64.
-
-        Raises:
-            ValueError: as `Preprocessing.chunks`, or ``models`` is not as said.
-        """
-        models = np.asarray(models)
-        if models.shape != (len(embeddings),) or not models.size or models.dtype.kind not in "iu":
-            raise ValueError(
-                f"models must be an integer for each of {len(embeddings)} embeddings, at least one; "
-                f"got {models.dtype} {models.shape}"
-            )
-        if models.min() < 0 or (np.bincount(models) == 0).any():
-            raise ValueError("models must be 0 .. n_models-1, each at least once")
-        to_latent, _ = self._diagonal
-        means = speaker_moments(embeddings, models, self.preprocessing).means
-        return self._rows_of((means - self.mean) @ to_latent)
-
-    def score(self, enroll: ArrayLike, test: ArrayLike) -> np.ndarray:
-        """Log-likelihood ratios of trials given as pairs of embeddings, in float64 throughout.
-
-        Args:
-            enroll: (n_trials, D).
-            test: (n_trials, D).
-
-        Returns:
-            (n_trials,) float64.
-
-        Raises:
-            ValueError: as `Preprocessing.chunks`, or the numbers of rows differ.
-        """
-        if len(enroll) != len(test):
-            raise ValueError(f"lengths differ: {len(enroll)} rows of enroll, {len(test)} of test")
-        return self._ratio(1, self._latent(enroll), 1, self._latent(test))
-
-    def score_sets(self, enroll: Sequence[ArrayLike], test: Sequence[ArrayLike]) -> np.ndarray:
-        """Log-likelihood ratios of trials with several utterances on either side, by the book.
-
-        "All are of one speaker" against "the two sides are of different speakers" (Brümmer & de Villiers 2010).
-        It supposes that the noise of a speaker's utterances is independent; for cuts of one recording it is not,
-        and the ratio is too bold.
-
-        Args:
-            enroll: n_trials arrays (n, D), n at least 1 and not the same for all.
-            test: n_trials arrays (m, D), likewise.
-
-        Returns:
-            (n_trials,) float64.
-
-        Raises:
-            ValueError: as `Preprocessing.chunks`, the numbers of sets differ, or a set is empty.
-        """
-        if len(enroll) != len(test):
-            raise ValueError(f"lengths differ: {len(enroll)} sets of enroll, {len(test)} of test")
-        return self._ratio(*self._set_sums("enroll", enroll), *self._set_sums("test", test))
-
-    def log_likelihood(self, embeddings: ArrayLike, speakers: ArrayLike) -> float:
-        """Log of the marginal density of all preprocessed embeddings, given who spoke what; EM never lowers it.
-
-        Comparable only between models with the same preprocessing.
-
-        Args:
-            embeddings: (N, D).
-            speakers: (N,) ids.
-
-        Returns:
-            The sum over speakers, in nats.
-
-        Raises:
-            ValueError: as `Preprocessing.chunks`, or the lengths differ.
-        """
-        moments = speaker_moments(embeddings, speaker_index(embeddings, speakers), self.preprocessing)
         to_latent, psi = self._diagonal
-        counts = moments.counts[:, None]
-        means = (moments.means - self.mean) @ to_latent
-        # The noise has variance 1 here. Of n utterances, sqrt(n) times their mean has variance 1 + n psi, and the
-        # other n - 1 dimensions are noise alone.
-        spread = np.sum(counts * means**2 / (1 + counts * psi) + np.log1p(counts * psi))
-        noise = np.sum((to_latent.T @ moments.within_scatter) * to_latent.T)
-        log_volume = len(psi) * np.log(2 * np.pi) + np.linalg.slogdet(self.within)[1]
-        return float(-0.5 * (counts.sum() * log_volume + noise + spread))
+        rows = np.empty((len(embeddings), len(self.mean)), dtype=np.float32)
+        constants = np.full(len(embeddings), 0.5 * np.sum(np.log1p(psi) - 0.5 * np.log1p(2 * psi)))
+        for part, chunk in self.preprocessing.chunks(embeddings):
+            latent = (chunk - self.mean) @ to_latent
+            rows[part] = latent * np.sqrt(psi / (1 + 2 * psi))
+            constants[part] -= 0.5 * (latent**2 @ (psi**2 / ((1 + psi) * (1 + 2 * psi))))
+        return rows, constants
 
     def adapted(self, embeddings: ArrayLike, within_scale: float, between_scale: float) -> "Plda":
         """The model moved to another domain by unlabelled embeddings of it.
@@ -309,38 +210,6 @@ class Plda:
         except ValueError as error:
             raise SpkverError(f"{path}: {error}; fit the model again") from None
 
-    def _latent(self, embeddings: ArrayLike) -> np.ndarray:
-        to_latent, _ = self._diagonal
-        return (self.preprocessing(embeddings) - self.mean) @ to_latent
-
-    def _rows_of(self, latent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`rows` of what is in the diagonal basis already."""
-        _, psi = self._diagonal
-        constants = -0.5 * (latent**2 @ (psi**2 / ((1 + psi) * (1 + 2 * psi))))
-        constants += 0.5 * np.sum(np.log1p(psi) - 0.5 * np.log1p(2 * psi))
-        return (latent * np.sqrt(psi / (1 + 2 * psi))).astype(np.float32), constants
-
-    def _set_sums(self, name: str, sets: Sequence[ArrayLike]) -> tuple[np.ndarray, np.ndarray]:
-        """Of each set: its size, as a column, and the sum of its rows in the diagonal basis."""
-        sizes = np.array([len(one) for one in sets], dtype=np.int64)
-        if not sizes.all():
-            raise ValueError(f"{name}: set {np.flatnonzero(sizes == 0)[0]} is empty")
-        if not len(sizes):
-            return sizes[:, None], np.empty((0, len(self.mean)))
-        starts = np.append(0, np.cumsum(sizes)[:-1])
-        return sizes[:, None], np.add.reduceat(self._latent(np.concatenate(sets)), starts)
-
-    def _ratio(self, n: ArrayLike, left: np.ndarray, m: ArrayLike, right: np.ndarray) -> np.ndarray:
-        """The log-likelihood ratio of sets of n and m utterances with the sums ``left`` and ``right``."""
-        together = self._evidence(n + m, left + right)
-        # The two sides first: then swapping them gives the same bits.
-        return together - (self._evidence(n, left) + self._evidence(m, right))
-
-    def _evidence(self, n: ArrayLike, sums: np.ndarray) -> np.ndarray:
-        """How much likelier n utterances are from one unknown speaker than from the mean speaker, in nats."""
-        _, psi = self._diagonal
-        return 0.5 * np.sum(psi * sums**2 / (1 + n * psi) - np.log1p(n * psi), axis=1)
-
 
 def fit_plda(
     embeddings: ArrayLike,
@@ -370,13 +239,17 @@ def fit_plda(
         >>> speakers = np.repeat(np.arange(500), 4)
         >>> voices = 2 * rng.normal(size=(500, 8))
         >>> plda = fit_plda(voices[speakers] + rng.normal(size=(2000, 8)), speakers, length_norm=False)
-        >>> same, different = plda.score([voices[0], voices[0]], [voices[0], voices[1]])
+        >>> rows, constants = plda.rows(voices[:2])
+        >>> same, different = rows[0] @ rows.T + constants[0] + constants
         >>> bool(same > 0 > different)
         True
     """
     if iterations < 0:
         raise ValueError(f"iterations must be 0 or more, got {iterations}")
-    index = speaker_index(embeddings, speakers)
+    speakers = np.asarray(speakers)
+    if speakers.shape != (len(embeddings),):
+        raise ValueError(f"speakers must be an id for each of {len(embeddings)} embeddings, got {speakers.shape}")
+    index = np.unique(speakers, return_inverse=True)[1]
     n_utts = np.bincount(index)
     if len(n_utts) < 2:
         raise ValueError(f"PLDA needs at least two speakers, got {len(n_utts)}")

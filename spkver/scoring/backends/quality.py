@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
+from spkver.data.lookup import check_sides
+
 _COLUMN_OF_MEASURE = {"duration": "log_duration", "magnitude": "magnitude", "cohort_mean": "cohort_mean"}
 
 
@@ -45,18 +47,10 @@ def quality_columns(
         >>> {name: column.tolist() for name, column in columns.items()}
         {'magnitude_min': [7.0, 9.0], 'magnitude_max': [11.0, 11.0]}
     """
-    enroll_index, test_index = np.asarray(enroll_index), np.asarray(test_index)
-    if enroll_index.ndim != 1 or enroll_index.shape != test_index.shape:
-        raise ValueError(
-            "enroll_index and test_index must be one-dimensional and equally long; "
-            f"shapes are {enroll_index.shape}, {test_index.shape}"
-        )
     columns = {}
     for measure, values in measures.items():
         values = _checked(measure, values)
-        _check_range("enroll_index", enroll_index, measure, len(values))
-        _check_range("test_index", test_index, measure, len(values))
-        enroll, test = values[enroll_index], values[test_index]
+        enroll, test = (values[index] for index in check_sides(enroll_index, test_index, len(values), len(values)))
         columns[f"{_COLUMN_OF_MEASURE[measure]}_min"] = np.minimum(enroll, test)
         columns[f"{_COLUMN_OF_MEASURE[measure]}_max"] = np.maximum(enroll, test)
     return columns
@@ -88,14 +82,3 @@ def _checked(measure: str, values: ArrayLike) -> np.ndarray:
         found = values[bad[0]]
         raise ValueError(f"'{measure}' of the utterance at index {bad[0]} is {found}; it must be {expected}")
     return (np.log(values, dtype=np.float64) if measure == "duration" else values).astype(np.float32)
-
-
-def _check_range(name: str, index: np.ndarray, measure: str, n_utterances: int) -> None:
-    if index.dtype.kind not in "iu":
-        raise ValueError(f"{name} must hold integers, not {index.dtype}")
-    # A negative index would be taken from the end, silently.
-    if index.size and not 0 <= index.min() <= index.max() < n_utterances:
-        raise ValueError(
-            f"{name} must lie in 0 .. {n_utterances - 1}, the utterances of '{measure}'; "
-            f"found {index.min()} .. {index.max()}"
-        )

@@ -24,7 +24,8 @@ from numpy.typing import ArrayLike
 from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
-from spkver.scoring.backends.cosine import check_index, check_range, check_rows, in_threads, unit_chunks
+from spkver.data.lookup import check_index
+from spkver.scoring.backends.cosine import check_rows, in_threads, unit_chunks
 
 _SCORES_A_TILE = 2**20  # 4 MB: a thread's tile stays in the cache between the product and the selection
 _ROWS_A_TILE = (16, 1024)  # fewest, for the sake of speed, and most
@@ -114,7 +115,6 @@ def cohort_statistics(
     cohort: np.ndarray,
     top_n: int | None,
     threads: int | None = None,
-    title: str = "cohort scores",
 ) -> CohortStatistics:
     """Mean and standard deviation of each row's ``top_n`` highest scores against the cohort.
 
@@ -129,7 +129,6 @@ def cohort_statistics(
         cohort: (C, D) float32, C-contiguous.
         top_n: at least 2 (300 is usual); None takes the whole cohort, as z-, t- and s-norm do.
         threads: at work at once; None takes every core that this process may use. No effect on the result.
-        title: of the progress bar; empty shows none.
 
     Raises:
         ValueError: the cohort has fewer than ``top_n`` rows, ``top_n`` is below 2, a row is NaN or infinite,
@@ -168,7 +167,7 @@ def cohort_statistics(
     starts = range(0, len(embeddings), n_rows)
     with (
         one_thread(),
-        tqdm(total=len(embeddings), desc=title, unit="row", leave=False, disable=not title or None) as bar,
+        tqdm(total=len(embeddings), desc="cohort scores", unit="row", leave=False, disable=None) as bar,
     ):
         for done in in_threads(measure, starts, threads, initializer=one_thread):
             bar.update(done)
@@ -199,10 +198,8 @@ def s_norm(
 
     Args:
         scores: (n_trials,) real numbers.
-        enroll_index: (n_trials,) int32 or int64, rows of ``enroll_statistics``.
-        test_index: (n_trials,) likewise, rows of ``test_statistics``.
-        enroll_statistics: of the enrolled embeddings.
-        test_statistics: of the tested ones; may be ``enroll_statistics`` itself.
+        enroll_index, test_index: (n_trials,) integers, rows of the statistics of that side.
+        enroll_statistics, test_statistics: of the enrolled embeddings, and of the tested ones; may be one object.
 
     Returns:
         (n_trials,) float32, computed in float64.
@@ -226,7 +223,7 @@ def _normalised(scores: ArrayLike, *sides: tuple[str, ArrayLike, CohortStatistic
     scores = np.asarray(scores)
     if scores.ndim != 1 or scores.dtype.kind not in "fiu":
         raise ValueError(f"scores must be (n_trials,) real numbers, got {scores.dtype} {scores.shape}")
-    sides = [(name, check_index(name, index), statistics) for name, index, statistics in sides]
+    sides = [(name, check_index(name, index, len(statistics.mean)), statistics) for name, index, statistics in sides]
     for name, index, _ in sides:
         if len(index) != len(scores):
             raise ValueError(f"there are {len(scores)} scores, {name} has {len(index)} trials")
@@ -238,8 +235,7 @@ def _normalised(scores: ArrayLike, *sides: tuple[str, ArrayLike, CohortStatistic
         if bad.size:
             raise ValueError(f"scores: the score of trial {start + bad[0]} is {raw[bad[0]]}")
         total = np.zeros(len(raw))
-        for name, index, statistics in sides:
-            check_range(name, index[part], len(statistics.mean), start)
+        for _, index, statistics in sides:
             total += (raw - statistics.mean[index[part]]) / statistics.std[index[part]]
         normalised[part] = total / len(sides)
     return normalised

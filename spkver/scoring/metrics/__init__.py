@@ -9,8 +9,6 @@ from spkver.scoring.metrics.error_rates import (
     det_points,
     equal_error_rate,
     min_dcf,
-    rocch_equal_error_rate,
-    threshold_at_false_acceptance,
 )
 
 __all__ = [
@@ -19,6 +17,4 @@ __all__ = [
     "det_points",
     "equal_error_rate",
     "min_dcf",
-    "rocch_equal_error_rate",
-    "threshold_at_false_acceptance",
 ]

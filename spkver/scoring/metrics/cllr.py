@@ -51,7 +51,7 @@ def bits(misleading: np.ndarray) -> np.ndarray:
 
 
 def min_cllr(scores: ArrayLike, labels: ArrayLike) -> float:
-    """The least Cllr of any log-likelihood ratios that rise with the scores: the Cllr of `pav_llrs`.
+    """The least Cllr of any log-likelihood ratios that rise with the scores.
 
     Never above `cllr` of the scores nor above 1; a strictly increasing transform of the scores changes nothing.
 
@@ -72,50 +72,20 @@ def min_cllr(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def hull_cllr(scores: SortedScores) -> float:
-    """`min_cllr` of scores that are sorted already, for use with other figures of the same sort."""
-    llrs, targets, nontargets = _blocks(scores)
+    """`min_cllr` of scores that are sorted already, for use with other figures of the same sort.
+
+    The best log-likelihood ratios are those of isotonic regression (pool adjacent violators): the same for all trials
+    of a block that it pools. Source: N. Brümmer, J. du Preez, "The PAV algorithm optimizes binary proper scoring
+    rules", 2013.
+    """
+    misses, false_alarms = scores.hull
+    targets, nontargets = -np.diff(misses), np.diff(false_alarms)
     # Without nontargets the llr of a block is infinite, and costs its targets nothing. Those below every target
     # are in no block: theirs is minus infinity, and costs nothing either.
     mixed = nontargets > 0
-    target_bits = targets[mixed] @ bits(-llrs[mixed]) / len(scores.targets)
-    nontarget_bits = nontargets[mixed] @ bits(llrs[mixed]) / len(scores.nontargets)
-    return float(target_bits + nontarget_bits) / 2
-
-
-def pav_llrs(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
-    """The log-likelihood ratios, rising with the scores, that cost these very trials least.
-
-    Isotonic regression (pool adjacent violators) of the labels on the scores, less the log odds of the labels.
-    They fit the trials they are made from; to calibrate other trials, a smoother fit serves better.
-
-    Source: N. Brümmer, J. du Preez, "The PAV algorithm optimizes binary proper scoring rules", 2013. As there,
-        nothing is added to the counts: nontargets below every target have minus infinity, targets above every
-        nontarget plus infinity, and the cost of either is its limit, 0.
-
-    Returns:
-        (n_trials,) float64, in the order of the trials.
-
-    Raises:
-        ValueError: as `spkver.scoring.metrics.det_points`.
-
-    Example:
-        >>> pav_llrs([0.9, 0.4, 0.6, 0.1], [1, 1, 0, 0]).tolist()
-        [inf, 0.0, 0.0, -inf]
-    """
-    scores = np.asarray(scores)
-    in_order = SortedScores(scores, labels)
-    llrs, _, _ = _blocks(in_order)
-    lowest = in_order.targets[in_order.hull[0][1:]]
-    return np.append(llrs, -np.inf)[len(llrs) - np.searchsorted(lowest[::-1], scores, side="right")]
-
-
-def _blocks(scores: SortedScores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each block that PAV pools, by descending score: its llr, its number of targets (> 0), of nontargets."""
-    misses, false_alarms = scores.hull
-    targets, nontargets = -np.diff(misses), np.diff(false_alarms)
-    with np.errstate(divide="ignore"):
-        llrs = np.log(targets / len(scores.targets)) - np.log(nontargets / len(scores.nontargets))
-    return llrs, targets, nontargets
+    target_share, nontarget_share = targets[mixed] / len(scores.targets), nontargets[mixed] / len(scores.nontargets)
+    llrs = np.log(target_share) - np.log(nontarget_share)
+    return float(target_share @ bits(-llrs) + nontarget_share @ bits(llrs)) / 2
 
 
 def _mean_bits(misleading: np.ndarray) -> float:

@@ -3,8 +3,7 @@
 - A score >= threshold is an acceptance. Equal scores cannot be parted by any threshold, so trials are grouped
   by score first; nothing here depends on the order of the input, and constant scores have an EER of 50 %.
 - The EER lies on the polyline through the (FPR, FNR) of those groups, as scikit-learn's ``roc_curve`` with
-  linear interpolation has it and as the published VoxSRC figures were computed. The convex hull's EER, which
-  is lower, has its own name.
+  linear interpolation has it and as the published VoxSRC figures were computed; the convex hull's EER is lower.
 - Each function here sorts by itself; `spkver.scoring.metrics.sorted_scores` gives several figures from one sort.
 - `DetCurve` keeps the order of the trials too, which takes more memory: it is for drawing, and for weighted
   rates (the bootstrap's), which are then one pass each.
@@ -105,47 +104,6 @@ def equal_error_rate(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float
     return SortedScores(scores, labels).equal_error_rate()
 
 
-def rocch_equal_error_rate(scores: ArrayLike, labels: ArrayLike) -> float:
-    """The EER on the convex hull of the ROC curve: never above `equal_error_rate`, never above 50 %.
-
-    It has no threshold: an edge of the hull stands for choosing between two thresholds by lot.
-
-    Source: N. Brümmer, E. de Villiers, "The BOSARIS Toolkit: theory, algorithms and code for surviving the
-        new DCF", 2013, which reports this EER.
-
-    Raises:
-        ValueError: as `det_points`.
-    """
-    return SortedScores(scores, labels).rocch_equal_error_rate()
-
-
-def threshold_at_false_acceptance(
-    scores: ArrayLike, labels: ArrayLike, rate: float = 0.01
-) -> tuple[float, float, float]:
-    """The lowest threshold that accepts no more than a share of the nontargets, and its error rates.
-
-    Where equal scores straddle the share, all of them are rejected. With fewer than 1 / ``rate`` nontargets none is
-    accepted, which says little about the share.
-
-    Args:
-        scores: (n_trials,) real numbers.
-        labels: (n_trials,) 1 = target, 0 = nontarget.
-        rate: of nontargets that may be accepted, a fraction from 0 to below 1.
-
-    Returns:
-        ``(threshold, fpr, fnr)``: scores from the threshold on are accepted; fpr <= rate.
-
-    Raises:
-        ValueError: as `det_points`, or the rate is out of range.
-
-    Example:
-        >>> threshold, fpr, fnr = threshold_at_false_acceptance([0.9, 0.4, 0.6, 0.1], [1, 1, 0, 0], rate=0.5)
-        >>> round(threshold, 6), fpr, fnr
-        (0.1, 0.5, 0.0)
-    """
-    return SortedScores(scores, labels).threshold_at_false_acceptance(rate)
-
-
 def min_dcf(
     scores: ArrayLike, labels: ArrayLike, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
 ) -> tuple[float, float]:
@@ -184,10 +142,7 @@ def actual_dcf(
 
     Args:
         llrs: (n_trials,) log-likelihood ratios, natural logarithm.
-        labels: (n_trials,) 1 = target, 0 = nontarget.
-        p_target: prior probability of a target, between 0 and 1.
-        c_miss: cost of a miss, above 0.
-        c_fa: cost of a false alarm, above 0.
+        labels: as in `min_dcf`, like all that follow.
 
     Source: N. Brümmer, J. du Preez, "Application-independent evaluation of speaker detection", Computer Speech
         and Language 20, 2006.

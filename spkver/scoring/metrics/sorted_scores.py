@@ -70,7 +70,24 @@ class SortedScores:
         return float(cost[best]), float(threshold)
 
     def threshold_at_false_acceptance(self, rate: float) -> tuple[float, float, float]:
-        """As `spkver.scoring.metrics.threshold_at_false_acceptance`: one step above the first score to reject."""
+        """The lowest threshold that accepts no more than a share of the nontargets, and its error rates.
+
+        That is one step above the first score to reject. Where equal scores straddle the share, all of them are
+        rejected. With fewer than 1 / ``rate`` nontargets none is accepted, which says little about the share.
+
+        Args:
+            rate: of nontargets that may be accepted, a fraction from 0 to below 1.
+
+        Returns:
+            ``(threshold, fpr, fnr)``: scores from the threshold on are accepted; fpr <= rate.
+
+        Raises:
+            ValueError: the rate is out of range.
+
+        Example:
+            >>> SortedScores([0.9, 0.4, 0.6, 0.1], [1, 1, 0, 0]).threshold_at_false_acceptance(0.5)[1:]
+            (0.5, 0.0)
+        """
         if not 0 <= rate < 1:
             raise ValueError(f"the false acceptance rate must lie in [0, 1), got {rate}")
         # The product may fall just short of the whole number that it stands for: 0.07 * 100.
@@ -78,12 +95,6 @@ class SortedScores:
         threshold = just_above(self.nontargets[-1 - n_accepted])
         fpr, fnr = self._rates(*(np.searchsorted(part, threshold) for part in (self.targets, self.nontargets)))
         return float(threshold), float(fpr), float(fnr)
-
-    def rocch_equal_error_rate(self) -> float:
-        """As `spkver.scoring.metrics.rocch_equal_error_rate`, from the `hull`."""
-        misses, false_alarms = self.hull
-        fpr, fnr = false_alarms / len(self.nontargets), misses / len(self.targets)
-        return interpolated(fpr, *crossing(fpr, fnr))
 
     @cached_property
     def corners(self) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from spkver.errors import SpkverError
 from spkver.experiment.provenance import has_part
-from spkver.files import atomic_write, locked
+from spkver.files import locked, read_json, write_json
 from spkver.scoring.metrics import actual_dcf
 from spkver.scoring.metrics.bootstrap import cllr_interval, intervals, min_dcf_key
 from spkver.scoring.metrics.cllr import cllr, hull_cllr
@@ -42,9 +42,8 @@ def summary(
     Args:
         scores: (n_trials,) real numbers, those in memory rather than rounded text.
         labels: (n_trials,) 1 = target, 0 = nontarget.
-        enroll_speakers: n_trials speaker ids, or integers; with ``test_speakers`` they give the 95 % intervals
-            over speakers, without them the record has no intervals.
-        test_speakers: n_trials speaker ids.
+        enroll_speakers, test_speakers: n_trials speaker ids, or integers, for the 95 % intervals over speakers; without
+            them the record has no intervals.
         p_targets: the prior probabilities of a target to give a minDCF for.
         n: resamples of the intervals; 0 leaves them out.
         seed: of the resamples.
@@ -119,9 +118,7 @@ def update_metrics_json(path: str | os.PathLike, trial_list: str, system: str, r
     with locked(path.with_name(f".{path.name}.lock"), f"writing {path.name}", wait_seconds=_LONGEST_WAIT_SECONDS):
         metrics = read_metrics(path) if path.exists() else {}
         metrics.setdefault(trial_list, {})[system] = record
-        text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
-        with atomic_write(path) as file:
-            file.write(text + "\n")
+        write_json(path, metrics)
 
 
 def read_metrics(path: str | os.PathLike) -> dict[str, dict[str, dict]]:
@@ -131,12 +128,7 @@ def read_metrics(path: str | os.PathLike) -> dict[str, dict[str, dict]]:
         SpkverError: naming the file, and the record: it cannot be read, is not JSON, or a figure is no number.
     """
     path = Path(path)
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise SpkverError(f"{path}:{error.lineno}: not JSON ({error.msg}); {_METRICS_ADVICE}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise SpkverError(f"{path}: cannot be read ({' '.join(str(error).split())}); {_METRICS_ADVICE}") from None
+    metrics = read_json(path, _METRICS_ADVICE)
     if not isinstance(metrics, dict) or not all(isinstance(systems, dict) for systems in metrics.values()):
         raise SpkverError(f'{path}: expected {{"trial list": {{"system": {{...}}}}}}; {_METRICS_ADVICE}')
     for trial_list, systems in metrics.items():

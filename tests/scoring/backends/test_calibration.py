@@ -1,4 +1,4 @@
-"""Calibration and fusion: scikit-learn's solution, the truth where it is known, and the file that keeps them."""
+"""Calibration and fusion: the solution of the formula, the truth where it is known, and the file that keeps them."""
 
 import doctest
 import json
@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from scipy.special import entr
+from scipy.optimize import minimize
+from scipy.special import entr, expit, logit
 from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from spkver.errors import SpkverError
 from spkver.scoring.backends import calibration as module
 from spkver.scoring.backends import logistic_regression
-from spkver.scoring.backends.calibration import Calibration, fit_calibration, posterior, read_calibration
-from spkver.scoring.metrics.polyline import bayes_threshold
+from spkver.scoring.backends.calibration import Calibration, fit_calibration, read_calibration
 
 REGULARISATION = 1e-6
 
@@ -63,17 +62,25 @@ def least_cllr_of_gaussians(separation):
     return weights @ np.logaddexp(0, -llrs) / weights.sum() / np.log(2)
 
 
-def sklearn_solution(features, labels, p_target, regularisation):
-    """Weights and offset of the same objective by scikit-learn: C is the reciprocal of the regularisation."""
-    n_targets = labels.sum()
-    shares = np.where(labels == 1, p_target / n_targets, (1 - p_target) / (len(labels) - n_targets))
+def formula_solution(features, labels, p_target, regularisation):
+    """Weights and offset that minimise the objective as it is written in the module, by a general optimiser."""
     inputs = np.column_stack(list(features.values()))
+    shares = np.where(labels == 1, p_target / (labels == 1).sum(), (1 - p_target) / (labels == 0).sum())
     mean = shares @ inputs
     deviation = np.sqrt(shares @ (inputs - mean) ** 2)
-    model = LogisticRegression(C=1 / regularisation, tol=1e-12, max_iter=10_000)
-    model.fit((inputs - mean) / deviation, labels, sample_weight=shares / (entr(p_target) + entr(1 - p_target)))
-    weights = model.coef_[0] / deviation
-    return weights, model.intercept_[0] - weights @ mean - np.log(p_target / (1 - p_target))
+    rows = np.column_stack([(inputs - mean) / deviation, np.ones(len(labels))])
+    t, signs = logit(p_target), np.where(labels == 1, 1, -1)
+    entropy = entr(p_target) + entr(1 - p_target)
+
+    def objective(point):
+        margin = signs * (rows @ point + t)
+        value = shares @ np.logaddexp(0, -margin) / entropy + regularisation / 2 * point[:-1] @ point[:-1]
+        slope = rows.T @ (-signs * shares * expit(-margin)) / entropy + regularisation * np.append(point[:-1], 0)
+        return value, slope
+
+    point = minimize(objective, np.zeros(rows.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-9}).x
+    weights = point[:-1] / deviation
+    return weights, point[-1] - weights @ mean
 
 
 def test_the_doctests_hold():
@@ -84,10 +91,10 @@ def test_the_doctests_hold():
 
 @pytest.mark.parametrize("p_target", [0.5, 0.05, 0.01])
 @pytest.mark.parametrize("regularisation", [1e-6, 1e-2, 1.0])
-def test_the_solution_is_that_of_scikit_learn(p_target, regularisation):
+def test_the_solution_is_the_least_of_the_formula(p_target, regularisation):
     features, labels = two_systems(0, 300, 3000)
     features["log_duration_min"] = np.random.default_rng(5).normal(1, 0.3, len(labels)).astype(np.float32)
-    weights, offset = sklearn_solution(features, labels, p_target, regularisation)
+    weights, offset = formula_solution(features, labels, p_target, regularisation)
     found = fit(features, labels, p_target, regularisation)
     assert list(found.weights) == ["first", "second", "log_duration_min"]
     assert list(found.weights.values()) == pytest.approx(weights.tolist(), rel=1e-5, abs=1e-5)
@@ -235,7 +242,7 @@ def test_outliers_do_not_make_the_fit_diverge(p_target):
         features = {name: rng.standard_t(0.5, 40) + 3 * labels for name in "ab"}
         llrs = fit(features, labels, p_target).llrs(features)
         # Where the slope along the offset is 0, the mean posterior is the prior.
-        posteriors = posterior(llrs, p_target)
+        posteriors = expit(llrs + logit(p_target))
         mean = p_target * posteriors[labels == 1].mean() + (1 - p_target) * posteriors[labels == 0].mean()
         assert mean == pytest.approx(p_target, rel=1e-4)
 
@@ -500,22 +507,3 @@ def test_a_file_edited_by_hand_is_read(tmp_path):
 def test_what_json_would_change_or_refuse_cannot_be_kept(belongs_to):
     with pytest.raises(ValueError, match="belongs_to must be a dictionary that JSON can hold"):
         Calibration({"a": 1.0}, 0.0, 0.05, belongs_to)
-
-
-@given(st.floats(-1e4, 1e4), st.floats(1e-6, 1 - 1e-6))
-def test_the_posterior_is_bayes_rule(llr, p_target):
-    found = float(posterior(llr, p_target))
-    odds = llr + np.log(p_target) - np.log1p(-p_target)
-    expected = 1 / (1 + np.exp(-odds)) if odds > -700 else 0.0
-    assert found == pytest.approx(expected, rel=1e-9, abs=1e-300)
-    assert 0 <= found <= 1
-
-
-def test_the_posterior_is_one_half_at_the_threshold_and_certain_at_infinity():
-    assert float(posterior(bayes_threshold(0.01), 0.01)) == pytest.approx(0.5, abs=1e-12)
-    assert posterior([-np.inf, -1e300, 1e300, np.inf], 0.05).tolist() == [0, 0, 1, 1]
-    assert posterior(np.zeros((2, 3), np.float32), 0.3) == pytest.approx(np.full((2, 3), 0.3), abs=1e-12)
-    with pytest.raises(ValueError, match="llrs hold NaN, first at index 1"):
-        posterior([0, np.nan], 0.05)
-    with pytest.raises(ValueError, match="p_target must lie between 0 and 1, got 5"):
-        posterior([0.0], 5)

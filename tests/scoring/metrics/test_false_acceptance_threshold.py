@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from spkver.cli import main
 from spkver.data.trials import Trials, write_trials
 from spkver.experiment.provenance import data_record, file_record, write_record
-from spkver.scoring.metrics import equal_error_rate, threshold_at_false_acceptance
+from spkver.scoring.metrics import equal_error_rate
+from spkver.scoring.metrics.sorted_scores import SortedScores
 from spkver.scoring.score_files import write_scores
 from spkver.scoring.system_files import System
 
@@ -19,7 +20,7 @@ SCORES = st.lists(st.integers(-5, 5), min_size=1, max_size=15)
 def test_no_lower_threshold_keeps_the_rate(targets, nontargets, rate, dtype):
     scores = np.array(targets + nontargets, dtype)
     labels = np.repeat([1, 0], [len(targets), len(nontargets)])
-    threshold, fpr, fnr = threshold_at_false_acceptance(scores, labels, rate)
+    threshold, fpr, fnr = SortedScores(scores, labels).threshold_at_false_acceptance(rate)
     assert fpr == np.mean(np.array(nontargets) >= threshold)
     assert fnr == np.mean(np.array(targets) < threshold)
     assert fpr <= rate + 1e-12
@@ -31,21 +32,21 @@ def test_no_lower_threshold_keeps_the_rate(targets, nontargets, rate, dtype):
 def test_a_rate_that_floats_miss_is_counted_as_meant():
     scores, labels = np.arange(101.0), np.r_[1, np.zeros(100, int)]
     for percent in range(100):
-        assert threshold_at_false_acceptance(scores, labels, percent / 100)[1] == percent / 100
+        assert SortedScores(scores, labels).threshold_at_false_acceptance(percent / 100)[1] == percent / 100
 
 
 def test_at_the_equal_error_rate_it_agrees_with_the_eer():
     rng = np.random.default_rng(0)
     scores, labels = np.r_[rng.normal(2, 1, 4000), rng.normal(0, 1, 4000)], np.repeat([1, 0], 4000)
     eer, at = equal_error_rate(scores, labels)
-    threshold, fpr, fnr = threshold_at_false_acceptance(scores, labels, eer)
+    threshold, fpr, fnr = SortedScores(scores, labels).threshold_at_false_acceptance(eer)
     assert (threshold, fpr, fnr) == pytest.approx((at, eer, eer), abs=2e-3)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
 def test_a_rate_out_of_range_is_refused(rate):
     with pytest.raises(ValueError, match="rate must lie in"):
-        threshold_at_false_acceptance([1.0, 0.0], [1, 0], rate)
+        SortedScores([1.0, 0.0], [1, 0]).threshold_at_false_acceptance(rate)
 
 
 @pytest.fixture

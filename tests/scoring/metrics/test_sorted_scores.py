@@ -13,7 +13,6 @@ from spkver.scoring.metrics import (
     det_points,
     equal_error_rate,
     min_dcf,
-    rocch_equal_error_rate,
     sorted_scores,
 )
 from spkver.scoring.metrics import polyline as error_rates
@@ -101,7 +100,6 @@ def test_the_functions_are_the_methods():
     scores = rng.normal(size=340) + labels
     found = SortedScores(scores, labels)
     assert equal_error_rate(scores, labels) == found.equal_error_rate()
-    assert rocch_equal_error_rate(scores, labels) == found.rocch_equal_error_rate()
     assert min_dcf(scores, labels, 0.05, 2, 3) == found.min_dcf(0.05, 2, 3)
 
 
@@ -113,7 +111,7 @@ def test_memory_beyond_float32_scores_is_a_few_bytes_a_trial():
     before = scores.copy()
     tracemalloc.start()
     found = SortedScores(scores, labels)
-    found.equal_error_rate(), found.min_dcf(), found.rocch_equal_error_rate()
+    found.equal_error_rate(), found.min_dcf(), found.hull
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # 4 bytes for the sorted scores, 2 for truth values, some for the corners: 1e8 trials stay well below 2.5 GiB.
