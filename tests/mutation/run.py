@@ -61,8 +61,12 @@ def make_mutants() -> list[Path]:
     """Write ``mutants/`` anew where the package or the tests have changed; returns the files that have mutants."""
     os.environ["MUTANT_UNDER_TEST"] = "mutant_generation"
     MUTANTS.mkdir(exist_ok=True)
-    mutmut.copy_src_dir()
+    for old in (MUTANTS / "spkver").rglob("*.py"):
+        if not old.relative_to(MUTANTS).exists():
+            old.unlink()
+            old.with_name(f"{old.name}.meta").unlink(missing_ok=True)
     shutil.rmtree(MUTANTS / "tests", ignore_errors=True)
+    mutmut.copy_src_dir()
     mutmut.copy_also_copy_files()
     mutmut.create_mutants(1)
     mutmut.setup_source_paths()
@@ -105,7 +109,13 @@ class MutantRuns:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self.session, self.items = session, {item.nodeid: item for item in session.items}
         self.of_shared = self._make_shared()
-        self.calls = json.loads(CALLS.read_text()) if CALLS.exists() else {}
+        known = json.loads(CALLS.read_text()) if CALLS.exists() else {}
+        files = {item.path: zlib.crc32(item.path.read_bytes()) for item in session.items}
+        self.calls = {
+            test: known[test]
+            for test, item in self.items.items()
+            if test in known and known[test]["file"] == files[item.path]
+        }
         if self.items.keys() - self.calls.keys():
             if self._in_fork(self._note_calls, 7200) != 0:
                 raise pytest.UsageError("a test fails without any mutant")
@@ -132,7 +142,7 @@ class MutantRuns:
     def _note_calls(self) -> int:
         """Write down which functions each test calls, and how long it takes."""
         trampoline._mutant_under_test = "stats"
-        calls = {test: self.calls[test] for test in self.items.keys() & self.calls.keys()}
+        calls = dict(self.calls)
         new = [item for test, item in self.items.items() if test not in calls]
         for done, (item, following) in enumerate(zip(new, [*new[1:], None])):
             say(f"{done} of {len(new)} tests have told which functions they call")
@@ -142,7 +152,11 @@ class MutantRuns:
                 if report.failed:
                     say(f"{item.nodeid} fails without any mutant:\n{report.longreprtext}")
                     return 1
-            calls[item.nodeid] = {"calls": sorted(state()._stats), "seconds": time.perf_counter() - began}
+            calls[item.nodeid] = {
+                "calls": sorted(state()._stats),
+                "seconds": time.perf_counter() - began,
+                "file": zlib.crc32(item.path.read_bytes()),
+            }
         CALLS.write_text(json.dumps(calls))
         return 0
 
