@@ -2,7 +2,8 @@
 
 mutmut writes a copy of the package into ``mutants/`` that has every mutant of every function; an environment variable
 chooses one. Here the tests are collected once, and for each mutant a fork runs those that call its function, until one
-fails: its own test file's first, then the quickest, and no more than take ``--seconds`` in all.
+fails: the quickest first, those of its own test file before others that take half as long, and no more than take
+``--seconds`` in all.
 
 What mutmut does not mutate: code outside functions, and functions with a decorator. What no test should hold is not
 counted: the wording of messages (any text with a space in it), what is printed, that text files are UTF-8 by name, and
@@ -39,7 +40,7 @@ TESTS = [
     *("tests/verification", "tests/cli/test_verify.py"),
 ]
 # A fixture that takes seconds: mutants that it does not call share the one that is made before the forks.
-SHARED = "trained"
+SHARED, SHARED_SECONDS = "trained", 5
 NOTICED = ("failed", "hung")  # of a mutant's tests
 BROKEN = 3  # the status of a fork that could not run tests
 
@@ -180,8 +181,9 @@ class MutantRuns:
             if function in self.calls[test]["calls"] or (by_shared and SHARED in item.fixturenames)
         }
 
-        def cost(test: str) -> tuple:
-            return own not in test, by_shared and SHARED in self.items[test].fixturenames, seconds[test]
+        def cost(test: str) -> float:
+            of_shared = SHARED_SECONDS if by_shared and SHARED in self.items[test].fixturenames else 0
+            return (seconds[test] + of_shared) * (1 if own in test else 2)
 
         tests, total = [], 0.0
         for test in sorted(seconds, key=cost):
