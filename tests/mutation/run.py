@@ -232,20 +232,28 @@ def say(line: str) -> None:
     print(line, file=sys.__stderr__, flush=True)
 
 
-def report(results: dict[Path, dict[str, str]]) -> None:
-    """A line for each mutant that nothing noticed, and the shares by file and by room."""
-    tried, noticed = Counter(), Counter()
+def report(results: dict[Path, dict[str, str]], numbers: dict[Path, int]) -> None:
+    """A line for each mutant that nothing noticed, and the shares by file and by room.
+
+    Args:
+        results: of each file's mutants that were tried.
+        numbers: of mutants that each file has; of a sample, a room's share is that of its files in these proportions.
+    """
+    tried, noticed, estimated, has = Counter(), Counter(), Counter(), Counter()
     for source, by_name in results.items():
-        room = str(source if source.name == "sampler.py" else source.parent)
         for name, result in sorted(by_name.items()):
-            tried.update({str(source), room, "all"})
-            if result in NOTICED:
-                noticed.update({str(source), room, "all"})
-            else:
+            if result not in NOTICED:
                 print(f"{result}: {name}")
+        n = sum(result in NOTICED for result in by_name.values())
+        for place in {str(source), str(source if source.name == "sampler.py" else source.parent), "all"}:
+            if by_name:
+                tried[place] += len(by_name)
+                noticed[place] += n
+                has[place] += numbers[source]
+                estimated[place] += numbers[source] * n / len(by_name)
     for place in sorted(tried):
-        share = noticed[place] / tried[place]
-        print(f"{place:45} {tried[place]:5} tried {noticed[place]:5} noticed {share:7.1%}")
+        share = estimated[place] / has[place]
+        print(f"{place:42} {has[place]:5} mutants {tried[place]:5} tried {noticed[place]:5} noticed {share:7.1%}")
 
 
 def main() -> None:
@@ -287,9 +295,10 @@ def main() -> None:
         RESULTS.write_text(json.dumps(known))
     if options.control:
         sys.exit(any(result in NOTICED for result in runs.results.values()))
-    report(
-        {source: {name: known[keys[name]] for name in names if keys[name] in known} for source, names in chosen.items()}
-    )
+    results = {
+        source: {name: known[keys[name]] for name in names if keys[name] in known} for source, names in chosen.items()
+    }
+    report(results, {source: len(mutants) for source, mutants in counted.items()})
 
 
 if __name__ == "__main__":
