@@ -2,6 +2,8 @@
 
 Speech is found by Silero VAD (https://github.com/snakers4/silero-vad, MIT), whose package brings its model along; it is
 run by onnxruntime alone, without importing the package. The rules from probabilities to segments are here.
+What is cut here is trained on ever after, so it is worth a model; `spkver.data.vad` finds speech by energy alone, and
+needs none.
 """
 
 from importlib.util import find_spec
