@@ -25,7 +25,6 @@ from spkver.config.schema import Config, Head, Section, before_added
 from spkver.config.shipped import nearest_shipped, shipped
 from spkver.errors import SpkverError
 
-
 AnySection = TypeVar("AnySection", bound=Section)
 Content = dict[str, Any]  # what a YAML file holds, before it is checked
 
@@ -64,9 +63,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Config, d
     return _load(path, overrides, Config)
 
 
-def _load(
-    path: str | Path, overrides: Sequence[str], schema: type[AnySection]
-) -> tuple[AnySection, dict[str, Any]]:
+def _load(path: str | Path, overrides: Sequence[str], schema: type[AnySection]) -> tuple[AnySection, dict[str, Any]]:
     path = _place(Path(path), path)
     content = _read_with_bases(path)
     run = content.pop("run", None)  # what a run wrote beside its values

@@ -18,7 +18,7 @@ Trials are sorted once; each resample is a pass of weighted sums, shared by all 
     systems are compared (`spkver.scoring.metrics.comparison`), by all systems.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -160,7 +160,7 @@ def check_resampling(n: int, level: float) -> None:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
 
 
-def _progress(n: int) -> tqdm:
+def _progress(n: int) -> Iterable[int]:
     return tqdm(range(n), desc="resampling speakers", disable=None, leave=False)
 
 
@@ -198,7 +198,7 @@ def _speaker_indices(
             f"lengths differ: {len(labels)} labels, {len(enroll_speakers)} enroll_speakers, "
             f"{len(test_speakers)} test_speakers"
         )
-    sides = np.asarray(enroll_speakers), np.asarray(test_speakers)
+    sides = [np.asarray(enroll_speakers), np.asarray(test_speakers)]
     if not all(side.dtype.kind in "iu" for side in sides):
         sides = [side.astype(str) for side in sides]
     names, index = np.unique(np.concatenate(sides), return_inverse=True)
