@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import subprocess
+from concurrent.futures import Future
 from pathlib import Path
 
 # For child processes too.
@@ -99,6 +100,28 @@ def esc10() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real noise: no folder {folder}")
     return folder
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """The built-in corpus is recorded here instead of in worker processes, which take a second to start."""
+    pytest.importorskip("espeakng_loader", reason="needs the synthesiser: pip install spkver[mini]")
+    from spkver.corpora import mini
+    from spkver.corpora.espeak_voices import Synthesiser
+
+    class Pool:
+        def __init__(self, *_, initargs, **__):
+            monkeypatch.setattr(mini, "_synthesiser", Synthesiser(*initargs), raising=False)
+
+        def submit(self, function, *arguments):
+            job = Future()
+            job.set_result(function(*arguments))
+            return job
+
+        def shutdown(self, **_):
+            pass
+
+    monkeypatch.setattr(mini, "ProcessPoolExecutor", Pool)
 
 
 class Noted:

@@ -25,13 +25,13 @@ unset PYTHONPATH
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-say build "source distribution, and a wheel of it"
-CC=/bin/false python -m build --outdir "$work/dist" . >"$work/build.log" 2>&1 || { tail -20 "$work/build.log"; exit 1; }
+say build "the source distribution, and a wheel of it"
+python -m build --sdist --outdir "$work/dist" . >"$work/build.log" 2>&1 || { tail -20 "$work/build.log"; exit 1; }
+"${PYTHON:-python}" -m venv "$work/env"
+CC=/bin/false "$work/env/bin/pip" wheel -q --disable-pip-version-check --no-deps -w "$work/dist" "$work"/dist/*.tar.gz
 wheel=$(ls "$work"/dist/*.whl)
 
 say install "$(basename "$wheel")"
-python=${PYTHON:-python}
-"$python" -m venv "$work/env"
 if [ -n "$clean" ]; then
     "$work/env/bin/pip" install -q --disable-pip-version-check "$wheel[mini]"
 else

@@ -9,7 +9,6 @@
 """
 
 import difflib
-import math
 import os
 import re
 import reprlib
@@ -128,7 +127,8 @@ def _checked_run(run: Any, path: Path) -> dict[str, Any]:
         raise SpkverError(f"{path}: key 'run' must be a section, got {_shown(run)}; remove it")
     for key, kind in _RUN.items():
         value = run.get(key)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        # Not math.isfinite(), which fails for an integer of 400 digits.
+        number = isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
         if value is not None and not (number if kind is float else isinstance(value, kind)):
             raise SpkverError(f"{path}: key 'run.{key}' must be {_NAMES[kind]}, got {_shown(value)}; remove it")
     return run

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -28,25 +27,6 @@ SMALL = {"seed": 1, "train_voices": 4, "test_voices": 4, "sentences": 2}
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mini")
     return folder, prepare_mini(folder, **SMALL, processes=2)
-
-
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Recordings are made here instead of in worker processes, which take a second to start."""
-
-    class Pool:
-        def __init__(self, *_, initargs, **__):
-            monkeypatch.setattr(mini, "_synthesiser", Synthesiser(*initargs), raising=False)
-
-        def submit(self, function, *arguments):
-            job = Future()
-            job.set_result(function(*arguments))
-            return job
-
-        def shutdown(self, **_):
-            pass
-
-    monkeypatch.setattr(mini, "ProcessPoolExecutor", Pool)
 
 
 def contents(folder):

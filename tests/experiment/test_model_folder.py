@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 
 import pytest
 
@@ -27,7 +28,7 @@ def generation(folder):
     }
 
 
-@pytest.mark.parametrize("n_renamed", range(5))
+@pytest.mark.parametrize("n_renamed", [1, 2, 3, 4])
 def test_a_rewriting_that_ends_anywhere_leaves_no_mixture_of_two_models(trained, tmp_path, monkeypatch, n_renamed):
     folder = tmp_path / "model"
     model = load_model(trained / "model")
@@ -50,12 +51,12 @@ def test_a_rewriting_that_ends_anywhere_leaves_no_mixture_of_two_models(trained,
         os.rename(*paths)
 
     monkeypatch.setattr(files.os, "replace", replace)
-    if n_renamed == 4:
+    with suppress(PowerCut):
         save(2.0)
+    assert len(renamed) == n_renamed
+    if n_renamed == 4:
         assert generation(folder) == {2.0}
         return
-    with pytest.raises(PowerCut):
-        save(2.0)
     with pytest.raises(SpkverError, match=r"is no model folder \(no config.yaml\)"):
         generation(folder)
 

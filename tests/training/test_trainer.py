@@ -235,7 +235,8 @@ def test_the_epoch_with_the_best_held_out_eer_is_kept_beside_the_last(make_train
     short = ["training.epochs=4", "training.keep_last=1", "training.average_last=1", "snapshots.speakers=0"]
     trainer = make_trainer(*short, "batch.speakers=7", "augment.speed_factors=[1.0]", "augment.reverb.probability=0.0")
     trainer.run({})
-    assert [r["held_out_eer"] for r in read_log(trainer.experiment.log_file, "epoch")] == eers
+    epochs = read_log(trainer.experiment.log_file, "epoch")
+    assert [(r["held_out_eer"], r["held_out_threshold"]) for r in epochs] == [(eer, 0.5) for eer in eers]
     assert list(epochs_kept(trainer.experiment.checkpoints)) == kept
 
 
