@@ -63,9 +63,16 @@ def _forget_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _as_json(error: UnicodeError) -> tuple[str, int]:
+    """What cannot be written, as an error handler of `codecs` gives it."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
 def _print_any_name() -> None:
     """Let standard output take every name: what its encoding lacks is written as JSON writes it, ``\\u674e``."""
-    codecs.register_error("as_json", lambda error: (json.dumps(error.object[error.start : error.end])[1:-1], error.end))
+    codecs.register_error("as_json", _as_json)
     if hasattr(sys.stdout, "reconfigure"):  # not where a caller has put something else in its place
         sys.stdout.reconfigure(errors="as_json")
 
@@ -166,7 +173,7 @@ def results(options) -> None:
     print(results_table(options.exps))
 
 
-def _add_configuration(added: argparse.ArgumentParser, nargs: str | None = None) -> None:
+def _add_configuration(added: VerbParser, nargs: str | None = None) -> None:
     of_what = "configuration: a YAML file, or the name of one that comes with spkver, as mini"
     added.add_argument("config", type=Path, nargs=nargs, help=of_what)
     added.add_overrides("key.sub=value", "values of the configuration that differ, as optimizer.lr=0.1")
@@ -198,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"spkver {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    def verb(name: str, function, parent=verbs) -> argparse.ArgumentParser:
+    def verb(name: str, function, parent=verbs) -> VerbParser:
         added = parent.add_parser(name, help=function.__doc__.rstrip("."), description=function.__doc__)
         added.set_defaults(verb=_alone(function) if parent is corpora else function)
         return added

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from spkver.cli.parser import VerbParser
 from spkver.errors import SpkverError
 
 _SYSTEMS = "how to score: cosine, plda, cosine+asnorm, cosine+asnorm+calibration, ... (cosine)"
@@ -19,13 +20,13 @@ _TRAIN = "data directory of the training speakers, which must be embedded"
 def add_scoring_verbs(verb: Callable) -> None:
     """Give the parser its scoring verbs; ``verb(name, function)`` adds one."""
 
-    def scoring_verb(name: str, function) -> argparse.ArgumentParser:
+    def scoring_verb(name: str, function) -> VerbParser:
         added = verb(name, function)
         added.add_argument("data", type=Path, help="data directory: the folder with wav.scp and utt2spk")
         added.add_argument("exp", type=Path, help="folder of the experiment")
         return added
 
-    def scoring_options(added: argparse.ArgumentParser) -> None:
+    def scoring_options(added: VerbParser) -> None:
         added.add_argument("--trials", type=Path, metavar="FILE", help=_TRIALS)
         added.add_overrides("scoring.key=value", "values of the scoring section that differ, as scoring.bootstrap=0")
 
@@ -139,8 +140,8 @@ def add_scoring_verbs(verb: Callable) -> None:
         "--system", help=f"{_SYSTEMS.rpartition(' (')[0]} (default: the one by which `spkver verify` decides)"
     )
     added.add_argument("--trials", type=Path, metavar="FILE", help=_TRIALS)
-    rates = {"type": float, "nargs": "+", "default": [], "metavar": "RATE"}
-    added.add_argument("--far", **rates, help="strangers that may be accepted, fractions (default: 0.01 0.001)")
+    far = "strangers that may be accepted, fractions (default: 0.01 0.001)"
+    added.add_argument("--far", type=float, nargs="+", default=[], metavar="RATE", help=far)
     keep = "keep the threshold of one --far RATE, or of equal error, in the model: verify and identify decide by it"
     added.add_argument("--save", action="store_true", help=keep)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spkver.data.variants import Variant
 from spkver.embedding.extractor import Extracted, Extractor, build_fbank
 from spkver.errors import SpkverError
 from spkver.experiment.model_folder import read_config
@@ -31,7 +32,7 @@ class OnnxExtractor(Extractor):
         self.config = read_config(model)
         if properties["model_fingerprint"] != Backend(model).digest:
             raise SpkverError(f"{file}: was made from another model than {model}; run `spkver export {model} {file}`")
-        self.variants = self.config.scoring.variants
+        self.variants = tuple(Variant(*factors) for factors in self.config.scoring.variants)
         self.sample_rate, self.embed_dim = properties["sample_rate"], properties["embed_dim"]
         self.fbank = build_fbank(self.config).eval()  # what finds speech in a recording
         self.system = "onnx_int8" if properties["precision"] == "int8" else "onnx"
@@ -55,7 +56,8 @@ class OnnxExtractor(Extractor):
         for row, waveform in zip(padded, waveforms):
             row[: len(waveform)] = waveform
         inputs = {"waveform": padded, "lengths": lengths}
-        return Extracted(*self.session.run(["embedding", "magnitude"], inputs), seconds)
+        embeddings, magnitudes = self.session.run(["embedding", "magnitude"], inputs)
+        return Extracted(embeddings, magnitudes, seconds)
 
 
 def _open(file: Path):

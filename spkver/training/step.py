@@ -22,12 +22,12 @@ from spkver.features import SpecAugment, mean_normalise
 from spkver.heads import Head, chunked_loss, draw_classes
 from spkver.training.clock import StageTimer
 from spkver.training.norm_statistics import NormStatistics
-from spkver.training.optim import RowAdamW, build_optimizer, set_learning_rate
+from spkver.training.optim import RowAdamW, betas_of, build_optimizer, set_learning_rate
 from spkver.training.schedules import learning_rate, margin
 from spkver.training.seeds import mixed_seed
 from spkver.training.snapshot_writer import gradient_histogram
 
-Batch = tuple[Tensor, Tensor, Tensor]
+Batch = tuple[Tensor, ...]
 """Waveforms ``(batch, n_samples)``, labels ``(batch,)`` and which formant factor ``(batch,)``."""
 
 
@@ -119,8 +119,8 @@ class TrainingStep:
     @torch.no_grad()
     def _features(self, waveforms: Tensor, formants: Tensor) -> tuple[Tensor, Tensor]:
         # One bank for all is the faster way where there is only one.
-        formants = formants if len(self.fbank.mel) > 1 else None
-        features, average = mean_normalise(self.fbank(waveforms, formants=formants)[0])
+        chosen = formants if len(self.fbank.mel) > 1 else None
+        features, average = mean_normalise(self.fbank(waveforms, formants=chosen)[0])
         return self.specaugment(features), average
 
     def _row_optimizer(self) -> RowAdamW | None:
@@ -128,7 +128,7 @@ class TrainingStep:
         chosen = self.config.optimizer
         if self.config.training.sampled_share == 1:
             return None
-        return RowAdamW(self.head, chosen.lr, tuple(chosen.betas), chosen.weight_decay)
+        return RowAdamW(self.head, chosen.lr, betas_of(chosen), chosen.weight_decay)
 
     def _head_of(self, labels: Tensor) -> tuple[Head, Tensor]:
         """The head of this step, and where the labels' classes stand in it."""
@@ -152,7 +152,7 @@ class TrainingStep:
         parameters = [*self.encoder.parameters(), *head.parameters()]
         before = gradient_histogram(parameters) if watch else None
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip_norm)
-        if watch:
+        if before is not None:
             self.gradients = torch.stack([before, gradient_histogram(parameters)])
         return grad_norm
 

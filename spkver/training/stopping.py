@@ -26,6 +26,10 @@ class Stopped(Exception):
 class StopNow(BaseException):
     """Raised in a block that may be left at any place; no ``except Exception`` of a library stops it."""
 
+    def __init__(self, signal_number: int):
+        super().__init__()
+        self.signal_number = signal_number
+
 
 class StopRequest:
     """While entered, the first of ``SIGNALS`` is only noted in ``signal_number``; a second one acts at once.
@@ -55,7 +59,7 @@ class StopRequest:
         self._may_leave = True
         try:
             if self.signal_number is not None:
-                raise StopNow
+                raise StopNow(self.signal_number)
             yield
         finally:
             self._may_leave = False
@@ -67,8 +71,8 @@ class StopRequest:
         signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
     def _leave(self, number: int, frame) -> None:
-        if self._may_leave:
-            raise StopNow
+        if self._may_leave and self.signal_number is not None:
+            raise StopNow(self.signal_number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -37,11 +37,11 @@ from spkver.training.finetune import freeze, start_from
 from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
 from spkver.training.norm_statistics import renew_statistics
 from spkver.training.snapshot_writer import Snapshots
-from spkver.training.step import TrainingStep
+from spkver.training.step import Batch, TrainingStep
 from spkver.training.stopping import TRY_AGAIN, StopNow, Stopped, StopRequest
 
 # What a checkpoint holds, with the types.
-_STATE = {
+_STATE: dict[str, type | tuple[type, ...]] = {
     "epoch": int,
     "step": int,
     "sums": dict,
@@ -123,7 +123,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.encoder = build_encoder(config.model, config.features.n_mels)
         self.head = build_head(config.head, config.model.embed_dim, self.dataset.n_classes)
-        self.encoder.to(self.device, memory_format=torch.channels_last)
+        self.encoder.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stubs
         self.head.to(self.device)
         if init is not None and not self.begun:
             print(f"{init}: {start_from(init, self.encoder, self.head, training, config)}", flush=True)
@@ -133,8 +133,8 @@ class Trainer:
         self.epoch, self.step = 0, 0  # the next to do, both counted from 0
         self.sums = RunningMeans()  # of the epoch so far
         self.seconds = 0.0  # of training so far
-        self.best = None  # (held-out EER, epoch counted from 1)
-        self.gradients = None  # histograms of the epoch's last step, before and after clipping
+        self.best: tuple[float, int] | None = None  # (held-out EER, epoch counted from 1)
+        self.gradients: Tensor | None = None  # histograms of the epoch's last step, before and after clipping
 
     def description(self) -> str:
         """One line: what trains on what."""
@@ -157,7 +157,8 @@ class Trainer:
         with locked(self.experiment.training_lock, "training"):
             self.experiment.remove_leftovers()
             self.log = Log(self.experiment.log_file, self._begin(run))
-            self._saved_at, self._steps_saved = time.monotonic(), None
+            self._saved_at = time.monotonic()
+            self._steps_saved: int | None = None
             try:
                 self._train()
             finally:
@@ -180,9 +181,8 @@ class Trainer:
                 while self.epoch < self.config.training.epochs:
                     self._train_epoch()
                     self._finish_epoch()
-        except StopNow:
-            number = self.stop_request.signal_number
-            raise self._stopped("stopped", 128 + number) from None
+        except StopNow as stop:
+            raise self._stopped("stopped", 128 + stop.signal_number) from None
         except WorkerDied as died:
             raise self._stopped(str(died), TRY_AGAIN) from None
 
@@ -218,7 +218,7 @@ class Trainer:
         for module in self.frozen_modules:
             module.eval()
 
-    def _step(self, batch: tuple[Tensor, Tensor, Tensor]) -> dict:
+    def _step(self, batch: Batch) -> dict:
         watch = self.snapshots is not None and self.step == self.sampler.n_batches - 1
         record = self.training_step(batch, self.epoch, self.step, self.sampler.n_batches, watch)
         if watch:
@@ -253,7 +253,7 @@ class Trainer:
         checkpoint.prune(self.experiment.checkpoints, self.config.training.keep_last, best)
         print(epoch_line(record, self.config.training.epochs), flush=True)
         if self.stop_request.signal_number is not None:
-            raise StopNow
+            raise StopNow(self.stop_request.signal_number)
 
     def _save(self) -> None:
         """Everything that the rest of the run depends on."""

@@ -34,7 +34,7 @@ from spkver.scoring.systems import (
     rated_embeddings,
 )
 
-Audio = str | os.PathLike | ArrayLike
+Audio = str | os.PathLike[str] | ArrayLike
 
 
 class Verification(NamedTuple):
@@ -73,7 +73,7 @@ class Verifier:
         SpkverError: there is no model in it, or it lacks what the system needs.
     """
 
-    def __init__(self, folder: str | os.PathLike, system: str | None = None):
+    def __init__(self, folder: str | os.PathLike[str], system: str | None = None):
         if not is_path(folder):
             raise SpkverError(f"expected the path of a model folder, such as exp/mini/model, got {shown(folder)}")
         if system is not None and not isinstance(system, str):
@@ -184,7 +184,8 @@ class Verifier:
         Raises:
             SpkverError: the audio is missing, unreadable, empty, silent, without speech, damaged, or no audio.
         """
-        return self.embed_audio(audio, sample_rate).embeddings[0]
+        embedding: np.ndarray = self.embed_audio(audio, sample_rate).embeddings[0]
+        return embedding
 
     def embed_audio(self, audio: Audio, sample_rate: int | None = None) -> EmbeddedAudio:
         """The same, with what else a score depends on."""
@@ -232,18 +233,15 @@ class Verifier:
                 raise SpkverError(f"{name} must be a number, got {shown(seconds)}")
         limit = self.config.scoring.batch_seconds
         blocks = self._blocks(audio, sample_rate)
-        times, embedded, waiting = (
-            [],
-            [EmbeddedAudio(np.zeros((0, self._extractor.embed_dim), np.float32), *np.zeros((2, 0)))],
-            [],
-        )
+        times: list[tuple[float, ...]] = []
+        embedded = [EmbeddedAudio(np.zeros((0, self._extractor.embed_dim), np.float32), np.zeros(0), np.zeros(0))]
+        waiting: list[SpeechWindow] = []
 
         def embed_waiting() -> None:
             if waiting:
                 embedded.append(self._extracted([window.speech for window in waiting], audio))
                 waiting.clear()
 
-        window: SpeechWindow
         for window in speech_windows(blocks, self._extractor.fbank, window_seconds, hop_seconds):
             times.append(window[:4])
             waiting.append(window)
@@ -265,14 +263,15 @@ class Verifier:
         except (TypeError, ValueError):
             raise SpkverError(f"the prior must lie between 0 and 1, got {shown(p_target)}") from None
 
-    def known_threshold(self) -> float:
-        """The threshold.
+    def known_threshold(self) -> Threshold:
+        """The threshold, and where it comes from.
 
         Raises:
             SpkverError: there is none.
         """
-        if self.threshold is not None:
-            return self.threshold
+        known = self._known_threshold()
+        if known is not None:
+            return known
         if self.system == "cosine":
             why = "it was trained without held-out speakers (data.held_out_speakers)"
         else:
@@ -288,10 +287,10 @@ class Verifier:
         Raises:
             SpkverError: as ``embed``, or the model has no threshold.
         """
-        threshold = self.known_threshold()
+        threshold, source = self.known_threshold()
         one = Models(["a"], np.array([0]), np.array([0, 1]))
         score = float(self.scores(self.embed_audio(a, sample_rate), one, self.embed_audio(b, sample_rate))[0, 0])
-        return Verification(score, score >= threshold, threshold, self.calibrated, self.system, self.threshold_source)
+        return Verification(score, score >= threshold, threshold, self.calibrated, self.system, source)
 
     def scores(self, enrolled: EmbeddedAudio, models: Models, tests: EmbeddedAudio) -> np.ndarray:
         """The score of each model, of one recording or several, with each test: (n_models, n_tests) float32."""
@@ -344,7 +343,7 @@ class Verifier:
             yield samples[start : start + block]
 
 
-def load(model_dir: str | os.PathLike, system: str | None = None) -> Verifier:
+def load(model_dir: str | os.PathLike[str], system: str | None = None) -> Verifier:
     """Load a trained model, such as ``exp/mini/model``; see `Verifier`.
 
     >>> voice = spkver.load("exp/mini/model")                      # doctest: +SKIP
