@@ -27,6 +27,8 @@ from spkver.training.schedules import learning_rate, margin
 from spkver.training.seeds import mixed_seed
 from spkver.training.snapshot_writer import gradient_histogram
 
+_GPU_HEAD_MEGABYTES = 2048  # of logits, which the plain head holds about three times
+
 Batch = tuple[Tensor, Tensor, Tensor]
 """Waveforms ``(batch, n_samples)``, labels ``(batch,)`` and which formant factor ``(batch,)``."""
 
@@ -141,11 +143,17 @@ class TrainingStep:
 
     def _loss(self, head: Head, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The head's cross-entropy, and how many items it has right."""
-        config = self.config.training
-        if len(head.weight) >= config.chunked_head_rows:
-            return chunked_loss(head, embeddings, labels, config.chunked_head_products)
+        if self._takes_chunks(len(head.weight), len(labels)):
+            return chunked_loss(head, embeddings, labels, self.config.training.chunked_head_products)
         logits = head(embeddings, labels)
         return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).sum()
+
+    def _takes_chunks(self, n_rows: int, batch: int) -> bool:
+        """Whether the loss is computed chunk by chunk: for want of memory, or on a CPU because that is faster."""
+        config = self.config.training
+        if config.head_megabytes is None and self.device.type == "cpu":
+            return n_rows >= config.chunked_head_rows
+        return 4 * batch * n_rows > (config.head_megabytes or _GPU_HEAD_MEGABYTES) * 2**20
 
     def _clip(self, head: Head, watch: bool) -> Tensor:
         """Clip the gradients of encoder and head together; returns their norm () before."""

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from spkver import native
 from spkver.config import Config
+from spkver.data.cores import usable_cores
 from spkver.data.dataset import SpeakerCrops, collate
 from spkver.data.directory import DataDirectory
 from spkver.data.sampler import SpeakerBatchSampler
@@ -29,16 +30,16 @@ from spkver.experiment.paths import Experiment
 from spkver.files import locked
 from spkver.heads import build_head
 from spkver.models import build_encoder
+from spkver.models.device import allow_tf32, choose_device, choose_dtype
 from spkver.training import checkpoint
 from spkver.training.batches import Batches, WorkerDied
-from spkver.training.device import choose_device, choose_dtype, ignore_interrupts
 from spkver.training.epoch_report import RunningMeans, epoch_line, epoch_progress, figures, training_line
 from spkver.training.finetune import freeze, start_from
 from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
 from spkver.training.norm_statistics import renew_statistics
 from spkver.training.snapshot_writer import Snapshots
 from spkver.training.step import TrainingStep
-from spkver.training.stopping import TRY_AGAIN, StopNow, Stopped, StopRequest
+from spkver.training.stopping import TRY_AGAIN, StopNow, Stopped, StopRequest, ignore_interrupts
 
 # What a checkpoint holds, with the types.
 _STATE = {
@@ -80,6 +81,7 @@ class Trainer:
             torch.set_num_threads(config.training.threads)
         self.device = choose_device(config.training.device)
         self.dtype = choose_dtype(config.training.precision, self.device)
+        allow_tf32(config.training.tf32)
 
         # A run that was stopped before its first checkpoint begins again. One that has a checkpoint has all from
         # there and nothing from the model of `init`, which may be gone by then.
@@ -322,6 +324,8 @@ class Trainer:
     def loader(self) -> DataLoader:
         """The batches from the sampler's place on."""
         workers = self.config.data.workers
+        if workers == "auto":
+            workers = max(usable_cores() - 1, 1)
         return DataLoader(
             self.dataset,
             batch_sampler=self.sampler,
