@@ -255,7 +255,7 @@ class Training(Section):
     epochs: Count = 20
     clip_norm: Positive = 3.0  # over encoder and head together
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     tf32: bool = False  # a GPU may multiply float32 with 10 bits of mantissa
     threads: CountOrZero = 0  # 0: what torch chooses
     head_megabytes: Positive | None = None  # logits that take more are computed chunk by chunk; null: 2048 on a GPU

@@ -35,10 +35,15 @@ def choose_device(name: str, key: str = "training.device") -> torch.device:
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """``auto``: bfloat16 where the hardware multiplies it; elsewhere it would be emulated and slower."""
+    """``auto``: bfloat16 where the hardware multiplies it; elsewhere it would be emulated and slower.
+
+    A GPU without it (V100, T4) takes float16, a CPU float32.
+    """
     if precision != "auto":
         return getattr(torch, precision)
-    return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+    if _has_bfloat16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def _has_bfloat16(device: torch.device) -> bool:

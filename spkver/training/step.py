@@ -21,6 +21,7 @@ from spkver.errors import SpkverError
 from spkver.features import SpecAugment, mean_normalise
 from spkver.heads import Head, chunked_loss, draw_classes
 from spkver.training.clock import StageTimer
+from spkver.training.loss_scale import LossScale
 from spkver.training.norm_statistics import NormStatistics
 from spkver.training.optim import RowAdamW, build_optimizer, set_learning_rate
 from spkver.training.schedules import learning_rate, margin
@@ -53,6 +54,7 @@ class TrainingStep:
         self.specaugment = SpecAugment(**config.augment.specaugment.model_dump())
         self.rows = self._row_optimizer()
         self.optimizer = build_optimizer(config.optimizer, encoder, head, dtype, self.rows)
+        self.loss_scale = LossScale(dtype)
         self.statistics = NormStatistics(encoder, head)
         self.clock = StageTimer(device)
         self.skipped_in_a_row = 0
@@ -84,7 +86,7 @@ class TrainingStep:
             loss, n_correct = self._loss(head, embeddings.float(), places)
         with self.clock("backward"):
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            self.loss_scale.scaled(loss).backward()
         with self.clock("clipping"):
             grad_norm = self._clip(head, watch)
         # One transfer: a GPU stops at each.
@@ -96,6 +98,7 @@ class TrainingStep:
                 self.optimizer.step()
             else:
                 self.statistics.take_back()
+        self.loss_scale.follow(finite)
         record = {
             "epoch": epoch + 1,
             "step": step + 1,
@@ -158,6 +161,7 @@ class TrainingStep:
     def _clip(self, head: Head, watch: bool) -> Tensor:
         """Clip the gradients of encoder and head together; returns their norm () before."""
         parameters = [*self.encoder.parameters(), *head.parameters()]
+        self.loss_scale.unscale(parameters)
         before = gradient_histogram(parameters) if watch else None
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip_norm)
         if watch:

@@ -267,6 +267,7 @@ class Trainer:
                 "sums": self.sums.state(),
                 "seconds": self.seconds,
                 "skipped_in_a_row": self.training_step.skipped_in_a_row,
+                "loss_scale": self.training_step.loss_scale.state(),
                 "best": self.best,
                 "gradients": self.gradients,
                 "log_size": self.log.sync(),
@@ -288,6 +289,8 @@ class Trainer:
             fit(self.head, state["head"], path)
             self.training_step.optimizer.load_state_dict(state["optimizer"])
             self.sums = RunningMeans(**state["sums"])
+            if "loss_scale" in state:  # not in states of before there was float16
+                self.training_step.loss_scale.load_state(state["loss_scale"])
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise checkpoint.damaged(path, error) from None
         self.epoch, self.step = state["epoch"], state["step"]

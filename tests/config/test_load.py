@@ -115,7 +115,7 @@ def test_numbers_in_scientific_notation_are_numbers():
         ("data.workers=true", "key 'data.workers' must be auto or a number of processes, 0 or more, got True"),
         (
             "training.precision=half",
-            "key 'training.precision' must be 'auto', 'bfloat16' or 'float32', got 'half'",
+            "key 'training.precision' must be 'auto', 'bfloat16', 'float16' or 'float32', got 'half'",
         ),
         (
             "head.name=arcface",

@@ -56,11 +56,13 @@ def test_a_torch_that_cannot_say_so_means_no(monkeypatch, hardware_asked):
 
 
 @pytest.mark.parametrize("natively", [True, False])
-def test_a_gpu_that_would_emulate_bfloat16_takes_float32(monkeypatch, hardware_asked, natively):
+def test_a_gpu_that_would_emulate_bfloat16_takes_float16(monkeypatch, hardware_asked, natively):
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or natively
     )
     assert hardware_asked(GPU) == natively
+    monkeypatch.setattr(device, "_has_bfloat16", hardware_asked)
+    assert choose_dtype("auto", GPU) == (torch.bfloat16 if natively else torch.float16)
 
 
 def test_a_gpu_is_named_by_its_number(monkeypatch):
