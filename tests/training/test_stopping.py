@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from spkver.training.stopping import SIGNALS, StopNow, StopRequest, ignore_interrupts
+from spkver.training.stopping import SIGNALS, TRY_AGAIN, StopNow, Stopped, StopRequest, ignore_interrupts
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +62,8 @@ def test_a_data_worker_has_one_thread_and_ignores_every_signal_that_stops(signal
     assert torch.get_num_threads() == 1
     assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}
     assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} == set(SIGNALS)
+
+
+def test_what_stopped_a_run_has_a_line_and_a_status():
+    stopped = Stopped("stopped and saved", TRY_AGAIN)
+    assert (str(stopped), stopped.status) == ("stopped and saved", 75)
