@@ -19,7 +19,7 @@ from spkver.errors import SpkverError
 from spkver.experiment.log import read_log
 from spkver.experiment.model_folder import load_model, load_tensors
 from spkver.experiment.paths import Experiment
-from spkver.training import device
+from spkver.models import device
 from spkver.training import optim as muon
 from spkver.training.batches import Batches
 from spkver.training.checkpoint import epochs_kept
