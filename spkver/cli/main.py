@@ -15,7 +15,7 @@ from pathlib import Path
 from spkver import __version__
 from spkver.cli.corpora import add_corpus_verbs, add_own_folder
 from spkver.cli.export import add_export_verbs
-from spkver.cli.parser import VerbParser
+from spkver.cli.parser import DEVICES, VerbParser
 from spkver.cli.pictures import add_picture_verbs
 from spkver.cli.recipes import add_recipe_verb
 from spkver.cli.scoring import add_scoring_verbs
@@ -153,9 +153,11 @@ def average(options) -> None:
     from spkver.config import scoring_overrides
     from spkver.data.audio_check import keep_usable
     from spkver.experiment.paths import Experiment
+    from spkver.models.device import choose_device
     from spkver.training.averaging import average_model, directory_of
 
     tune_malloc()
+    device = choose_device(options.device, "--device")
     experiment = Experiment(options.exp)
     configuration, _ = experiment.read()
     directory = keep_usable(
@@ -163,7 +165,8 @@ def average(options) -> None:
         configuration.data.sample_rate,
         max_unusable_share=configuration.data.max_unusable_share,
     )
-    print(f"{average_model(experiment, directory, scoring_overrides(options.overrides))} -> {experiment.model}")
+    averaged = average_model(experiment, directory, scoring_overrides(options.overrides), device)
+    print(f"{averaged} -> {experiment.model}")
 
 
 def results(options) -> None:
@@ -268,6 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--data", type=Path, help="data directory that it was trained on (the one that training was given)"
     )
+    added.add_argument("--device", default="auto", help=f"{DEVICES} (default: auto)")
     added.add_overrides("scoring.key=value", "values of the scoring section, for this model from then on")
 
     add_scoring_verbs(verb)

@@ -14,6 +14,9 @@ import re
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
 
 
+DEVICES = "where the encoder computes: cpu, cuda, cuda:1, or auto, a GPU where there is one"
+
+
 class VerbParser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` that takes words in any order."""
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from spkver.cli.parser import VerbParser
+from spkver.cli.parser import DEVICES, VerbParser
 from spkver.errors import SpkverError
 
 _SYSTEMS = "how to score: cosine, plda, cosine+asnorm, cosine+asnorm+calibration, ... (cosine)"
@@ -31,12 +31,13 @@ def add_scoring_verbs(verb: Callable) -> None:
         added.add_overrides("scoring.key=value", "values of the scoring section that differ, as scoring.bootstrap=0")
 
     added = scoring_verb("embed", embed)
+    added.add_argument("--device", default="auto", help=f"{DEVICES} (default: auto)")
     added.add_argument("--untrained", action="store_true", help=_UNTRAINED)
     added.add_argument(
         "--workers",
         type=_count,
         metavar="N",
-        help="how many threads embed (default: as many as torch would take: one a core)",
+        help="how many threads read and embed (default: one a core)",
     )
     added.add_argument(
         "--onnx",
@@ -159,18 +160,21 @@ def add_scoring_verbs(verb: Callable) -> None:
 def embed(options) -> None:
     """Embed every utterance of a data directory."""
     from spkver.cli.memory import hold_memory_flat, tune_malloc
+    from spkver.data.cores import usable_cores
     from spkver.embedding.extractor import Extractor
     from spkver.embedding.stage import embed_directory
     from spkver.experiment.model_folder import load_model
+    from spkver.models.device import choose_device
 
     tune_malloc()
     hold_memory_flat()
+    device = choose_device(options.device, "--device")
     # Whether a file is there is found out when it is read: to look at a million first takes minutes.
     directory, system = _directory(options.data, check_files=False), _system(options)
     if options.onnx is not None and system.name == "untrained":
         raise SpkverError("embed: --onnx FILE holds a trained model; leave --untrained out")
     if options.onnx is None:
-        loaded = load_model(system.model)
+        loaded = load_model(system.model, device)
         extractor, weights, base = (
             Extractor(loaded.encoder, loaded.config),
             system.model / "model.safetensors",
@@ -179,9 +183,12 @@ def embed(options) -> None:
     else:
         from spkver.export.onnx_extractor import OnnxExtractor
 
-        extractor, weights = OnnxExtractor(options.onnx, system.model), options.onnx
+        extractor, weights = OnnxExtractor(options.onnx, system.model, device), options.onnx
         base = extractor.system
-    print(embed_directory(directory, system.exp, extractor, system.model, weights, base, options.workers))
+    workers = options.workers
+    if workers is None and device.type == "cuda":
+        workers = usable_cores()  # torch's own threads are not what reads here
+    print(embed_directory(directory, system.exp, extractor, system.model, weights, base, workers))
 
 
 def import_embeddings(options) -> None:

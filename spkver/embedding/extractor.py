@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -29,6 +29,7 @@ from spkver.data.variants import Variant
 from spkver.errors import SpkverError
 from spkver.features import Fbank, mean_normalise
 from spkver.models import SpeechEncoderV3
+from spkver.models.device import full_float32
 
 # Files decoded ahead of the encoder.
 _READ_AHEAD = 64
@@ -196,12 +197,13 @@ class Extractor:
 
 
 class _Evaluating:
-    """While entered, by one thread or several, an encoder is in evaluation mode; then each part as it was before."""
+    """While entered, by one thread or several, an encoder is in evaluation mode and float32 no TF32; then as before."""
 
     def __init__(self, encoder: torch.nn.Module):
         self.encoder = encoder
         self.lock, self.entered = threading.Lock(), 0
         self.in_training: list[torch.nn.Module] = []
+        self.precision = ExitStack()
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -209,6 +211,7 @@ class _Evaluating:
             if self.entered == 0:
                 self.in_training = [module for module in self.encoder.modules() if module.training]
                 self.encoder.eval()
+                self.precision.enter_context(full_float32())
             self.entered += 1
         try:
             yield
@@ -216,6 +219,7 @@ class _Evaluating:
             with self.lock:
                 self.entered -= 1
                 if self.entered == 0:
+                    self.precision.close()
                     for module in self.in_training:
                         module.training = True
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -91,8 +92,8 @@ def save_model(
         (folder / "config.yaml").unlink(missing_ok=True)
 
 
-def load_model(folder: str | os.PathLike[str]) -> Model:
-    """Read a model folder.
+def load_model(folder: str | os.PathLike[str], device: torch.device | None = None) -> Model:
+    """Read a model folder; its encoder is put on ``device`` (None: the CPU).
 
     Raises:
         SpkverError: a file is missing or damaged, or weights do not fit the configuration.
@@ -101,7 +102,7 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
     config, run = load_run(_config_file(folder))
     encoder = build_encoder(config.model, config.features.n_mels)
     fit(encoder, load_tensors(folder / "model.safetensors"), folder / "model.safetensors")
-    return Model(folder, encoder.eval(), config, run)
+    return Model(folder, encoder.eval().to(device), config, run)
 
 
 def read_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from spkver.data.variants import Variant
 from spkver.embedding.extractor import Extracted, Extractor, build_fbank
@@ -11,6 +12,8 @@ from spkver.experiment.model_folder import read_config
 from spkver.export.extra import needs
 from spkver.scoring.backend_folder import Backend
 
+_GPU = "CUDAExecutionProvider"
+
 
 class OnnxExtractor(Extractor):
     """Embeds waveforms with an ONNX file, on one thread a call, as `spkver embed` calls it from each core.
@@ -18,16 +21,17 @@ class OnnxExtractor(Extractor):
     Args:
         file: written by ``spkver export``.
         model: the model folder that it was made from; settings of scoring are read there.
+        device: a GPU is used where onnxruntime can (the package onnxruntime-gpu); the CPU does it elsewhere.
 
     Raises:
         SpkverError: onnxruntime is missing, the file is no such file, or of another model.
     """
 
-    def __init__(self, file: Path, model: Path):
+    def __init__(self, file: Path, model: Path, device: torch.device | None = None):
         needs("onnxruntime")
         # No call of the parent's: what it sets up is the encoder, which here is the file.
         self.file, self.model = file, model
-        self.session = _open(file)
+        self.session = _open(file, device)
         properties = _properties(self.session, file)
         self.config = read_config(model)
         if properties["model_fingerprint"] != Backend(model).digest:
@@ -60,15 +64,18 @@ class OnnxExtractor(Extractor):
         return Extracted(embeddings, magnitudes, seconds)
 
 
-def _open(file: Path):
+def _open(file: Path, device: torch.device | None):
     import onnxruntime
 
     if not file.is_file():
         raise SpkverError(f"{file}: there is no such file; `spkver export MODEL {file}` writes it")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    providers: list = ["CPUExecutionProvider"]
+    if device is not None and device.type == "cuda" and _GPU in onnxruntime.get_available_providers():
+        providers.insert(0, (_GPU, {"device_id": device.index or 0, "use_tf32": 0}))
     try:
-        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(file, options, providers=providers)
     except Exception as error:  # onnxruntime has a class of its own for each fault, and no common one
         raise SpkverError(f"{file}: cannot be read as ONNX ({' '.join(str(error).split())})") from None
 

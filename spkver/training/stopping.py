@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+import torch
+
 # Seconds in which what is waited for may still come: leaving in the middle of a transfer makes the other end complain.
 _PATIENCE = 1.0
 
@@ -13,6 +15,17 @@ TRY_AGAIN = 75
 
 # SIGHUP comes when a terminal or an ssh connection closes.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+def ignore_interrupts(worker: int) -> None:
+    """In a data worker: one thread, and being stopped is the main process's business.
+
+    A terminal's ctrl-C and a scheduler's SIGTERM reach the workers too; one that died of it would
+    take away the batch that the main process waits for before it saves. Workers end with their parent.
+    """
+    torch.set_num_threads(1)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Stopped(Exception):

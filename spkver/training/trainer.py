@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from spkver import native
 from spkver.config import Config
+from spkver.data.cores import usable_cores
 from spkver.data.dataset import SpeakerCrops, collate
 from spkver.data.directory import DataDirectory
 from spkver.data.sampler import SpeakerBatchSampler
@@ -29,16 +30,16 @@ from spkver.experiment.paths import Experiment
 from spkver.files import locked
 from spkver.heads import build_head
 from spkver.models import build_encoder
+from spkver.models.device import allow_tf32, choose_device, choose_dtype
 from spkver.training import checkpoint
 from spkver.training.batches import Batches, WorkerDied
-from spkver.training.device import choose_device, choose_dtype, ignore_interrupts
 from spkver.training.epoch_report import RunningMeans, epoch_line, epoch_progress, figures, training_line
 from spkver.training.finetune import freeze, start_from
 from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
 from spkver.training.norm_statistics import renew_statistics
 from spkver.training.snapshot_writer import Snapshots
 from spkver.training.step import Batch, TrainingStep
-from spkver.training.stopping import TRY_AGAIN, StopNow, Stopped, StopRequest
+from spkver.training.stopping import TRY_AGAIN, StopNow, Stopped, StopRequest, ignore_interrupts
 
 # What a checkpoint holds, with the types.
 _STATE: dict[str, type | tuple[type, ...]] = {
@@ -80,6 +81,7 @@ class Trainer:
             torch.set_num_threads(config.training.threads)
         self.device = choose_device(config.training.device)
         self.dtype = choose_dtype(config.training.precision, self.device)
+        allow_tf32(config.training.tf32)
 
         # A run that was stopped before its first checkpoint begins again. One that has a checkpoint has all from
         # there and nothing from the model of `init`, which may be gone by then.
@@ -265,6 +267,7 @@ class Trainer:
                 "sums": self.sums.state(),
                 "seconds": self.seconds,
                 "skipped_in_a_row": self.training_step.skipped_in_a_row,
+                "loss_scale": self.training_step.loss_scale.state(),
                 "best": self.best,
                 "gradients": self.gradients,
                 "log_size": self.log.sync(),
@@ -286,6 +289,8 @@ class Trainer:
             fit(self.head, state["head"], path)
             self.training_step.optimizer.load_state_dict(state["optimizer"])
             self.sums = RunningMeans(**state["sums"])
+            if "loss_scale" in state:  # not in states of before there was float16
+                self.training_step.loss_scale.load_state(state["loss_scale"])
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise checkpoint.damaged(path, error) from None
         self.epoch, self.step = state["epoch"], state["step"]
@@ -321,7 +326,8 @@ class Trainer:
 
     def loader(self) -> DataLoader:
         """The batches from the sampler's place on."""
-        workers = self.config.data.workers
+        asked = self.config.data.workers
+        workers = max(usable_cores() - 1, 1) if asked == "auto" else asked
         return DataLoader(
             self.dataset,
             batch_sampler=self.sampler,

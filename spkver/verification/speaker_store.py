@@ -72,7 +72,7 @@ class SpeakerStore:
     Args:
         folder: of the store; made by the first enrolment.
         voice: what `spkver.load` gave, or a model folder; None: the model that the store was made with.
-        system: of a model that is loaded here, as in `spkver.load`.
+        system, device: of a model that is loaded here, as in `spkver.load`.
 
     Raises:
         SpkverError: the store is damaged, or its embeddings are of another model.
@@ -88,6 +88,7 @@ class SpeakerStore:
         folder: str | os.PathLike[str],
         voice: Verifier | str | os.PathLike[str] | None = None,
         system: str | None = None,
+        device: str = "cpu",
     ):
         if not is_path(folder):
             raise SpkverError(f"expected the path of a speaker store, got {shown(folder)}")
@@ -95,8 +96,8 @@ class SpeakerStore:
             raise SpkverError(f"expected what spkver.load gives, or the path of a model folder, got {shown(voice)}")
         self.folder = Path(folder)
         self._enrolled = self._read()
-        self._system = system
-        self._voice = load(voice, system) if is_path(voice) else voice
+        self._system, self._device = system, device
+        self._voice = load(voice, system, device) if is_path(voice) else voice
         if self._voice is not None:
             self._refuse_other_model(self._voice)
 
@@ -117,7 +118,7 @@ class SpeakerStore:
                 raise SpkverError(f"{self.folder}: is no speaker store yet; name the model of a new one (--model)")
             if not Path(self._enrolled.model).is_dir():
                 raise SpkverError(f"{self.folder}: its model is no longer at {self._enrolled.model}; name it (--model)")
-            voice = load(self._enrolled.model, self._system)
+            voice = load(self._enrolled.model, self._system, self._device)
             self._refuse_other_model(voice)
             self._voice = voice
         return self._voice

@@ -18,6 +18,7 @@ from spkver.data.vad import BLOCK_SECONDS, SpeechWindow, speech_windows
 from spkver.embedding.extractor import Extracted, Extractor
 from spkver.errors import SpkverError
 from spkver.experiment.model_folder import load_model
+from spkver.models.device import choose_device
 from spkver.scoring.backend_folder import Backend
 from spkver.scoring.backends.enrolment import Models
 from spkver.scoring.metrics.polyline import bayes_threshold
@@ -68,17 +69,19 @@ class Verifier:
         folder: a model folder, such as ``exp/mini/model``.
         system: whose scores decide, such as ``cosine``, ``cosine+asnorm+calibration``, ``plda``; None: the first of
             cosine+asnorm, cosine and plda that the model was calibrated for, else the cosine.
+        device: where the encoder computes: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, a GPU where there is one. A GPU
+            takes longer to start than a few recordings take without it.
 
     Raises:
         SpkverError: there is no model in it, or it lacks what the system needs.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], system: str | None = None):
+    def __init__(self, folder: str | os.PathLike[str], system: str | None = None, device: str = "cpu"):
         if not is_path(folder):
             raise SpkverError(f"expected the path of a model folder, such as exp/mini/model, got {shown(folder)}")
         if system is not None and not isinstance(system, str):
             raise SpkverError(f"expected the name of a system, such as cosine+asnorm, got {shown(system)}")
-        model = load_model(folder)
+        model = load_model(folder, choose_device(device, "the device"))
         self.folder = Path(folder)
         self.config = model.config
         self._backend = Backend(folder)
@@ -343,14 +346,14 @@ class Verifier:
             yield samples[start : start + block]
 
 
-def load(model_dir: str | os.PathLike[str], system: str | None = None) -> Verifier:
+def load(model_dir: str | os.PathLike[str], system: str | None = None, device: str = "cpu") -> Verifier:
     """Load a trained model, such as ``exp/mini/model``; see `Verifier`.
 
     >>> voice = spkver.load("exp/mini/model")                      # doctest: +SKIP
     >>> voice.verify("anna1.wav", "bob.wav").same_speaker          # doctest: +SKIP
     False
     """
-    return Verifier(model_dir, system)
+    return Verifier(model_dir, system, device)
 
 
 def _name(audio: Audio) -> str:
