@@ -11,7 +11,7 @@ from spkver import native
 from spkver.errors import SpkverError
 from spkver.heads import ArcMarginProduct, ArcMarginProductIntertopkSubcenter, NormFace, Softmax
 from spkver.heads import chunked as chunked_module
-from spkver.heads.chunked import chunked_loss
+from spkver.heads.chunked import chunked_loss, rows_a_chunk
 from spkver.heads.chunked_native import FusedLogits
 from spkver.heads.chunked_torch import ChunkPlan, LogitSummary
 
@@ -331,3 +331,9 @@ def test_what_no_kernel_may_read_goes_torchs_way(monkeypatch, what):
     loss, _ = chunked_loss(head, embedding, label)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert len(taken) == (native.AVAILABLE and what == "none")
+
+
+def test_chunks_are_of_a_size_that_suits_the_device():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [rows_a_chunk(cpu, batch) for batch in (1, 64, 512)] == [4096] * 3
+    assert [rows_a_chunk(gpu, batch) for batch in (64, 512, 1 << 20)] == [524_288, 65_536, 4096]
