@@ -131,3 +131,12 @@ def test_epochs_of_different_weights_are_not_averaged(tmp_path):
         with pytest.raises(SpkverError) as caught:
             checkpoint.average([paths[1], paths[2], paths[epoch]])
         assert said in str(caught.value)
+
+
+def test_an_epoch_that_is_not_finite_is_not_averaged(tmp_path):
+    save(tmp_path, 1, 1.0)
+    save(tmp_path, 2, float("nan"))
+    with pytest.raises(
+        SpkverError, match=r"epoch-002.safetensors: 'head.weight' holds values that are not finite; d"
+    ):
+        checkpoint.average(list(checkpoint.epochs_kept(tmp_path).values()))

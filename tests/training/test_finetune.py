@@ -292,6 +292,7 @@ def test_frozen_weights_leave_training_and_modules_of_nothing_else_are_named():
     with pytest.raises(SpkverError, match=r"^optimizer.freeze: 'norm.running_mean' moves while 'norm' learns; free"):
         freeze(Encoder(), ["norm.running_mean"])
     assert freeze(Encoder(), []) == []
+    assert freeze(encoder, ["*"]) == list(encoder.modules())
 
 
 def test_the_last_pattern_that_matches_a_weight_gives_its_factor():
