@@ -262,3 +262,13 @@ def test_logits_that_would_take_too_many_bytes_are_computed_in_chunks(make_step)
     by_rows.device = by_bytes.device = torch.device("cuda")
     assert [by_rows._takes_chunks(rows, 512) for rows in (1 << 20, (1 << 20) + 1)] == [False, True]  # 2 GiB
     assert [by_bytes._takes_chunks(rows, 256) for rows in (1024, 1025)] == [False, True]
+
+
+def test_rows_of_sampled_classes_have_an_optimizer_of_their_own(make_step):
+    step = make_step(
+        "training.sampled_share=0.75", "optimizer.betas=[0.8, 0.9]", "optimizer.weight_decay=0.25", *SUBCENTERS
+    )
+    assert step.optimizer.parts[-1] is step.rows
+    (group,) = step.rows.param_groups
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.01, (0.8, 0.9), 0.25)
+    assert make_step().rows is None

@@ -21,6 +21,7 @@ from spkver.errors import SpkverError
 from spkver.experiment.log import read_log
 from spkver.experiment.model_folder import load_model, load_tensors
 from spkver.experiment.paths import Experiment
+from spkver.experiment.snapshots import read_snapshot, snapshot_files
 from spkver.models import device
 from spkver.training import optim as muon
 from spkver.training import trainer as trainer_module
@@ -381,7 +382,7 @@ def test_an_epoch_shows_every_step_saves_in_between_and_knows_its_seconds(make_t
 
     monkeypatch.setattr(trainer_module, "epoch_progress", noted_progress)
     monkeypatch.setattr(trainer_module, "figures", lambda means: means)
-    trainer = make_trainer("training.epochs=2", f"training.checkpoint_minutes={1 / 60}", "snapshots.speakers=0")
+    trainer = make_trainer("training.epochs=2", f"training.checkpoint_minutes={1 / 60}", "snapshots.speakers=2")
     step, save = trainer._step, trainer._save
 
     def half_a_second(batch):
@@ -414,3 +415,8 @@ def test_an_epoch_shows_every_step_saves_in_between_and_knows_its_seconds(make_t
     for epoch in (0, 1):
         expected += [*((epoch, done) for done in range(3, n + 1, 3)), (epoch + 1, 0)]
     assert saved == expected
+    gradients = {
+        epoch: read_snapshot(path, epoch).gradients_before
+        for epoch, path in snapshot_files(trainer.experiment.snapshots).items()
+    }
+    assert [(epoch, counts.sum() > 1000) for epoch, counts in gradients.items()] == [(0, False), (1, True), (2, True)]
