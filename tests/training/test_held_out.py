@@ -1,83 +1,105 @@
-"""Held-out speakers: who they are, the trials among them, and the threshold that the final model gets from them."""
+"""Speakers kept aside from training: who they are, which trials they make, and the EER of these."""
 
 from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-import spkver
-from spkver.data.audio_check import keep_usable
-from spkver.data.directory import read_data_directory
+from spkver.data.directory import DataDirectory, Utterance
 from spkver.errors import SpkverError
-from spkver.experiment.model_folder import load_model, read_speakers
 from spkver.scoring.metrics import equal_error_rate
-from spkver.training.held_out import HeldOut, split_speakers
+from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
 
 
-@pytest.fixture(scope="module")
-def directory(voices):
-    return keep_usable(read_data_directory(voices), 16000)
+def directory_of(counts: dict[str, int], genders: dict[str, str] | None = None) -> DataDirectory:
+    utterances = [
+        Utterance(f"{name}-{n}", Path(f"{name}-{n}.wav"), name) for name, count in counts.items() for n in range(count)
+    ]
+    return DataDirectory(
+        Path("data"), utterances, genders or {}, {utterance.id: 1.0 + len(utterance.id) for utterance in utterances}
+    )
 
 
-def test_held_out_speakers_are_apart_from_training_and_share_the_genders(directory):
-    train, held_out = split_speakers(directory, 4, seed=1)
-    assert set(train) | set(held_out) == set(directory.speakers)
-    assert not set(train) & set(held_out)
-    assert sorted(directory.genders[speaker] for speaker in held_out) == ["f", "f", "m", "m"]
-    assert split_speakers(directory, 4, seed=1) == (train, held_out)
-    assert any(split_speakers(directory, 4, seed=seed)[1] != held_out for seed in (2, 3, 4))
+def test_only_speakers_of_two_utterances_who_are_new_to_the_model_are_held_out():
+    directory = directory_of({"a": 1, "b": 2, "c": 3, "d": 1, "e": 2, "f": 2})
+    for seed in range(10):
+        train, held_out = split_speakers(directory, 2, seed, known=["c", "e"])
+        assert (train, held_out) == (["a", "c", "d", "e"], ["b", "f"])
+    assert {tuple(split_speakers(directory, 2, seed)[1]) for seed in range(40)} == set(combinations("bcef", 2))
 
 
-@pytest.mark.parametrize("n", [1, 9, 11])
-def test_a_number_of_held_out_speakers_that_cannot_be_is_refused(directory, n):
-    with pytest.raises(SpkverError, match=rf"data.held_out_speakers is {n} of 10"):
-        split_speakers(directory, n, seed=1)
+def test_all_but_two_speakers_can_be_held_out_and_no_more():
+    directory = directory_of(dict.fromkeys("abcd", 2))
+    train, held_out = split_speakers(directory, 2, 5)
+    assert len(train) == len(held_out) == 2
+    assert split_speakers(directory, 0, 5) == (list("abcd"), [])
+    with pytest.raises(SpkverError, match=r"^data: data.held_out_speakers is 3 of 4 speakers, 4 of them with two utt"):
+        split_speakers(directory, 3, 5)
+    with pytest.raises(SpkverError, match=r"is 1 of 4 speakers"):
+        split_speakers(directory, 1, 5)
 
 
-def test_a_speaker_with_one_utterance_is_never_held_out(directory):
-    alone = [f"v{number}" for number in range(5)]
-    utterances = [u for u in directory.utterances if u.speaker not in alone or u.id.endswith("-0")]
-    fewer = replace(directory, utterances=utterances)
-    assert {speaker for seed in range(20) for speaker in split_speakers(fewer, 3, seed)[1]} == {
-        f"v{number}" for number in range(5, 10)
-    }
-    with pytest.raises(SpkverError, match="is 6 of 10 speakers, 5 of them with two utterances"):
-        split_speakers(fewer, 6, seed=1)
+def test_what_lacks_is_told_with_the_reason():
+    directory = directory_of({**dict.fromkeys("abcd", 2), **dict.fromkeys("xyz", 1)})
+    with pytest.raises(SpkverError, match=r"is 5 of 7 speakers, 4 of them with two utterances; choose 0 or at least 2"):
+        split_speakers(directory, 5, 1)
+    with pytest.raises(SpkverError, match=r"is 3 of 7 speakers, 2 of them with two utterances and new to the model of"):
+        split_speakers(directory, 3, 1, known={"a", "b"})
+    assert len(split_speakers(directory, 4, 1)[1]) == 4
 
 
-def pairs(held_out):
-    """(label, the speakers of both sides) of each trial."""
-    speakers = [utterance.speaker for utterance in held_out.utterances]
-    sides = zip(held_out.labels.tolist(), held_out.enroll.tolist(), held_out.test.tolist())
-    return [(label, speakers[enroll], speakers[test]) for label, enroll, test in sides]
+def test_a_run_that_has_begun_keeps_its_speakers(tmp_path):
+    (tmp_path / "speakers").write_text("d\na\n")
+    assert split_as_begun(directory_of(dict.fromkeys("abcd", 2)), tmp_path) == (["d", "a"], ["b", "c"])
 
 
-def test_held_out_nontargets_are_of_one_gender_where_genders_are_known(directory):
-    four = directory.subset(speakers=["v0", "v1", "v2", "v3"])  # f, m, f, m
-    found = pairs(HeldOut.of(four, 10_000, seed=1))
-    assert all((a == b) == bool(label) for label, a, b in found)
-    assert sum(label for label, _, _ in found) == 4 * 15
-    assert {frozenset((a, b)) for label, a, b in found if not label} == {
-        frozenset(("v0", "v2")),
-        frozenset(("v1", "v3")),
-    }
-    unknown = pairs(HeldOut.of(replace(four, genders={}), 10_000, seed=1))
-    assert len({(a, b) for label, a, b in unknown if not label}) == 6
-    assert len(unknown) == 4 * 15 + 6 * 36
+class Extractor:
+    """Gives each utterance an embedding of its own, near its speaker's."""
+
+    def __init__(self):
+        self.asked = []
+
+    def embed_utterances(self, utterances, durations, title):
+        self.asked.append((utterances, durations, title))
+        rng = np.random.default_rng(3)
+        centres = {speaker: rng.standard_normal(8) for speaker in "abcd"}
+        made = np.stack([centres[utterance.speaker] + 1.5 * rng.standard_normal(8) for utterance in utterances])
+        return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
 
 
-def test_no_more_held_out_nontargets_are_drawn_than_asked_for(directory):
-    found = HeldOut.of(directory, 50, seed=1)
-    assert (found.labels == 0).sum() == 50 and (found.labels == 1).sum() == 10 * 15
+def test_the_eer_is_that_of_the_cosines_of_all_target_pairs_and_of_nontargets_of_one_gender():
+    directory = directory_of({"a": 3, "b": 4, "c": 2, "d": 3}, {"a": "f", "b": "f", "c": "m", "d": "m"})
+    held_out = HeldOut.of(directory, 10_000, seed=1)
+    ids = [utterance.id for utterance in held_out.utterances]
+    pairs = {frozenset((ids[a], ids[b])): label for a, b, label in zip(held_out.enroll, held_out.test, held_out.labels)}
+    expected = {}
+    for one, other in combinations(directory.utterances, 2):
+        if directory.genders[one.speaker] == directory.genders[other.speaker]:
+            expected[frozenset((one.id, other.id))] = one.speaker == other.speaker
+    assert len(pairs) == len(held_out.labels)
+    assert pairs == expected
+    assert sum(pairs.values()) == 3 + 6 + 1 + 3
+
+    extractor = Extractor()
+    eer, threshold = held_out.equal_error_rate(extractor)
+    assert extractor.asked == [(directory.utterances, directory.durations, "held-out EER")]
+    embeddings = Extractor().embed_utterances(directory.utterances, {}, "").astype(float)
+    cosines = [embeddings[a] @ embeddings[b] for a, b in zip(held_out.enroll, held_out.test)]
+    wanted = equal_error_rate(cosines, held_out.labels)
+    assert (eer, threshold) == pytest.approx(wanted, abs=1e-6)
+    assert 0.05 < eer < 0.45
 
 
-def test_the_final_models_threshold_is_the_score_at_which_both_errors_are_equal(trained, directory):
-    run = load_model(trained / "model").run
-    known = set(read_speakers(trained / "model"))
-    held_out = directory.subset(speakers=[speaker for speaker in directory.speakers if speaker not in known])
-    voice = spkver.load(trained / "model")
-    rows = np.stack([voice.embed(utterance.path) for utterance in held_out.utterances])
-    trials = HeldOut.of(held_out, 10_000, seed=1)
-    scores = (rows[trials.enroll] * rows[trials.test]).sum(1)
-    assert (run["held_out_eer"], run["threshold"]) == pytest.approx(equal_error_rate(scores, trials.labels), abs=1e-4)
-    assert voice.threshold == run["threshold"]
+def test_nontargets_are_a_sample_by_the_seed_and_any_two_where_no_gender_is_known():
+    directory = replace(directory_of({"a": 3, "b": 4, "c": 2, "d": 3}), genders={})
+
+    def trials(seed, n=10):
+        made = HeldOut.of(directory, n, seed)
+        return list(zip(made.enroll.tolist(), made.test.tolist())), made.labels
+
+    labels = trials(1)[1]
+    assert (labels.sum(), (labels == 0).sum()) == (13, 10)
+    assert trials(1)[0] == trials(1)[0] != trials(2)[0]
+    assert (trials(1, 10_000)[1] == 0).sum() == 12 * 11 // 2 - 13
