@@ -171,7 +171,7 @@ in_stage() {
 # A run that was interrupted goes on; one that is finished stays.
 train_or_resume() {
     local resume=()
-    if [ ${#lmf_overrides[@]} -gt 0 ]; then # a mistake in them is told now, not after hours
+    if [ ${#lmf_overrides[@]} -gt 0 ]; then # a mistake in them is reported now, not after hours
         choose_fine_tune_overrides
         spkver config "$lmf_config" "${fine_tune_overrides[@]}" >/dev/null
     fi

@@ -39,23 +39,6 @@ class Survey:
     unusable: list[tuple[str, Path, str]] = field(default_factory=list)
 
 
-def survey(directory: DataDirectory, sample_rate: int, workers: int = 2, max_unusable_share: float = 0.01) -> Survey:
-    """Decode every file of a directory at ``sample_rate`` (Hz), with a progress bar on the terminal.
-
-    Args:
-        directory: what to decode.
-        sample_rate: as training will read it.
-        workers: threads; libsndfile decodes outside of Python's lock.
-        max_unusable_share: fraction of the utterances, ``data.max_unusable_share`` of a configuration.
-
-    Raises:
-        SpkverError: more than ``max_unusable_share`` of the utterances, or all, are unusable.
-    """
-    found = _survey(directory.utterances, sample_rate, workers)
-    refuse_too_many(found, directory, max_unusable_share)
-    return found
-
-
 def keep_usable(
     directory: DataDirectory, sample_rate: int, workers: int = 2, max_unusable_share: float = 0.01
 ) -> DataDirectory:
@@ -63,7 +46,15 @@ def keep_usable(
 
     An earlier survey that lies in the folder is taken up, and only utterances that it does not know
     are decoded; what is new is stored there, except in a folder that cannot be written.
-    Arguments and errors are those of ``survey``.
+
+    Args:
+        directory: what to decode.
+        sample_rate: as training will read it, Hz.
+        workers: threads.
+        max_unusable_share: fraction of the utterances, ``data.max_unusable_share`` of a configuration.
+
+    Raises:
+        SpkverError: more than ``max_unusable_share`` of the utterances, or all, are unusable.
     """
     known = read_survey(directory.path)
     reasons = {utt: reason for utt, _, reason in known.unusable}
@@ -129,7 +120,7 @@ def _look_at(utterance: Utterance, fbank: Fbank) -> tuple[float, str | None]:
 
 
 def refuse_too_many(found: Survey, directory: DataDirectory, max_unusable_share: float) -> None:
-    """Raises SpkverError as `survey` does; what is not decoded yet counts as usable."""
+    """Raises SpkverError as `keep_usable` does; what is not decoded yet counts as usable."""
     bad, total = len(found.unusable), len(directory.utterances)
     if bad == 0 or (bad < total and bad <= max_unusable_share * total):
         return

@@ -1,4 +1,10 @@
-"""Embeddings of other toolkits, in and out.
+"""Embeddings of other toolkits, in and out, in forms that are recognised by name, or else by content:
+
+- a folder of spkver's own, with ``embeddings.npy`` and ``utts``;
+- a folder of one ``.npy`` an utterance (3D-Speaker, ESPnet), also in folders within;
+- a Kaldi archive of vectors (``.ark``, binary or text), or its ``.scp``;
+- one array (N, D) as ``.npy``, with its ids in ``NAME.utts`` or ``utts`` beside it, one a line;
+- ``.npz`` of arrays ``embeddings`` (N, D) and ``utts`` (N,), or of one array an utterance, named by its id.
 
 Nothing that is read can run anything. Pickles (``.pt``, ``.pkl``, object arrays), Kaldi's pipes and the
 like are refused, with a word on how to save the embeddings instead.
@@ -20,21 +26,11 @@ from spkver.embedding.rows import Where, as_vector, check_embeddings, stacked
 from spkver.errors import SpkverError
 from spkver.files import atomic_write, is_file
 
-FORMS = {
-    "folder": "a folder of spkver's own, embeddings.npy and utts",
-    "files": "a folder of one .npy an utterance (3D-Speaker, ESPnet), also in folders within",
-    "scp": "a Kaldi scp of vectors",
-    "ark": "a Kaldi archive of vectors, binary or text",
-    "npy": "one array (N, D), with its ids in NAME.utts or utts beside it, one a line",
-    "npz": "arrays 'embeddings' (N, D) and 'utts' (N,), or one array an utterance, named by its id",
-}
-
 _SAVE_AGAIN = "save it again as float32, ids as np.array(utts, dtype=str), without pickle"
 
 
 def import_embeddings(
     source: str | os.PathLike,
-    form: str | None = None,
     utts: str | os.PathLike | None = None,
     basenames: bool = False,
 ) -> tuple[np.ndarray, list[str]]:
@@ -42,7 +38,6 @@ def import_embeddings(
 
     Args:
         source: a file or a folder.
-        form: one of `FORMS`; None recognises it by name, and without a telling name by content.
         utts: for ``npy`` only: the file of ids, one a line.
         basenames: for ``files`` only: an id is the file's name without its folders. As a rule it is the path
             within ``source``; both are without the suffix.
@@ -59,9 +54,7 @@ def import_embeddings(
     source = Path(source)
     if not is_file(source) and not source.is_dir():
         raise SpkverError(f"{source}: no such file or folder; give a path, without specifier or command")
-    form = form or _recognised(source)
-    if form not in FORMS:
-        raise SpkverError(f"{source}: there is no form '{form}'; there are {', '.join(FORMS)}")
+    form = _recognised(source)
     if utts is not None and form != "npy":
         raise SpkverError(f"{utts}: a file of ids goes with the form npy; {source} is {form}, which has its own")
     if basenames and form != "files":
@@ -138,7 +131,9 @@ def _recognised(source: Path) -> str:
         return "ark"
     if b"\0" not in begin and len(begin.split(b"\n", 1)[0].split()) > 1:
         return "scp"
-    raise SpkverError(f"{source}: neither its name nor its first bytes tell the form; give it: {', '.join(FORMS)}")
+    raise SpkverError(
+        f"{source}: neither its name nor its first bytes tell the form; let it end in .scp, .ark, .npy or .npz"
+    )
 
 
 def _read_npy(path: Path, ids: Path | None) -> tuple[np.ndarray, list[str]]:

@@ -36,10 +36,10 @@ class Model:
     run: dict  # what it was trained with; may hold "threshold" and "held_out_eer"
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors as safetensors, whole or not at all; ``metadata`` is what the file says beside them."""
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors, whole or not at all."""
     with atomic_write(path, "wb") as file:
-        file.write(_serialised(tensors, metadata))
+        file.write(_serialised(tensors))
 
 
 def _serialised(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:

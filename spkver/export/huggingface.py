@@ -19,7 +19,7 @@ from spkver.scoring.backend_folder import Backend
 from spkver.scoring.metrics.summary import read_metrics
 
 # Of what a run was made: nothing that tells of the machine, its folders or its commands.
-_TOLD_OF_RUN = ("threshold", "held_out_eer", "epochs_averaged", "spkver", "torch")
+_KEPT_OF_RUN = ("threshold", "held_out_eer", "epochs_averaged", "spkver", "torch")
 # Of the systems that metrics.json knows, those that the weights alone can repeat.
 _OF_WEIGHTS = ("untrained", "cosine", "onnx", "onnx_int8")
 
@@ -53,11 +53,11 @@ def export_huggingface(folder: Path, metrics: Path, out: Path, licence: str = "a
     out.mkdir(parents=True, exist_ok=True)
     with open(folder / "model.safetensors", "rb") as weights, atomic_write(out / "model.safetensors", "wb") as file:
         shutil.copyfileobj(weights, file)
-    told = {name: model.run[name] for name in _TOLD_OF_RUN if name in model.run}
+    kept = {name: model.run[name] for name in _KEPT_OF_RUN if name in model.run}
     texts = {
         "example.py": _EXAMPLE + (_DECISION if _has_threshold(model) else ""),
         "README.md": _card(model, measured, metrics.parent.name, licence),
-        "config.yaml": dump_config(model.config, told),
+        "config.yaml": dump_config(model.config, kept),
     }
     if licence == "apache-2.0":
         texts["LICENSE"] = _licence_text()

@@ -1,4 +1,4 @@
-"""What tells a transformer where a frame stands."""
+"""Position: what lets a transformer know where a frame stands."""
 
 import math
 

@@ -34,10 +34,10 @@ def split_speakers(
     permuted, known = [directory.speakers[index] for index in order], set(known)
     candidates = [speaker for speaker in permuted if counts[speaker] > 1 and speaker not in known]
     if n_held_out and (n_held_out < 2 or len(candidates) < n_held_out or len(counts) < n_held_out + 2):
-        told = " and new to the model of --init" if known else ""
+        unknown = " and new to the model of --init" if known else ""
         raise SpkverError(
             f"{directory.path}: data.held_out_speakers is {n_held_out} of {len(counts)} speakers, "
-            f"{len(candidates)} of them with two utterances{told}; choose 0 or at least 2, and leave 2 to train on"
+            f"{len(candidates)} of them with two utterances{unknown}; choose 0 or at least 2, and leave 2 to train on"
         )
     held_out = set(dealt_by_gender(candidates, directory.genders)[:n_held_out])
     return [s for s in directory.speakers if s not in held_out], [s for s in directory.speakers if s in held_out]

@@ -249,8 +249,7 @@ class SpeakerStore:
             fingerprint, model = self._voice.fingerprint, str(self._voice.folder.absolute())
         else:  # removing needs no model
             fingerprint, model = self._enrolled.fingerprint, self._enrolled.model
-        width = next(iter(rows.values())).shape[1] if rows else 0
-        embeddings = np.concatenate([rows[name] for name in speakers]) if rows else np.zeros((0, width), np.float32)
+        embeddings = np.concatenate([rows[name] for name in speakers]) if rows else np.zeros((0, 0), np.float32)
         self._enrolled = Enrolled(fingerprint, model, speakers, embeddings)
         write_enrolled(self.folder, self._enrolled)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from children import ended, started
 
-from spkver.cli import main
 from spkver.experiment.log import read_log
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_happen
         return ["train", str(tiny_config), "--data", str(voices), "--exp", str(tmp_path / exp), *WORDS]
 
     begun = time.monotonic()
-    assert _ended(_started(words("whole"))) == 0
+    assert ended(started(words("whole"))) == 0
     seconds = time.monotonic() - begun
     whole = _contents(tmp_path / "whole")
 
@@ -40,12 +40,12 @@ def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_happen
         while status != 0:
             # Before the folder holds a configuration there is nothing to resume.
             again = ["--resume"] if (exp / "config.yaml").exists() else []
-            process = _started([*words(exp.name), *again])
+            process = started([*words(exp.name), *again])
             if kills > 0:
                 time.sleep(seconds * rng.random())
                 os.kill(process, signal.SIGKILL)
                 kills -= 1
-            status = _ended(process)
+            status = ended(process)
             assert status in (0, -signal.SIGKILL)
         assert _contents(exp) == whole
 
@@ -58,21 +58,3 @@ def _contents(exp: Path) -> tuple:
     files = {str(path.relative_to(exp)): path for path in exp.rglob("*") if path.is_file()}
     timed = {"log.jsonl", "config.yaml", "untrained/config.yaml", "checkpoints/last.pt"}
     return steps, epochs, {name: name in timed or path.read_bytes() for name, path in files.items()}
-
-
-def _started(words: list[str]) -> int:
-    """A command in a process of its own, which need not load torch again."""
-    process = os.fork()
-    if process:
-        return process
-    try:
-        silent = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(silent, descriptor)
-        os._exit(main(words))
-    finally:
-        os._exit(9)
-
-
-def _ended(process: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])

@@ -13,8 +13,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-
-from spkver.cli import main
+from children import ended, started
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +49,7 @@ def test_after_kills_a_verb_ends_as_if_nothing_had_happened(verb, material, tmp_
 
     _fresh(material, here)
     start = time.monotonic()
-    assert _ended(_started(words)) == 0
+    assert ended(started(words)) == 0
     seconds = time.monotonic() - start
     whole = dict(_contents(here / folder))
     assert whole
@@ -58,12 +57,12 @@ def test_after_kills_a_verb_ends_as_if_nothing_had_happened(verb, material, tmp_
     rng = Random(verb)
     for _ in range(pytestconfig.getoption("--kills")):
         _fresh(material, here)
-        process = _started(words)
+        process = started(words)
         time.sleep(seconds * rng.random())
         with contextlib.suppress(ProcessLookupError):  # it had ended
             os.killpg(process, signal.SIGKILL)
-        _ended(process)
-        assert _ended(_started(words)) == 0, "the run after the kill failed"
+        ended(process)
+        assert ended(started(words)) == 0, "the run after the kill failed"
         assert dict(_contents(here / folder)) == whole
 
 
@@ -79,24 +78,3 @@ def _contents(folder: Path) -> Iterator[tuple[str, bytes]]:
     for path in sorted(folder.rglob("*")):
         has_bytes = path.is_file() and "made_of" not in str(path.relative_to(folder))
         yield str(path.relative_to(folder)), path.read_bytes() if has_bytes else b""
-
-
-def _started(words: list[str]) -> int:
-    """A verb in a process of its own, which need not load torch again."""
-    process = os.fork()
-    if process:
-        with contextlib.suppress(OSError):  # the child did it before
-            os.setpgid(process, process)
-        return process
-    try:
-        os.setpgid(0, 0)
-        silent = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(silent, descriptor)
-        os._exit(main(words))
-    finally:
-        os._exit(9)
-
-
-def _ended(process: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])

@@ -18,17 +18,6 @@ from spkver.scoring.metrics import equal_error_rate
 
 
 @pytest.fixture
-def run(capsys):
-    def run(*words):
-        capsys.readouterr()
-        status = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def data(voices, tmp_path):
     folder = tmp_path / "test"
     shutil.copytree(voices, folder)

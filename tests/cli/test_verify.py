@@ -1,5 +1,6 @@
 """Enrol, identify, list and forget speakers; scores are those of `verify`; a store is of one model, and whole."""
 
+import hashlib
 import json
 import shutil
 import tracemalloc
@@ -21,17 +22,6 @@ from spkver.scoring.stored_threshold import Threshold
 from spkver.verification import store_files as enrolled_module
 from spkver.verification.store_files import read_enrolled, write_enrolled
 from spkver.verification.verifier import EmbeddedAudio
-
-
-@pytest.fixture
-def run(capsys):
-    def run(*words):
-        capsys.readouterr()
-        status = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +47,19 @@ def wav(voices):
     return lambda speaker, take: voices / "wav" / f"v{speaker}" / f"{take}.wav"
 
 
-@pytest.fixture
-def store(run, model, wav, tmp_path):
-    """Five speakers by three recordings each."""
+@pytest.fixture(scope="module")
+def five_speakers(model, voices, tmp_path_factory):
+    """A store of five speakers by three recordings each."""
+    store = spkver.SpeakerStore(tmp_path_factory.mktemp("five") / "store", model)
     for speaker in range(5):
-        words = [f"s{speaker}", *(wav(speaker, take) for take in range(3))]
-        assert run("enroll", *words, "--store", tmp_path / "store", "--model", model)[0] == 0
-    return tmp_path / "store"
+        store.enroll(f"s{speaker}", [voices / "wav" / f"v{speaker}" / f"{take}.wav" for take in range(3)])
+    return store.folder
+
+
+@pytest.fixture
+def store(five_speakers, tmp_path):
+    """A copy of it that a test may change."""
+    return shutil.copytree(five_speakers, tmp_path / "store")
 
 
 def test_a_score_is_the_cosine_of_the_mean_embedding(store, model, wav):
@@ -208,6 +204,22 @@ def test_a_recording_unlike_the_others_is_told(run, store, wav):
     record = json.loads(out)
     assert [one["file"] for one in record["doubtful"]] == [str(wav(odd, 0))]
     assert record["doubtful"][0]["score"] < voice.threshold
+
+
+def test_two_recordings_are_held_against_each_other_and_one_against_none(model, wav, tmp_path, monkeypatch):
+    voice = spkver.load(model)
+    store = spkver.SpeakerStore(tmp_path / "store", voice)
+    a, b = wav(0, 0), wav(5, 0)
+    cosine = float(voice.embed(a) @ voice.embed(b))
+    monkeypatch.setattr(voice, "_trained_threshold", cosine + 0.01)
+    assert store.enroll("one", [a]).doubtful == []
+    outcome = store.enroll("two", [a, b])
+    assert outcome.doubtful == [(str(a), pytest.approx(cosine, abs=1e-6)), (str(b), pytest.approx(cosine, abs=1e-6))]
+    assert outcome[3:] == (pytest.approx(cosine + 0.01), "equal error among held-out training speakers")
+    monkeypatch.setattr(voice, "_trained_threshold", cosine - 0.01)
+    assert store.enroll("more", [a, b]).doubtful == []
+    monkeypatch.setattr(voice, "_trained_threshold", None)
+    assert store.enroll("none", [a, b])[2:] == ([], None, None)
 
 
 def test_a_write_that_is_stopped_leaves_the_old_store(store, wav, monkeypatch):
@@ -514,6 +526,17 @@ def test_a_store_can_be_read_by_its_owner_alone(run, model, wav, tmp_path):
     assert {path.stat().st_mode & 0o777 for path in store.iterdir()} == {0o600}
 
 
+def test_an_array_of_objects_is_refused_even_under_its_own_digest(store):
+    record = json.loads((store / "store.json").read_text())
+    np.save(store / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    content = (store / "objects.npy").read_bytes()
+    name = f"embeddings-{hashlib.sha256(content).hexdigest()[:16]}.npy"
+    (store / "objects.npy").rename(store / name)
+    (store / "store.json").write_text(json.dumps(record | {"embeddings": name}))
+    with pytest.raises(SpkverError, match=rf"^{store / name}: cannot be read \(Object arrays cannot be loaded"):
+        spkver.SpeakerStore(store)
+
+
 def test_any_damaged_byte_of_a_store_is_accepted_or_one_line(store):
     rng = np.random.default_rng(0)
     files = [store / "store.json", next(store.glob("embeddings-*.npy"))]
@@ -636,6 +659,41 @@ def test_who_speaks_when_is_told(run, model, conversation, wav, tmp_path):
     first, *lines = out.splitlines()
     assert first == f"{conversation}: threshold 1.010: as it was given"
     assert lines and all(": " in line and " s   unknown   score " in line for line in lines)
+
+
+def test_stretches_join_equal_answers_share_overlaps_and_break_at_pauses(store, monkeypatch):
+    speakers = spkver.SpeakerStore(store)
+    voice = speakers.voice
+    voice.threshold = 0.5
+    # Start and end of each window and of the speech in it, and the scores of s0 and s1; s2 to s4 score 0.
+    windows = [
+        ((0, 2, 0.25, 2), (0.75, 0.5)),
+        ((1, 3, 1, 3), (1.0, 0.25)),
+        ((2, 4, 2, 4), (0.25, 0.5)),  # the threshold itself is enough
+        ((3, 5, 4, 5), (0.0, 0.875)),
+        ((5, 7, 5.5, 6.5), (0.25, 0.375)),  # nobody who is enrolled
+        ((7, 9, 7.5, 9), (0.375, 0.125)),  # a hop later: the same stretch
+        ((9, 11, 10.25, 11), (0.25, 0.125)),  # more than a hop later
+    ]
+    times, scores = (np.array(column, np.float64) for column in zip(*windows))
+    asked = []
+
+    def embed_audio_windows(*arguments):
+        asked.append(arguments)
+        return times, "embedded"
+
+    monkeypatch.setattr(voice, "embed_audio_windows", embed_audio_windows)
+    monkeypatch.setattr(voice, "scores", lambda *_: np.concatenate([scores.T, np.zeros((3, len(scores)))]))
+    found = speakers.who_speaks_when("a.wav", 2.0, 1.0, 8000)
+    assert asked == [("a.wav", 2.0, 1.0, 8000)]
+    assert [tuple(stretch) for stretch in found] == [
+        (0.25, 2.5, "s0", 0.875),
+        (2.5, 5.0, "s1", 0.6875),
+        (5.5, 9.0, None, 0.375),
+        (10.25, 11.0, None, 0.25),
+    ]
+    speakers.who_speaks_when("a.wav")
+    assert asked[1] == ("a.wav", 3.0, 1.5, None)
 
 
 def test_a_recording_without_speech_has_no_windows(run, store, tmp_path):

@@ -6,24 +6,17 @@ from hashlib import md5
 
 import numpy as np
 import pytest
+from one_line import told
 
 from spkver.corpora import augmentation_sets as module
 from spkver.corpora.augmentation_sets import download_musan, download_rirs_noises, prepare_musan, prepare_rirs_noises
 from spkver.data.augment import AudioFiles
-from spkver.errors import SpkverError
 
 
 @pytest.fixture
 def counted(monkeypatch):
     monkeypatch.setattr(module, "MUSAN_COUNTS", dict.fromkeys(module.MUSAN_COUNTS, 2))
     monkeypatch.setattr(module, "RIRS_COUNTS", dict.fromkeys(module.RIRS_COUNTS, 2))
-
-
-def told(call, *args, **options):
-    with pytest.raises(SpkverError) as caught:
-        call(*args, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_counts_are_the_published_ones():

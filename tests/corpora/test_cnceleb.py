@@ -5,6 +5,7 @@ import shutil
 import tarfile
 
 import pytest
+from one_line import told
 
 from spkver.corpora import cnceleb as corpus_module
 from spkver.corpora.cnceleb import COUNTS, download_cnceleb, prepare_cnceleb
@@ -12,7 +13,6 @@ from spkver.corpora.published import Published
 from spkver.data.directory import read_data_directory
 from spkver.data.lookup import Rows
 from spkver.data.trials import read_trials
-from spkver.errors import SpkverError
 from spkver.scoring.backends.enrolment import read_models
 
 
@@ -25,13 +25,6 @@ def counted(monkeypatch):
 @pytest.fixture
 def copy(cnceleb, tmp_path):
     return shutil.copytree(cnceleb, tmp_path / "copy")
-
-
-def told(call, *args, **options):
-    with pytest.raises(SpkverError) as caught:
-        call(*args, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_counts_are_the_published_ones():

@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from one_line import told
 
 from spkver.corpora import download as download_module
 from spkver.corpora.download import download
-from spkver.errors import SpkverError
 from spkver.files import locked
 
 CONTENT = np.random.default_rng(1).bytes(3_000_000)
@@ -89,13 +89,6 @@ def fetch(server, path, **options):
     return download(server.url, path, backoff_seconds=0.01, allow_http=True, **options)
 
 
-def refused(call, *args, **options):
-    with pytest.raises(SpkverError) as caught:
-        call(*args, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 def parts(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -119,7 +112,7 @@ def test_broken_connection_goes_on_from_the_byte_where_it_broke(server, tmp_path
 
 def test_next_call_goes_on_where_the_last_one_gave_up(server, tmp_path):
     server.plan = [1_234_567]
-    assert "1234567 bytes" in refused(fetch, server, tmp_path / "f", retries=0)
+    assert "1234567 bytes" in told(fetch, server, tmp_path / "f", retries=0)
     assert parts(tmp_path) == ["f.part", "f.part.json"]
     assert fetch(server, tmp_path / "f").read_bytes() == CONTENT
     assert server.ranges[1:] == ["bytes=1234567-"]
@@ -152,7 +145,7 @@ def test_file_that_changed_is_not_glued_to_the_old_part(server, tmp_path, heeds_
     if etag is None:
         server.etag = None  # nothing but the size tells the versions apart
     server.plan = [1_000_000]
-    refused(fetch, server, tmp_path / "f", retries=0)
+    told(fetch, server, tmp_path / "f", retries=0)
     server.content, server.etag, server.heeds_if_range = (
         OTHER[: 3_000_000 - (etag is None)],
         etag,
@@ -163,14 +156,14 @@ def test_file_that_changed_is_not_glued_to_the_old_part(server, tmp_path, heeds_
 
 def test_file_that_shrank_below_the_part_starts_over(server, tmp_path):
     server.plan = [2_000_000]
-    refused(fetch, server, tmp_path / "f", retries=0)
+    told(fetch, server, tmp_path / "f", retries=0)
     server.content, server.heeds_if_range = OTHER[:1_000_000], False
     assert fetch(server, tmp_path / "f").read_bytes() == server.content
 
 
 def test_part_of_another_url_is_not_gone_on_with(server, tmp_path):
     server.plan = [1_000_000]
-    refused(fetch, server, tmp_path / "f", retries=0)
+    told(fetch, server, tmp_path / "f", retries=0)
     server.content = OTHER
     assert download(server.url + "?mirror", tmp_path / "f", allow_http=True).read_bytes() == OTHER
 
@@ -181,7 +174,7 @@ def test_part_without_its_record_is_not_trusted(server, tmp_path):
 
 
 def test_wrong_checksum_leaves_no_file_and_no_part_to_go_on_with(server, tmp_path):
-    message = refused(fetch, server, tmp_path / "f", checksum="0" * 64)
+    message = told(fetch, server, tmp_path / "f", checksum="0" * 64)
     assert hashlib.sha256(CONTENT).hexdigest() in message and "0" * 64 in message
     assert parts(tmp_path) == []
 
@@ -190,15 +183,15 @@ def test_standing_file_is_checked_and_not_fetched_again(server, tmp_path):
     (tmp_path / "f").write_bytes(CONTENT)
     fetch(server, tmp_path / "f", checksum=hashlib.sha256(CONTENT).hexdigest())
     assert server.ranges == []
-    assert "remove it" in refused(fetch, server, tmp_path / "f", checksum="0" * 32)
-    assert "expected 7" in refused(fetch, server, tmp_path / "f", size=7)
+    assert "remove it" in told(fetch, server, tmp_path / "f", checksum="0" * 32)
+    assert "expected 7" in told(fetch, server, tmp_path / "f", size=7)
     assert (tmp_path / "f").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("status", [403, 404])
 def test_refusal_is_told_at_once(server, tmp_path, status):
     server.plan = [status]
-    assert str(status) in refused(fetch, server, tmp_path / "f")
+    assert str(status) in told(fetch, server, tmp_path / "f")
     assert len(server.ranges) == 1
 
 
@@ -209,7 +202,7 @@ def test_busy_server_is_asked_again(server, tmp_path):
 
 def test_retries_end(server, tmp_path):
     server.plan = [503] * 10
-    assert "gave up after 2 retries" in refused(fetch, server, tmp_path / "f", retries=2)
+    assert "gave up after 2 retries" in told(fetch, server, tmp_path / "f", retries=2)
     assert len(server.ranges) == 3
 
 
@@ -219,28 +212,28 @@ def test_breaks_after_progress_do_not_use_up_the_retries(server, tmp_path):
 
 
 def test_changed_size_is_told_before_the_file_is_fetched(server, tmp_path):
-    assert "3000000 bytes, expected 4" in refused(fetch, server, tmp_path / "f", size=4)
+    assert "3000000 bytes, expected 4" in told(fetch, server, tmp_path / "f", size=4)
     assert not (tmp_path / "f.part").exists()
 
 
 def test_full_disk_is_told_before_the_file_is_fetched(server, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(download_module.shutil, "disk_usage", lambda _: usage)
-    assert "1000 are free" in refused(fetch, server, tmp_path / "f")
+    assert "1000 are free" in told(fetch, server, tmp_path / "f")
 
 
 def test_no_server_and_no_network_are_told(server, tmp_path):
     server.shutdown()
     server.server_close()
-    assert "refused" in refused(fetch, server, tmp_path / "f", retries=1)
-    message = refused(download, "https://no-such-host.invalid/f", tmp_path / "f")
+    assert "refused" in told(fetch, server, tmp_path / "f", retries=1)
+    message = told(download, "https://no-such-host.invalid/f", tmp_path / "f")
     assert "no-such-host.invalid" in message and "network" in message
 
 
 def test_silent_server_times_out(server, tmp_path, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(_Handler, "do_GET", lambda self: release.wait(5))
-    assert "timed out" in refused(fetch, server, tmp_path / "f", retries=0, timeout_seconds=0.2)
+    assert "timed out" in told(fetch, server, tmp_path / "f", retries=0, timeout_seconds=0.2)
     release.set()
 
 
@@ -248,22 +241,22 @@ def test_local_file_can_be_the_source(tmp_path):
     (tmp_path / "source").write_bytes(CONTENT)
     path = download((tmp_path / "source").as_uri(), tmp_path / "f", hashlib.md5(CONTENT).hexdigest())
     assert path.read_bytes() == CONTENT
-    assert "missing" in refused(download, (tmp_path / "missing").as_uri(), tmp_path / "g")
+    assert "missing" in told(download, (tmp_path / "missing").as_uri(), tmp_path / "g")
 
 
 @pytest.mark.parametrize("checksum", ["", "abc", "g" * 64, "md5:" + "0" * 64, "sha1:" + "0" * 40])
 def test_malformed_checksum_is_told_before_anything_is_fetched(server, tmp_path, checksum):
-    assert "64 hex digits" in refused(fetch, server, tmp_path / "f", checksum=checksum)
+    assert "64 hex digits" in told(fetch, server, tmp_path / "f", checksum=checksum)
     assert server.ranges == []
 
 
 @pytest.mark.parametrize("url", ["ftp://host/f", "/etc/passwd", "data:,x"])
-def test_other_schemes_are_refused(tmp_path, url):
-    assert "not an https, http or file URL" in refused(download, url, tmp_path / "f")
+def test_other_schemes_are_told(tmp_path, url):
+    assert "not an https, http or file URL" in told(download, url, tmp_path / "f")
 
 
 def test_http_is_refused_unless_it_is_allowed(server, tmp_path):
-    assert "http can be changed by anybody on the way" in refused(download, server.url, tmp_path / "f")
+    assert "http can be changed by anybody on the way" in told(download, server.url, tmp_path / "f")
     assert server.ranges == []
     server.plan = [f"http://127.0.0.1:{server.server_port}/elsewhere"]
     assert fetch(server, tmp_path / "f").read_bytes() == CONTENT
@@ -278,14 +271,14 @@ def test_a_redirect_leads_to_no_address_that_could_not_have_been_asked_for(serve
         download_module, "_check_address", lambda url, allow: None if url == server.url else checked(url, allow)
     )
     server.plan = [where]
-    message = refused(download, server.url, tmp_path / "f")
+    message = told(download, server.url, tmp_path / "f")
     assert message.startswith(server.url) and where in message
     assert len(server.ranges) == 1 and parts(tmp_path) == []
 
 
 def test_a_circle_of_redirects_is_told_in_a_line(server, tmp_path):
     server.plan = [server.url] * 30
-    assert "the server answers 302" in refused(fetch, server, tmp_path / "f")
+    assert "the server answers 302" in told(fetch, server, tmp_path / "f")
 
 
 def without_length(*blocks, pause=0.0):
@@ -306,13 +299,13 @@ def test_a_file_without_a_length_is_taken_to_its_end(server, tmp_path):
     assert fetch(server, tmp_path / "f").read_bytes() == CONTENT
     # One that is shorter than it must be is not taken for whole.
     server.plan = [without_length(CONTENT[:1000])]
-    assert "broke at 1000 of 3000000" in refused(fetch, server, tmp_path / "g", size=3_000_000, retries=0)
+    assert "broke at 1000 of 3000000" in told(fetch, server, tmp_path / "g", size=3_000_000, retries=0)
 
 
 @pytest.mark.parametrize("limit", [{"size": 5_000_000}, {"most_bytes": 5_000_000}])
 def test_a_server_that_never_ends_is_stopped(server, tmp_path, limit):
     server.plan = [without_length()]
-    assert "sends more than the 5000000 bytes" in refused(fetch, server, tmp_path / "f", **limit)
+    assert "sends more than the 5000000 bytes" in told(fetch, server, tmp_path / "f", **limit)
     assert parts(tmp_path) == []
 
 
@@ -320,16 +313,16 @@ def test_a_server_that_never_ends_leaves_room_on_the_disk(server, tmp_path, monk
     usage = type("Usage", (), {"free": download_module._KEPT_FREE + 2_000_000})
     monkeypatch.setattr(download_module.shutil, "disk_usage", lambda _: usage)
     server.plan = [without_length()]
-    assert "sends more than the 2000000 bytes" in refused(fetch, server, tmp_path / "f")
+    assert "sends more than the 2000000 bytes" in told(fetch, server, tmp_path / "f")
     assert parts(tmp_path) == []
 
 
 def test_a_length_beyond_the_limit_is_refused_before_the_file_is_fetched(server, tmp_path):
-    assert "is 3000000 bytes, more than the 1000" in refused(fetch, server, tmp_path / "f", most_bytes=1000)
+    assert "is 3000000 bytes, more than the 1000" in told(fetch, server, tmp_path / "f", most_bytes=1000)
     assert parts(tmp_path) == []
 
 
-def test_a_part_that_is_longer_than_its_server_says_is_refused(server, tmp_path):
+def test_a_part_that_is_longer_than_its_server_says_is_told(server, tmp_path):
     def liar(handler):
         handler.send_response(206)
         handler.send_header("Content-Range", "bytes 0-9/10")
@@ -337,25 +330,25 @@ def test_a_part_that_is_longer_than_its_server_says_is_refused(server, tmp_path)
         handler.wfile.write(CONTENT)
 
     server.plan = [liar]
-    assert "sends more than the 10 bytes" in refused(fetch, server, tmp_path / "f")
+    assert "sends more than the 10 bytes" in told(fetch, server, tmp_path / "f")
 
 
 def test_a_connection_that_trickles_is_broken_off_and_tried_again(server, tmp_path):
     server.plan = [without_length(*[b"x"] * 100, pause=0.02)]
     options = {"timeout_seconds": 0.2, "retries": 0}
-    assert "bytes came in 0." in refused(fetch, server, tmp_path / "f", **options)
+    assert "bytes came in 0." in told(fetch, server, tmp_path / "f", **options)
     server.plan = [without_length(*[b"x"] * 100, pause=0.02)]
     assert fetch(server, tmp_path / "f", timeout_seconds=0.2).read_bytes() == CONTENT
 
 
 def test_a_byte_an_attempt_uses_the_retries_up(server, tmp_path):
     server.plan = [1] * 100
-    assert "gave up after 3 retries with 4 bytes" in refused(fetch, server, tmp_path / "f", retries=3)
+    assert "gave up after 3 retries with 4 bytes" in told(fetch, server, tmp_path / "f", retries=3)
 
 
 def test_a_file_is_fetched_by_one_process_at_a_time(server, tmp_path):
     with locked(tmp_path / ".f.lock", "the download of f"):
-        message = refused(fetch, server, tmp_path / "f")
+        message = told(fetch, server, tmp_path / "f")
     assert "the download of f is under way in another process" in message
     assert server.ranges == []
     assert fetch(server, tmp_path / "f").read_bytes() == CONTENT
@@ -373,7 +366,7 @@ def test_a_damaged_record_is_not_gone_on_with(server, tmp_path, record):
     "url", ["https://", "https://[::1/f", "https://host:port/f", "https://a b/", "https://" + "a" * 70]
 )
 def test_an_address_that_is_none_is_told_in_a_line(tmp_path, url):
-    assert url in refused(download, url, tmp_path / "f", retries=0, backoff_seconds=0.01)
+    assert url in told(download, url, tmp_path / "f", retries=0, backoff_seconds=0.01)
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -393,7 +386,7 @@ NONSENSE = {
 @pytest.mark.parametrize("answer", NONSENSE.values(), ids=NONSENSE)
 def test_whatever_a_server_answers_it_is_one_line(server, tmp_path, answer):
     server.plan = [lambda handler: handler.wfile.write(answer)] * 2
-    message = refused(fetch, server, tmp_path / "f", retries=1, timeout_seconds=1, size=3_000_000)
+    message = told(fetch, server, tmp_path / "f", retries=1, timeout_seconds=1, size=3_000_000)
     assert message.startswith(server.url)
     assert not (tmp_path / "f").exists()
 
@@ -402,7 +395,7 @@ def test_a_file_system_that_takes_no_more_is_told_and_gone_on_from(server, tmp_p
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, before[1]))
     try:
-        message = refused(fetch, server, tmp_path / "f")
+        message = told(fetch, server, tmp_path / "f")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert message.startswith(f"{tmp_path / 'f.part'}: cannot be written (File too large)")
@@ -412,8 +405,8 @@ def test_a_file_system_that_takes_no_more_is_told_and_gone_on_from(server, tmp_p
 
 def test_a_place_that_cannot_be_written_is_told_in_a_line(server, tmp_path):
     (tmp_path / "file").touch()
-    assert f"{tmp_path / 'file'}" in refused(fetch, server, tmp_path / "file" / "f")
+    assert f"{tmp_path / 'file'}" in told(fetch, server, tmp_path / "file" / "f")
     (tmp_path / "f.part").mkdir()
-    assert f"{tmp_path / 'f.part'}" in refused(fetch, server, tmp_path / "f")
+    assert f"{tmp_path / 'f.part'}" in told(fetch, server, tmp_path / "f")
     (tmp_path / "g").mkdir()
-    assert f"{tmp_path / 'g'}" in refused(fetch, server, tmp_path / "g", checksum="0" * 32)
+    assert f"{tmp_path / 'g'}" in told(fetch, server, tmp_path / "g", checksum="0" * 32)

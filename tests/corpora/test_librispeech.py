@@ -5,13 +5,13 @@ import shutil
 import tarfile
 
 import pytest
+from one_line import told
 
 from spkver.corpora import librispeech as corpus_module
 from spkver.corpora.librispeech import SUBSETS, Subset, download_librispeech, prepare_librispeech
 from spkver.corpora.published import Published
 from spkver.data.directory import read_data_directory
 from spkver.data.trials import read_trials
-from spkver.errors import SpkverError
 
 COUNTS = {"train-clean-100": (9, 45), "test-clean": (4, 20), "test-other": (4, 20)}
 
@@ -25,13 +25,6 @@ def counted(monkeypatch):
 @pytest.fixture
 def copy(librispeech, tmp_path):
     return shutil.copytree(librispeech, tmp_path / "copy") / "LibriSpeech"
-
-
-def told(call, *args, **options):
-    with pytest.raises(SpkverError) as caught:
-        call(*args, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_counts_are_the_published_ones():

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import one_line
 import pytest
 import soundfile
 
@@ -17,7 +18,6 @@ from spkver.corpora.own_folder import Limits, prepare_own_folder
 from spkver.data.audio_check import keep_usable
 from spkver.data.directory import read_data_directory, read_pairs
 from spkver.data.trials import read_trials
-from spkver.errors import SpkverError
 
 SHORT = Limits(min_seconds=0.5)
 
@@ -46,10 +46,7 @@ def left_out(folder: Path) -> dict[str, str]:
 
 
 def told(*args, **options) -> str:
-    with pytest.raises(SpkverError) as caught:
-        prepare_own_folder(*args, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return one_line.told(prepare_own_folder, *args, **options)
 
 
 def test_every_format_rate_and_number_of_channels_is_used(tree, tmp_path):

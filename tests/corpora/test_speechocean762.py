@@ -5,6 +5,7 @@ import tarfile
 from collections import Counter
 
 import pytest
+from one_line import told
 
 from spkver.corpora import speechocean762 as corpus_module
 from spkver.corpora.speechocean762 import (
@@ -16,7 +17,6 @@ from spkver.corpora.speechocean762 import (
 )
 from spkver.data.directory import read_data_directory, read_pairs
 from spkver.data.trials import read_trials
-from spkver.errors import SpkverError
 
 GENDERS = {"a": "m", "b": "m", "c": "f", "d": "f"}
 AGES = {"a": 17, "b": 18, "c": 9, "d": 10}
@@ -43,13 +43,6 @@ def small(tmp_path, monkeypatch):
         for name, lines in lists.items():
             (root / split / name).write_text("".join(line + "\n" for line in lines))
     return root
-
-
-def told(call, *args, **options):
-    with pytest.raises(SpkverError) as caught:
-        call(*args, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_real_corpus_gives_its_published_counts_and_its_own_trials(speechocean762, tmp_path):

@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from one_line import told
 
 from spkver.corpora.unpack import unpack, unpack_zip
 from spkver.errors import SpkverError
@@ -28,10 +29,7 @@ def archive(path, *members, mode="w:gz"):
 
 
 def refused(*args, **options):
-    with pytest.raises(SpkverError) as caught:
-        unpack(*args, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return told(unpack, *args, **options)
 
 
 HONEST = member("top/wav/a.wav", data=b"audio")
@@ -168,22 +166,20 @@ def test_a_zip_archive_is_unpacked(tmp_path):
     (tmp_path / "a.zip").write_bytes(zipped(("top/a", b"1"), ("top/wav/b", b"2")))
     assert unpack_zip(tmp_path / "a.zip", tmp_path / "out", top="top") == tmp_path / "out"
     assert (tmp_path / "out" / "wav" / "b").read_bytes() == b"2"
-    with pytest.raises(SpkverError, match="exists already"):
-        unpack_zip(tmp_path / "a.zip", tmp_path / "out", top="top")
+    assert "exists already" in told(unpack_zip, tmp_path / "a.zip", tmp_path / "out", top="top")
 
 
 def test_a_zip_without_the_folder_asked_for_is_refused(tmp_path):
     (tmp_path / "a.zip").write_bytes(zipped(("top/a", b"1")))
-    with pytest.raises(SpkverError, match="has no folder 'other'"):
-        unpack_zip(tmp_path / "a.zip", tmp_path / "out", top="other")
+    assert "has no folder 'other'" in told(unpack_zip, tmp_path / "a.zip", tmp_path / "out", top="other")
 
 
 @pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "C:/x", "a\\..\\..\\x"])
-def test_a_member_that_leads_outside_is_zip_refused(tmp_path, name):
+def test_a_zip_member_that_leads_outside_is_refused(tmp_path, name):
     assert "is dangerous; nothing was unpacked" in zip_refused(tmp_path, zipped(("a", b"1"), (name, b"2")))
 
 
-def test_a_link_is_zip_refused(tmp_path):
+def test_a_link_in_a_zip_is_refused(tmp_path):
     link = zipfile.ZipInfo("link")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     assert "is dangerous" in zip_refused(tmp_path, zipped((link, b"/etc/passwd")))

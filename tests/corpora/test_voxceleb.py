@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 from miniatures import FFMPEG, make_voxceleb
+from one_line import told
 
 from spkver.corpora import convert as convert_module
 from spkver.corpora import voxceleb as corpus_module
@@ -19,7 +20,6 @@ from spkver.corpora.voxceleb_lists import TRIALS, PublishedTrials
 from spkver.data.audio import read_audio
 from spkver.data.directory import read_data_directory
 from spkver.data.trials import read_trials
-from spkver.errors import SpkverError
 
 needs_ffmpeg = pytest.mark.skipif(FFMPEG is None, reason="needs ffmpeg")
 
@@ -46,13 +46,6 @@ def converted(voxceleb, tmp_path_factory):
 def wav_copy(tmp_path):
     """A copy of the miniature that may be broken, VoxCeleb2 converted already."""
     return make_voxceleb(tmp_path / "copy", ".wav")
-
-
-def told(call, *args, **options):
-    with pytest.raises(SpkverError) as caught:
-        call(*args, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_counts_are_the_published_ones():

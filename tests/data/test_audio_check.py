@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from spkver.data import audio_check as survey_module
-from spkver.data.audio_check import keep_usable, survey
+from spkver.data.audio_check import keep_usable, read_survey
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
 from spkver.errors import SpkverError
 
@@ -69,8 +69,15 @@ def decoded(monkeypatch):
     return names
 
 
+def surveyed(directory, sample_rate=16000, workers=2):
+    """What is found in all files, whatever was found before."""
+    (directory.path / "unusable").unlink(missing_ok=True)
+    keep_usable(directory, sample_rate, workers, max_unusable_share=0.5)
+    return read_survey(directory.path)
+
+
 def test_every_unusable_file_is_found_with_its_path_and_reason(directory, capsys):
-    found = survey(directory, 16000, max_unusable_share=0.5)
+    found = surveyed(directory)
     assert {utt: reason for utt, _, reason in found.unusable} == REASONS
     assert all(path.stem == utt for utt, path, _ in found.unusable)
     assert found.durations == {f"good{i}": pytest.approx(0.1 * (i + 1)) for i in range(10)}
@@ -78,16 +85,16 @@ def test_every_unusable_file_is_found_with_its_path_and_reason(directory, capsys
 
 
 def test_the_number_of_workers_does_not_matter(directory):
-    assert survey(directory, 16000, 1, 0.5) == survey(directory, 16000, 4, 0.5)
+    assert surveyed(directory, workers=1) == surveyed(directory, workers=4)
 
 
 def test_durations_are_seconds_whatever_the_rate(directory):
-    assert survey(directory, 8000, 2, 0.5).durations["good4"] == pytest.approx(0.5)
+    assert surveyed(directory, 8000).durations["good4"] == pytest.approx(0.5)
 
 
 def test_too_many_unusable_files_stop_with_the_key_that_allows_more(directory):
     with pytest.raises(SpkverError) as caught:
-        survey(directory, 16000, max_unusable_share=0.3)
+        keep_usable(directory, 16000, max_unusable_share=0.3)
     text = str(caught.value)
     assert "7 of 17 files (41.2%)" in text and "empty.wav (empty)" in text and "data.max_unusable_share" in text
     assert "\n" not in text
@@ -95,7 +102,7 @@ def test_too_many_unusable_files_stop_with_the_key_that_allows_more(directory):
 
 def test_a_directory_with_nothing_usable_is_refused_whatever_is_allowed(directory):
     with pytest.raises(SpkverError, match="2 of 2 files"):
-        survey(directory.subset(utterances=["empty", "silent"]), 16000, max_unusable_share=1.0)
+        keep_usable(directory.subset(utterances=["empty", "silent"]), 16000, max_unusable_share=1.0)
 
 
 def test_the_unusable_are_left_out_and_the_rest_have_durations(directory):

@@ -199,7 +199,7 @@ def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_tw
     wrong = benchmark(variants, *words, "schedule_free=[mode]")[2]
     assert wrong.startswith("schedule_free: 'mode' is not one of the variants")
     wrong = benchmark(variants, *words, "rows=[as it was]")[2]
-    assert wrong.startswith("rows: 'as it was' is not one of the variants as it is, average not told,")
+    assert wrong.startswith("rows: 'as it was' is not one of the variants as it is, no average spectrum,")
     wrong = benchmark(variants, *words, "variants={mean: [model.poling=mean]}")[2]
     assert "unknown key 'model.poling' (did you mean 'model.pooling'?)" in wrong
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spkver.data.directory import DataDirectory, Utterance
+from spkver.data.audio_check import keep_usable
+from spkver.data.directory import DataDirectory, Utterance, read_data_directory
 from spkver.errors import SpkverError
 from spkver.scoring.metrics import equal_error_rate
 from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
@@ -103,3 +104,17 @@ def test_nontargets_are_a_sample_by_the_seed_and_any_two_where_no_gender_is_know
     assert (labels.sum(), (labels == 0).sum()) == (13, 10)
     assert trials(1)[0] == trials(1)[0] != trials(2)[0]
     assert (trials(1, 10_000)[1] == 0).sum() == 12 * 11 // 2 - 13
+
+
+@pytest.fixture(scope="module")
+def directory(voices):
+    return keep_usable(read_data_directory(voices), 16000)
+
+
+def test_held_out_speakers_are_apart_from_training_and_share_the_genders(directory):
+    train, held_out = split_speakers(directory, 4, seed=1)
+    assert set(train) | set(held_out) == set(directory.speakers)
+    assert not set(train) & set(held_out)
+    assert sorted(directory.genders[speaker] for speaker in held_out) == ["f", "f", "m", "m"]
+    assert split_speakers(directory, 4, seed=1) == (train, held_out)
+    assert any(split_speakers(directory, 4, seed=seed)[1] != held_out for seed in (2, 3, 4))

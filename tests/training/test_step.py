@@ -1,4 +1,4 @@
-"""A step that is not finite changes nothing: neither weights nor BatchNorm statistics nor the optimizer."""
+"""A step goes down its batch's gradient; one that is not finite changes nothing, weights, statistics and optimizer."""
 
 import copy
 import math
@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from spkver.config import load_config
-from spkver.heads import build_head
+from spkver.errors import SpkverError
+from spkver.experiment.snapshots import GRADIENT_EDGES
+from spkver.features import Fbank, mean_normalise
+from spkver.heads import build_head, chunked_loss
 from spkver.models import build_encoder
+from spkver.training import step as step_module
 from spkver.training.step import TrainingStep
 
 N_CLASSES, N_STEPS = 12, 10
@@ -127,3 +132,109 @@ def test_a_good_step_takes_its_batch_into_the_statistics(make_step):
     step(batch_of(0), 0, 1, N_STEPS)
     assert not torch.equal(step.encoder.pooled_norm.running_mean, before)
     assert step.encoder.pooled_norm.num_batches_tracked == 1
+
+
+STILL = [
+    "model.dropout=0",
+    "model.layer_drop=0",
+    "augment.specaugment.probability=0",
+    "augment.formant_factors=[1.0, 1.1]",
+]
+
+
+def by_definition(step, batch, margin):
+    """Loss, logits, and the gradient of each weight, of a step without dropout or masks."""
+    encoder, head = copy.deepcopy(step.encoder), copy.deepcopy(step.head)
+    head.update(margin)
+    waveforms, labels, formants = batch
+    features, average = mean_normalise(Fbank(formant_factors=[1.0, 1.1])(waveforms, formants=formants)[0])
+    logits = head(encoder(features, average=average), labels)
+    loss = F.cross_entropy(logits, labels)
+    parameters = [*encoder.parameters(), *head.parameters()]
+    return loss, logits, torch.autograd.grad(loss, parameters)
+
+
+@pytest.mark.parametrize("clip_norm", [1e9, 2.0])
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_step_goes_down_the_clipped_gradient_of_its_batch_as_its_record_says(make_step, clip_norm, momentum):
+    words = ["optimizer.name=sgd", f"optimizer.momentum={momentum}", "optimizer.weight_decay=0.0"]
+    step = make_step(*STILL, *words, f"training.clip_norm={clip_norm}", "lr_schedule.final_lr=0.001")
+    waveforms, labels, _ = batch_of(0)
+    batch = waveforms, labels, torch.tensor([0, 1, 0, 1, 1, 0])
+    # Of 3 epochs, the second, a fifth in: 0.7 of the 2.5 after half an epoch of warm-up; the margin grows for two.
+    lr = 0.001 + 0.009 * 0.5 * (1 + math.cos(math.pi * 0.7 / 2.5))
+    margin = 0.2 * (1 - 0.001**0.6) / (1 - 0.001)
+    loss, logits, gradients = by_definition(step, batch, margin)
+    norm = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients))
+    before = [parameter.detach().clone() for parameter in [*step.encoder.parameters(), *step.head.parameters()]]
+
+    record = step(batch, 1, 2, N_STEPS)
+    assert record == {
+        "epoch": 2,
+        "step": 3,
+        "loss": pytest.approx(loss.item(), rel=1e-5),
+        "accuracy": pytest.approx((logits.argmax(1) == labels).float().mean().item()),
+        "lr": pytest.approx(lr, rel=1e-9),
+        "margin": pytest.approx(margin, rel=1e-9),
+        "grad_norm": pytest.approx(norm, rel=1e-4),
+        "clipped": norm > clip_norm,
+        "skipped": False,
+    }
+    assert norm > 2.0
+    factor = min(1.0, clip_norm / norm)
+    # The first step of Nesterov's momentum looks ahead by what it has: the gradient itself.
+    for own, old, gradient in zip([*step.encoder.parameters(), *step.head.parameters()], before, gradients):
+        expected = old - lr * factor * (1 + momentum) * gradient
+        assert (own - expected).abs().max() <= 1e-3 * (expected - old).abs().max() + 1e-7
+
+
+def test_masks_and_dropout_are_those_of_the_seed_epoch_and_step(make_step):
+    def loss(seed, epoch, step_number):
+        # The rate of the schedule does not change a step's own loss, and the margin has grown by then.
+        step = make_step(f"seed={seed}", "margin_schedule.end_epoch=0.5")
+        return step(batch_of(0), epoch, step_number, N_STEPS)["loss"]
+
+    losses = [loss(1, 1, 2), loss(1, 1, 2), loss(2, 1, 2), loss(1, 2, 2), loss(1, 1, 3)]
+    assert losses[0] == losses[1]
+    assert len(set(losses)) == 4
+
+
+def test_histograms_of_the_gradients_are_kept_of_a_watched_step_only(make_step):
+    step = make_step("training.clip_norm=0.001")
+    step(batch_of(0), 0, 1, N_STEPS)
+    assert step.gradients is None
+    record = step(batch_of(1), 0, 2, N_STEPS, watch=True)
+    before, after = step.gradients.double()
+    middle = torch.from_numpy((GRADIENT_EDGES[1:] + GRADIENT_EDGES[:-1]) / 2)
+    assert before.sum() == after.sum() > 1000
+    moved = (before - after) @ middle / before.sum()
+    assert moved == pytest.approx(math.log10(record["grad_norm"] / 0.001), abs=0.05)
+
+
+def test_so_many_skipped_steps_in_a_row_stop_the_run_and_a_good_one_counts_anew(make_step):
+    step = make_step("training.max_skipped_in_a_row=3")
+    bad = batch_of(1)
+    not_a_number(step, bad)
+    for turn in range(2):
+        for count in (1, 2):
+            assert step(bad, 0, count, N_STEPS)["skipped"]
+            assert step.skipped_in_a_row == count
+        assert not step(batch_of(turn), 0, 3, N_STEPS)["skipped"]
+        assert step.skipped_in_a_row == 0
+    for _ in range(2):
+        step(bad, 1, 4, N_STEPS)
+    with pytest.raises(SpkverError, match=r"^exp: 3 steps in a row were not finite \(epoch 2, step 5, loss nan, grad"):
+        step(bad, 1, 4, N_STEPS)
+
+
+@pytest.mark.parametrize(("rows", "chunked"), [(12, True), (13, False)])
+def test_a_head_is_computed_in_chunks_from_so_many_rows_on(make_step, monkeypatch, rows, chunked):
+    asked = []
+    monkeypatch.setattr(
+        step_module,
+        "chunked_loss",
+        lambda head, embeddings, labels, *more: asked.append(more) or chunked_loss(head, embeddings, labels),
+    )
+    step = make_step(f"training.chunked_head_rows={rows}", "training.chunked_head_products=bfloat16")
+    assert not step(batch_of(0), 0, 1, N_STEPS)["skipped"]
+    assert asked == ([("bfloat16",)] if chunked else [])

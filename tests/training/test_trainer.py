@@ -23,7 +23,7 @@ from spkver.training import optim as muon
 from spkver.training.batches import Batches
 from spkver.training.checkpoint import epochs_kept
 from spkver.training.device import choose_device
-from spkver.training.held_out import HeldOut, split_speakers
+from spkver.training.held_out import HeldOut
 from spkver.training.profiling import profile_training
 from spkver.training.trainer import Trainer
 
@@ -212,15 +212,6 @@ def test_the_optimizer_of_a_fine_tune_trains_the_cut_head(make_trainer, trained)
 def test_a_model_that_does_not_fit_is_named(make_trainer, trained, override, expected):
     with pytest.raises(SpkverError, match=expected):
         make_trainer(override, "augment.speed_factors=[1.0]", init=trained / "model")
-
-
-def test_held_out_speakers_are_apart_from_training_and_share_the_genders(directory):
-    train, held_out = split_speakers(directory, 4, seed=1)
-    assert set(train) | set(held_out) == set(directory.speakers)
-    assert not set(train) & set(held_out)
-    assert sorted(directory.genders[speaker] for speaker in held_out) == ["f", "f", "m", "m"]
-    assert split_speakers(directory, 4, seed=1) == (train, held_out)
-    assert any(split_speakers(directory, 4, seed=seed)[1] != held_out for seed in (2, 3, 4))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import numpy as np
 
 from spkver.data.cores import usable_cores
 from spkver.data.lookup import check_index
+from spkver.embedding.rows import ROWS_A_CHUNK
 
 _LONGEST_ROW = 8192  # numbers in the buffer of numpy's iterator (NPY_BUFSIZE)
 _TRIALS_A_TASK = 65536
@@ -31,7 +32,6 @@ def pair_products(
     right: np.ndarray,
     left_index: np.ndarray,
     right_index: np.ndarray,
-    out: np.ndarray | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
     """The dot product of ``left[left_index[i]]`` and ``right[right_index[i]]`` for each trial i.
@@ -41,11 +41,10 @@ def pair_products(
         right: (M, D) likewise; may be ``left`` itself.
         left_index: (n_trials,) integers, rows of ``left``.
         right_index: (n_trials,) likewise, rows of ``right``.
-        out: (n_trials,) float32 to write to; None makes a new array. After an error its content is undefined.
         threads: at work at once; None takes every core that this process may use. No effect on the result.
 
     Returns:
-        (n_trials,) float32, which is ``out`` where that is given.
+        (n_trials,) float32.
 
     Raises:
         ValueError: an array has another shape, type or layout, D is 0 or above 8192, an index is negative or
@@ -63,10 +62,7 @@ def pair_products(
     right_index = check_index("right_index", right_index, len(right))
     if len(left_index) != len(right_index):
         raise ValueError(f"left_index has {len(left_index)} trials, right_index has {len(right_index)}")
-    if out is None:
-        out = np.empty(len(left_index), dtype=np.float32)
-    if out.dtype != np.float32 or out.shape != left_index.shape:
-        raise ValueError(f"out must be float32 {left_index.shape}, got {out.dtype} {out.shape}")
+    out = np.empty(len(left_index), dtype=np.float32)
 
     def score(start: int) -> None:
         part = slice(start, start + _TRIALS_A_TASK)
@@ -117,38 +113,34 @@ def in_threads(
         yield from pool.map(work, pieces)
 
 
-def unit_rows(embeddings: np.ndarray, chunk: int = 8192) -> np.ndarray:
+def unit_rows(embeddings: np.ndarray) -> np.ndarray:
     """Rows scaled to an L2 norm of 1 (the norm is taken in float64).
 
     Args:
         embeddings: (N, D) numbers; a memory map will do.
-        chunk: rows at a time; it does not change the result.
 
     Returns:
         (N, D) float32, a new array.
 
     Raises:
-        ValueError: a row is NaN, infinite or zero (the message names it), ``embeddings`` is no two-dimensional
-            array of real numbers, or ``chunk`` is below 1.
+        ValueError: a row is NaN, infinite or zero (the message names it), or ``embeddings`` is no two-dimensional
+            array of real numbers.
     """
     unit = np.empty(np.shape(embeddings), dtype=np.float32)
-    for part, rows in unit_chunks(embeddings, chunk):
+    for part, rows in unit_chunks(embeddings):
         unit[part] = rows
     return unit
 
 
-def unit_chunks(
-    embeddings: np.ndarray, chunk: int = 8192, origin: np.ndarray | float = 0.0
-) -> Iterator[tuple[slice, np.ndarray]]:
+def unit_chunks(embeddings: np.ndarray, origin: np.ndarray | float = 0.0) -> Iterator[tuple[slice, np.ndarray]]:
     """Some rows at a time, in float64: less ``origin``, then scaled to an L2 norm of 1.
 
     Args:
         embeddings: (N, D) numbers; a memory map will do.
-        chunk: rows at a time.
         origin: (D,) subtracted from each row.
 
     Yields:
-        ``(which rows, (chunk, D) float64)``.
+        ``(which rows, (n, D) float64)``.
 
     Raises:
         ValueError: as `unit_rows`.
@@ -156,10 +148,8 @@ def unit_chunks(
     embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiu":
         raise ValueError(f"embeddings must be (N, D) numbers, got {embeddings.dtype} {embeddings.shape}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
-    for start in range(0, len(embeddings), chunk):
-        rows = embeddings[start : start + chunk].astype(np.float64)
+    for start in range(0, len(embeddings), ROWS_A_CHUNK):
+        rows = embeddings[start : start + ROWS_A_CHUNK].astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):  # an infinite norm is named below
             rows -= origin
             norms = np.linalg.norm(rows, axis=1, keepdims=True)

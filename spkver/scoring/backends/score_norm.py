@@ -115,7 +115,6 @@ def cohort_statistics(
     cohort: np.ndarray,
     top_n: int | None,
     threads: int | None = None,
-    title: str = "cohort scores",
 ) -> CohortStatistics:
     """Mean and standard deviation of each row's ``top_n`` highest scores against the cohort.
 
@@ -130,7 +129,6 @@ def cohort_statistics(
         cohort: (C, D) float32, C-contiguous.
         top_n: at least 2 (300 is usual); None takes the whole cohort, as z-, t- and s-norm do.
         threads: at work at once; None takes every core that this process may use. No effect on the result.
-        title: of the progress bar; empty shows none.
 
     Raises:
         ValueError: the cohort has fewer than ``top_n`` rows, ``top_n`` is below 2, a row is NaN or infinite,
@@ -169,7 +167,7 @@ def cohort_statistics(
     starts = range(0, len(embeddings), n_rows)
     with (
         one_thread(),
-        tqdm(total=len(embeddings), desc=title, unit="row", leave=False, disable=not title or None) as bar,
+        tqdm(total=len(embeddings), desc="cohort scores", unit="row", leave=False, disable=None) as bar,
     ):
         for done in in_threads(measure, starts, threads, initializer=one_thread):
             bar.update(done)

@@ -10,7 +10,6 @@ is a column of a trial table as it is.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -25,6 +24,8 @@ from spkver.scoring.metrics.sorted_scores import SortedScores
 
 MOST_PLAIN_NUMBERS = 5  # a column with more distinct numbers is cut into bins
 
+_MIXED = "mixed"  # of trials whose utterances differ
+
 Record = dict[str, float | int | None]
 
 
@@ -36,17 +37,14 @@ class Column(NamedTuple):
 
 
 def by_condition(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    columns: Mapping[str, ArrayLike | Column],
-    p_targets: Sequence[float] = (0.01, 0.05),
+    scores: ArrayLike, labels: ArrayLike, columns: Mapping[str, Column], p_targets: Sequence[float] = (0.01, 0.05)
 ) -> dict[str, dict[str, Record]]:
     """The figures of the trials of each condition, column by column.
 
     Args:
         scores: (n_trials,) real numbers.
         labels: (n_trials,) 1 = target, 0 = nontarget.
-        columns: (n_trials,) strings or numbers of each column, see `column`; or a `Column`.
+        columns: of n_trials each.
         p_targets: the priors of minDCF (costs 1 and 1).
 
     Returns:
@@ -55,23 +53,23 @@ def by_condition(
         the figures being None where one of the classes is missing.
 
     Raises:
-        ValueError: as `spkver.scoring.metrics.det_points` for the whole list; or as `column`, naming the column;
-            or a column's length is not that of the scores.
+        ValueError: as `spkver.scoring.metrics.det_points` for the whole list; or a column's length is not that of the
+            scores.
 
     Example:
-        >>> found = by_condition([0.9, 0.2, 0.8, 0.1], [1, 0, 1, 0], {"gender": ["f", "f", "m", "mixed"]})
+        >>> found = by_condition([0.9, 0.2, 0.8, 0.1], [1, 0, 1, 0], {"gender": column(["f", "f", "m", "mixed"])})
         >>> {name: (record["targets"], record["eer"]) for name, record in found["gender"].items()}
         {'f': (1, 0.0), 'm': (1, None), 'mixed': (0, None)}
     """
     scores, is_target = checked(scores, labels)
     breakdown = {}
-    for title, values in columns.items():
-        try:
-            codes, names = _checked_column(values if isinstance(values, Column) else column(values), len(scores))
-        except ValueError as error:
-            raise ValueError(f"column '{title}': {error}") from None
-        # Sorted by code rather than one pass for each condition: there may be many, speakers for instance.
-        order = np.argsort(codes, kind="stable")
+    for title, (codes, names) in columns.items():
+        if codes.shape != scores.shape:
+            raise ValueError(
+                f"column '{title}': shape {codes.shape}, expected a value for each of {len(scores)} trials"
+            )
+        # Sorted by code rather than one pass for each condition, of which there may be many; few bytes sort quickly.
+        order = np.argsort(codes.astype(np.min_scalar_type(len(names))), kind="stable")
         parts = np.split(order, np.cumsum(np.bincount(codes)))
         breakdown[title] = {
             name: _record(scores[trials], is_target[trials], p_targets)
@@ -81,64 +79,54 @@ def by_condition(
     return breakdown
 
 
-def column(values: ArrayLike, cuts: Sequence[float] | None = None) -> Column:
-    """Conditions from values: each string or number is one, but many different numbers are cut into bins.
+def column(values: ArrayLike) -> Column:
+    """Conditions from values: each string or number is one, but many different numbers are cut into thirds.
 
-    A bin includes its lower end and not its upper one; names are such as ``< 2.1``, ``2.1 - 4.0``, ``>= 4.0``.
+    They are cut at quantiles rounded to a thirtieth of their range or finer, at one only where one value holds most
+    trials. A bin includes its lower end and not its upper one; names are such as ``< 2.1``, ``2.1 - 4.0``, ``>= 4.0``.
 
     Args:
         values: (n_trials,) strings or finite numbers.
-        cuts: where to cut numbers, in rising order. By default, numbers of more than 5 values are cut into
-            thirds, at quantiles rounded to a thirtieth of their range or finer (at one quantile only, where one
-            value holds most trials); fewer stay as they are.
 
     Raises:
-        ValueError: the values are not one-dimensional, neither strings nor numbers, or hold NaN or an infinity;
-            ``cuts`` do not rise, are not finite, or are given for strings.
+        ValueError: the values are not one-dimensional, neither strings nor numbers, or hold NaN or an infinity.
 
     Example:
-        >>> column([1.0, 2.5, 3.0, 9.0], cuts=[2.5, 4]).names
-        ['< 2.5', '2.5 - 4', '>= 4']
+        >>> column([1.0, 2.5, 3.0, 9.0, 4.0, 5.0, 8.0]).names
+        ['< 3.0', '3.0 - 5.0', '>= 5.0']
     """
     values = _checked_values(values)
-    numeric = values.dtype.kind in "iuf"
-    if cuts is not None and not numeric:
-        raise ValueError(f"cuts are for numbers, the values are {values.dtype}")
-    if cuts is not None:
-        return _binned(values, cuts, [str(cut) for cut in cuts])
     distinct, codes = np.unique(values, return_inverse=True)
-    if not numeric or len(distinct) <= MOST_PLAIN_NUMBERS:
+    if values.dtype.kind not in "iuf" or len(distinct) <= MOST_PLAIN_NUMBERS:
         return Column(codes, [str(value) for value in distinct])
     thirds = np.quantile(values, [1 / 3, 2 / 3])
     decimals = math.ceil(1.5 - math.log10(float(distinct[-1]) - float(distinct[0])))
-    cuts = (np.unique(thirds.round(decimals)) + 0.0).tolist()  # no "-0.0"
-    return _binned(values, cuts, [f"{cut:.{max(decimals, 0)}f}" for cut in cuts])
+    cuts = np.unique(thirds.round(decimals)) + 0.0  # no "-0.0"
+    written = [f"{cut:.{max(decimals, 0)}f}" for cut in cuts]
+    names = [f"< {written[0]}", *map(" - ".join, pairwise(written)), f">= {written[-1]}"]
+    # Cuts of the values' own type: a float32 value of 2.1 is not below the cut at 2.1.
+    cuts = cuts.astype(values.dtype if values.dtype.kind == "f" else np.float64)
+    return Column(np.searchsorted(cuts, values, side="right"), names)
 
 
-def shared(
-    values: ArrayLike,
-    enroll_index: np.ndarray,
-    test_index: np.ndarray,
-    otherwise: str = "mixed",
-) -> Column:
-    """The value that both utterances of each trial have, such as ``f`` and ``m``, or ``otherwise``.
+def shared(values: ArrayLike, enroll_index: np.ndarray, test_index: np.ndarray) -> Column:
+    """The value that both utterances of each trial have, such as ``f`` and ``m``, or ``mixed``.
 
     Args:
         values: (N,) strings or numbers, of each utterance.
         enroll_index: (n_trials,) integers, positions in ``values``.
         test_index: (n_trials,) likewise.
-        otherwise: the condition of trials whose utterances differ; it must not be a value itself.
 
     Raises:
-        ValueError: the values are as `column` refuses them, the indices differ in length or lie outside of them; or
-            ``otherwise`` is one of the values.
+        ValueError: the values are as `column` refuses them, or one of them is ``mixed``; or the indices differ in
+            length or lie outside of them.
     """
     distinct, codes = np.unique(_checked_values(values), return_inverse=True)
     names = [str(value) for value in distinct]
-    if otherwise in names:
-        raise ValueError(f"'{otherwise}' is one of the values; name trials whose utterances differ otherwise")
+    if _MIXED in names:
+        raise ValueError(f"'{_MIXED}' is one of the values; call that otherwise")
     enroll, test = _sides(codes, enroll_index, test_index)
-    return Column(np.where(enroll == test, enroll, len(names)), [*names, otherwise])
+    return Column(np.where(enroll == test, enroll, len(names)), [*names, _MIXED])
 
 
 def lesser(values: ArrayLike, enroll_index: np.ndarray, test_index: np.ndarray) -> np.ndarray:
@@ -169,15 +157,6 @@ def _record(scores: np.ndarray, is_target: np.ndarray, p_targets: Sequence[float
     return record | dict(zip(figure_names(p_targets), found))
 
 
-def _binned(values: np.ndarray, cuts: Sequence[float], written: Sequence[str]) -> Column:
-    # Cuts of the values' own type: a float32 value of 2.1 is not below the cut at 2.1.
-    edges = np.array(cuts, dtype=values.dtype if values.dtype.kind == "f" else np.float64)
-    if edges.ndim != 1 or not edges.size or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
-        raise ValueError(f"cuts must be finite and rise, got {cuts}")
-    names = [f"< {written[0]}", *map(" - ".join, pairwise(written)), f">= {written[-1]}"]
-    return Column(np.searchsorted(edges, values, side="right"), names)
-
-
 def _checked_values(values: ArrayLike) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 1 or not values.size:
@@ -188,17 +167,6 @@ def _checked_values(values: ArrayLike) -> np.ndarray:
         first = int(np.argmin(np.isfinite(values)))
         raise ValueError(f"values must be finite, found {values[first]} at index {first}")
     return values
-
-
-def _checked_column(found: Column, n_trials: int) -> Column:
-    codes, names = np.asarray(found.codes), found.names
-    if codes.shape != (n_trials,):
-        raise ValueError(f"shape {codes.shape}, expected one value for each of {n_trials} trials")
-    if codes.dtype.kind not in "iu" or not 0 <= codes.min() <= codes.max() < len(names):
-        raise ValueError(f"codes must be integers in 0 .. {len(names) - 1}, one for each name")
-    if len(set(names)) < len(names):
-        raise ValueError(f"names must differ, found twice: '{Counter(names).most_common(1)[0][0]}'")
-    return Column(codes.astype(np.min_scalar_type(len(names))), names)  # few bytes: quick to sort
 
 
 def _sides(values: np.ndarray, enroll_index: np.ndarray, test_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

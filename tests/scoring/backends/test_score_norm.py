@@ -99,9 +99,7 @@ def test_ties_at_the_selection_boundary_do_not_matter():
 def test_the_order_of_the_cohort_does_not_matter(seed, top_n):
     embeddings, cohort = unit(20, seed), unit(30, seed + 1)
     found = cohort_statistics(embeddings, cohort, top_n, threads=1)
-    shuffled = cohort_statistics(
-        embeddings, cohort[np.random.default_rng(seed).permutation(30)], top_n, threads=1, title=""
-    )
+    shuffled = cohort_statistics(embeddings, cohort[np.random.default_rng(seed).permutation(30)], top_n, threads=1)
     np.testing.assert_allclose(shuffled.mean, found.mean, rtol=0, atol=2e-7)
     np.testing.assert_allclose(shuffled.std, found.std, rtol=0, atol=2e-7)
 
