@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from spkver.verification.verifier import load
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     # torch takes seconds to import; `spkver --help` must not wait for it.
     if name == "load":
         from spkver.verification.verifier import load

@@ -7,7 +7,8 @@ from pathlib import Path
 _LONGEST = 480  # characters of a message: what a terminal shows at once, whatever a damaged file puts into it
 _KEPT_END = 160
 
-ADVICE = {
+# By OSError.errno, which is None where Python itself made the error.
+ADVICE: dict[int | None, str] = {
     errno.ENOSPC: "make room and run again",
     errno.EDQUOT: "make room and run again",
     errno.EFBIG: "make room, or raise the limit by `ulimit -f`",

@@ -17,13 +17,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from spkver.errors import ADVICE, SpkverError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 try:
     import fcntl
 except ImportError:  # Windows: as a file system that keeps no locks
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # mypy knows no module that may be missing
 
 # Never through a link: what it points to would be overwritten. 0 where the system has no such flag.
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -39,7 +43,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = "w", private: bool = False) -> Iterator:
+def atomic_write(path: str | os.PathLike[str], mode: str = "w", private: bool = False) -> Iterator[IO[Any]]:
     """Open a file beside ``path`` for writing, and rename it to ``path`` when the block ends well.
 
     Whoever reads ``path`` sees the old file or the new one, never half of one; when the block
@@ -61,7 +65,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w", private: bool = False
     except OSError as error:
         raise _cannot_write(path, error) from None
     raw = _Recording(handle, "wb")
-    file = io.BufferedWriter(raw, _BUFFER_BYTES)
+    file: IO[Any] = io.BufferedWriter(raw, _BUFFER_BYTES)
     if "b" not in mode:
         # A file name that is no UTF-8 becomes ``\\udce9``, which JSON reads as that name again.
         file = io.TextIOWrapper(file, encoding="utf-8", newline="\n", errors="backslashreplace")
@@ -83,7 +87,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w", private: bool = False
         raw.close()  # not `file`: what is in its buffer after a failure is not wanted any more
 
 
-def write_json(path: str | os.PathLike, value: object) -> None:
+def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Write a value as JSON, whole or not at all; every number is read back to the bit.
 
     Raises:
@@ -95,7 +99,7 @@ def write_json(path: str | os.PathLike, value: object) -> None:
         file.write(text + "\n")
 
 
-def read_json(path: str | os.PathLike, advice: str) -> object:
+def read_json(path: str | os.PathLike[str], advice: str) -> object:
     """Read a JSON file.
 
     Raises:
@@ -111,7 +115,7 @@ def read_json(path: str | os.PathLike, advice: str) -> object:
 
 
 @contextmanager
-def writing(path: str | os.PathLike) -> Iterator[None]:
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """For a file that is written as it grows: says in one line why that failed.
 
     Raises:
@@ -126,7 +130,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextmanager
-def locked(lock_path: str | os.PathLike, what: str, wait_seconds: float = 0.0) -> Iterator[None]:
+def locked(lock_path: str | os.PathLike[str], what: str, wait_seconds: float = 0.0) -> Iterator[None]:
     """Do something that only one process may do at a time.
 
     The lock file holds the process id, the host and the time since when. It is removed at the end; one that a killed
@@ -165,7 +169,7 @@ def locked(lock_path: str | os.PathLike, what: str, wait_seconds: float = 0.0) -
         os.close(handle)
 
 
-def is_file(path: str | os.PathLike) -> bool:
+def is_file(path: str | os.PathLike[str]) -> bool:
     """Whether a file is there.
 
     Raises:
@@ -198,7 +202,7 @@ def temporary_beside(path: Path) -> tuple[int, str]:
         os.close(handle)  # `remove_leftovers` of another process came between
 
 
-def remove_leftovers(folder: str | os.PathLike) -> None:
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     """Remove the temporary files of `atomic_write` that killed processes left in a folder.
 
     Those that any process is writing stay. A folder that does not exist, or from which nothing can be removed, is
@@ -305,7 +309,7 @@ class _Recording(io.FileIO):
 
     fault: OSError | None = None
 
-    def write(self, data) -> int:
+    def write(self, data: "ReadableBuffer") -> int:
         try:
             return super().write(data)
         except OSError as error:

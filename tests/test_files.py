@@ -22,7 +22,7 @@ import torch
 
 from spkver import files
 from spkver.errors import SpkverError
-from spkver.files import atomic_write, locked, remove_leftovers, temporary_beside
+from spkver.files import atomic_write, locked, read_json, remove_leftovers, temporary_beside, write_json
 
 
 def test_the_file_appears_when_the_block_ends_well(tmp_path):
@@ -325,3 +325,31 @@ def test_files_of_other_makers_stay(tmp_path):
 
 def test_leftovers_are_looked_for_where_there_is_no_folder(tmp_path):
     remove_leftovers(tmp_path / "none")
+
+
+def test_json_is_written_whole_and_read_back_to_the_bit(tmp_path):
+    value = {"ü": [0.1, 1e-300, 2**53], "path": "caf\udce9"}
+    write_json(tmp_path / "new" / "a.json", value)
+    assert read_json(tmp_path / "new" / "a.json", "mend it") == value
+    for wrong in (float("nan"), {1, 2}):
+        with pytest.raises((ValueError, TypeError)):
+            write_json(tmp_path / "new" / "a.json", wrong)
+    assert read_json(tmp_path / "new" / "a.json", "mend it") == value
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{\n"a": 1,\n}', r":3: not JSON \(.*\); mend it"),
+        (b"\xff\xfe", r": cannot be read \(.*\); mend it"),
+        (b"[" * 100_000, r": cannot be read \(.*\); mend it"),
+        (None, r": cannot be read \(No such file or directory\); mend it"),
+    ],
+)
+def test_what_is_no_json_is_one_line_with_the_advice(tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(SpkverError, match=said) as caught:
+        read_json(tmp_path / "a.json", "mend it")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.json'}:") and "\n" not in str(caught.value)

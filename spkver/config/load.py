@@ -9,23 +9,34 @@
 """
 
 import difflib
-import math
 import os
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, TypeVar, get_args, overload
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from spkver.config.schema import Config, Head, Section, before_added
 from spkver.config.shipped import nearest_shipped, shipped
 from spkver.errors import SpkverError
 
+AnySection = TypeVar("AnySection", bound=Section)
+Content = dict[str, Any]  # what a YAML file holds, before it is checked
 
-def load_config(path: str | Path, overrides: Sequence[str] = (), schema: type[Section] = Config):
+
+@overload
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config: ...
+
+
+@overload
+def load_config(path: str | Path, overrides: Sequence[str], schema: type[AnySection]) -> AnySection: ...
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), schema: type[Section] = Config) -> Section:
     """Read, complete and check a configuration.
 
     Args:
@@ -39,17 +50,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), schema: type[Se
     Raises:
         SpkverError: with one line that names file and key.
     """
-    return load_run(path, overrides, schema)[0]
+    return _load(path, overrides, schema)[0]
 
 
-def load_run(
-    path: str | Path, overrides: Sequence[str] = (), schema: type[Section] = Config
-) -> tuple[Section, dict[str, Any]]:
+def load_run(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Config, dict[str, Any]]:
     """Read what `dump_config` wrote; raises as `load_config`.
 
     Returns:
         The configuration, and what it ran on: empty where the file does not say.
     """
+    return _load(path, overrides, Config)
+
+
+def _load(path: str | Path, overrides: Sequence[str], schema: type[AnySection]) -> tuple[AnySection, dict[str, Any]]:
     path = _place(Path(path), path)
     content = _read_with_bases(path)
     run = content.pop("run", None)  # what a run wrote beside its values
@@ -62,7 +75,7 @@ def load_run(
     return _check(content, path, schema), _checked_run(run or {}, path)
 
 
-def complete(section: Section, overrides: Sequence[str], source: str):
+def complete(section: AnySection, overrides: Sequence[str], source: str) -> AnySection:
     """A section that stands in no file, changed by overrides and checked; ``source`` begins a message."""
     values = section.model_dump()
     for override in overrides:
@@ -74,7 +87,7 @@ def complete(section: Section, overrides: Sequence[str], source: str):
 _RENAMED = {"scoring.views": "scoring.variants"}
 
 
-def _renamed(content: dict) -> dict:
+def _renamed(content: Content) -> Content:
     """What a run stored, with today's names of its keys."""
     for old, new in _RENAMED.items():
         section, _, key = old.partition(".")
@@ -85,7 +98,7 @@ def _renamed(content: dict) -> dict:
     return content
 
 
-def dump_config(config: Section, run: dict | None = None) -> str:
+def dump_config(config: Section, run: dict[str, Any] | None = None) -> str:
     """The complete configuration as YAML; ``run`` adds what it ran on under that key."""
     content = config.model_dump()
     if run is not None:
@@ -114,7 +127,8 @@ def _checked_run(run: Any, path: Path) -> dict[str, Any]:
         raise SpkverError(f"{path}: key 'run' must be a section, got {_shown(run)}; remove it")
     for key, kind in _RUN.items():
         value = run.get(key)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        # Not math.isfinite(), which fails for an integer of 400 digits.
+        number = isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
         if value is not None and not (number if kind is float else isinstance(value, kind)):
             raise SpkverError(f"{path}: key 'run.{key}' must be {_NAMES[kind]}, got {_shown(value)}; remove it")
     return run
@@ -138,7 +152,7 @@ class _Loader(yaml.SafeLoader):
 
     _level = 0  # of what is read now
 
-    def compose_node(self, parent, index):
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self._level > _MOST_LEVELS:
             raise yaml.composer.ComposerError(None, None, "is nested too deeply", self.peek_event().start_mark)
         self._level += 1
@@ -147,7 +161,7 @@ class _Loader(yaml.SafeLoader):
         finally:
             self._level -= 1
 
-    def construct_document(self, node):
+    def construct_document(self, node: yaml.Node) -> Any:
         self._check_size(node, {}, [])
         return super().construct_document(node)
 
@@ -169,7 +183,7 @@ class _Loader(yaml.SafeLoader):
     def _refuse(self, why: str, node: yaml.Node) -> NoReturn:
         raise yaml.constructor.ConstructorError(None, None, why, node.start_mark)
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -210,7 +224,7 @@ def _place(path: Path, name: str | Path) -> Path:
     return path if os.path.lexists(path) and not path.is_dir() else shipped(name) or path
 
 
-def _read_with_bases(path: Path, chain: Sequence[Path] = (), read: list[Path] | None = None) -> dict:
+def _read_with_bases(path: Path, chain: Sequence[Path] = (), read: list[Path] | None = None) -> Content:
     """A file over its bases.
 
     Args:
@@ -233,7 +247,7 @@ def _read_with_bases(path: Path, chain: Sequence[Path] = (), read: list[Path] | 
     bases = base if isinstance(base, list) else [base]
     if not bases or not all(isinstance(each, str) for each in bases):
         raise SpkverError(f"{path}: key 'base' must be the path of a YAML file, or a list of them, got {_shown(base)}")
-    merged: dict = {}
+    merged: Content = {}
     for each in bases:  # a later one changes what an earlier one says
         merged = _merge(merged, _read_with_bases(_place(path.parent / each, each), [*chain, path.resolve()], read))
     return _merge(merged, content)
@@ -262,27 +276,30 @@ def _read_text(path: Path, only_a_file: bool) -> str:
         raise SpkverError(f"{path}: is not UTF-8 text") from None
 
 
-def _parse_override(override: str) -> dict:
+def _parse_override(override: str) -> Content:
     keys, equals, value = override.partition("=")
     if not equals or not all(keys.split(".")):
         raise SpkverError(f"override '{override}': must look like key.sub=value")
-    content = _parse_yaml(value, f"override '{override}'")
-    for key in reversed(keys.split(".")):
-        content = {key: content}
+    *sections, key = keys.split(".")
+    content = {key: _parse_yaml(value, f"override '{override}'")}
+    for section in reversed(sections):
+        content = {section: content}
     return content
 
 
-def _merge(old: dict, new: dict) -> dict:
+def _merge(old: Content, new: Content) -> Content:
     merged = dict(old)
     for key, value in new.items():
         before = merged.get(key)
-        both = isinstance(before, dict) and isinstance(value, dict)
-        renamed = both and key == "head" and value.get("name", before.get("name")) != before.get("name")
-        merged[key] = _merge(before, value) if both and not renamed else value
+        merged[key] = value
+        if isinstance(before, dict) and isinstance(value, dict):
+            another_head = key == "head" and value.get("name", before.get("name")) != before.get("name")
+            if not another_head:
+                merged[key] = _merge(before, value)
     return merged
 
 
-def _check(content: dict, path: Path | str, schema: type[Section]) -> Section:
+def _check(content: Content, path: Path | str, schema: type[AnySection]) -> AnySection:
     try:
         return schema.model_validate(content)
     except ValidationError as error:
@@ -291,7 +308,7 @@ def _check(content: dict, path: Path | str, schema: type[Section]) -> Section:
         raise SpkverError(f"{path}: {_explain(problems[0], schema)}") from None
 
 
-def _explain(problem: dict, schema: type[Section]) -> str:
+def _explain(problem: ErrorDetails, schema: type[Section]) -> str:
     location = [str(part) for part in problem["loc"]]
     if location[:1] == ["head"] and len(location) > 1:
         location.pop(1)  # pydantic puts the head's name between
@@ -333,7 +350,7 @@ def _lower(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _nearest(key: str, location: tuple, schema: type[Section]) -> str:
+def _nearest(key: str, location: tuple[int | str, ...], schema: type[Section]) -> str:
     if key in _RENAMED:
         return f" (it is '{_RENAMED[key]}' now)"
     valid = list(_valid_keys(schema))
@@ -349,7 +366,7 @@ def _nearest(key: str, location: tuple, schema: type[Section]) -> str:
     return f" (did you mean '{near[0]}'?)" if near else f" (valid here: {', '.join(siblings.values())})"
 
 
-def _valid_keys(section: type[Section], prefix: str = ""):
+def _valid_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
         yield prefix + name
         options = [field.annotation, *get_args(field.annotation)]
@@ -359,7 +376,7 @@ def _valid_keys(section: type[Section], prefix: str = ""):
 
 
 def _name_of(section: type[Section]) -> str:
-    return get_args(section.model_fields["name"].annotation)[0]
+    return str(get_args(section.model_fields["name"].annotation)[0])
 
 
 def _head_names() -> list[str]:

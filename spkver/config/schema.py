@@ -4,7 +4,7 @@ Defaults stand here and nowhere else; ``conf/base.yaml`` shows them to those who
 together). Keys that need more words than their name have a comment; units are in the names.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -17,19 +17,22 @@ CountOrZero = Annotated[int, Field(ge=0)]
 PerConvolution = Annotated[list[Count], Field(min_length=2)]
 
 
-def _ordered(pair: list) -> list:
+Number = TypeVar("Number", int, float)
+
+
+def _ordered(pair: list[Number]) -> list[Number]:
     if len(pair) != 2 or pair[0] > pair[1]:
         raise ValueError("must be [lowest, highest]")
     return pair
 
 
-def _recorded_first(factors: list) -> list:
+def _recorded_first(factors: list[float]) -> list[float]:
     if factors[0] != 1.0 or len(set(factors)) < len(factors):
         raise ValueError("must begin with 1.0 and name no factor twice")
     return factors
 
 
-def _original_first(variants: list) -> list:
+def _original_first(variants: list[list[float]]) -> list[list[float]]:
     distinct = len({tuple(variant) for variant in variants}) == len(variants)
     if variants[0] != [1.0, 1.0] or not distinct or any(len(variant) != 2 for variant in variants):
         raise ValueError("must hold pairs [speed factor, formant factor], first [1.0, 1.0], none of them twice")
@@ -61,12 +64,12 @@ def added(default: Any, before: Any) -> Any:
 
 def before_added(section: type[Section]) -> dict[str, Any]:
     """``before`` of a section's `added` keys, its sections' among them where they have such."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, Section):
             found |= {name: keys} if (keys := before_added(inner)) else {}
-        elif field.json_schema_extra is not None:
+        elif isinstance(field.json_schema_extra, dict):
             found[name] = field.json_schema_extra["before"]
     return found
 
@@ -162,7 +165,7 @@ class SpeechEncoderV3(Section):
     average_spectrum_dropout: Probability = added(0.5, before=0.5)  # of a training crop, that it goes without it
 
     @model_validator(mode="after")
-    def _widths_divide(self):
+    def _widths_divide(self) -> "SpeechEncoderV3":
         for name in ("time_strides", "freq_strides"):
             if len(getattr(self, name)) != len(self.channels):
                 raise ValueError(f"{name}: must have one value for each of channels {self.channels}")
@@ -226,7 +229,7 @@ class LearningRateSchedule(Section):
     final_lr: NotNegative = 1e-5
 
     @model_validator(mode="after")
-    def _exponential_never_reaches_zero(self):
+    def _exponential_never_reaches_zero(self) -> "LearningRateSchedule":
         if self.name == "exponential" and self.final_lr == 0:
             raise ValueError("final_lr: must be above 0 in an exponential schedule")
         return self
@@ -238,7 +241,7 @@ class MarginSchedule(Section):
     initial: NotNegative = 0.0
 
     @model_validator(mode="after")
-    def _ends_after_it_starts(self):
+    def _ends_after_it_starts(self) -> "MarginSchedule":
         if self.end_epoch < self.start_epoch:
             raise ValueError(f"end_epoch: must not lie before start_epoch {self.start_epoch}")
         return self
@@ -260,7 +263,7 @@ class Training(Section):
     max_skipped_in_a_row: Count = 10  # non-finite steps before training gives up
 
     @model_validator(mode="after")
-    def _keeps_what_it_averages(self):
+    def _keeps_what_it_averages(self) -> "Training":
         if self.average_last > self.keep_last:
             raise ValueError(f"average_last: must not be above keep_last {self.keep_last}")
         return self

@@ -2,6 +2,8 @@
 
 The file grows as ``NAME.part``, beside a record of which version of the remote file it is a part of
 (``NAME.part.json``), and gets its name when it is whole and its checksum is right. One process fetches it at a time.
+Neither `urllib` nor requests, pooch or `torch.hub` goes on where a download broke, and makes sure of joining parts of
+one version only.
 """
 
 import contextlib

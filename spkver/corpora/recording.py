@@ -32,6 +32,10 @@ def record(speech: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np
 
 
 def _in_room(sound: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
+    """A simpler room than `spkver.data.augment.simulated_room`.
+
+    That one would change every recording of the built-in corpus, and with them the figures that are published of it.
+    """
     reverberation_seconds = rng.uniform(0.1, 0.45)
     seconds = np.arange(round(reverberation_seconds * sample_rate)) / sample_rate
     tail = rng.standard_normal(len(seconds)) * 10 ** (-3 * seconds / reverberation_seconds)

@@ -1,4 +1,8 @@
-"""A tar or zip archive unpacked safely: whole or not at all, and never outside of its folder."""
+"""A tar or zip archive unpacked safely: whole or not at all, and never outside of its folder.
+
+Early versions of Python 3.10 and 3.11 lack `tarfile`'s data filter, and in later ones links led past it; so all members
+are checked here before the first is written, and the filter comes second.
+"""
 
 import gzip
 import lzma

@@ -23,29 +23,7 @@ import numpy as np
 import soundfile
 
 from spkver.data.containers import AudioError, check_container, check_joined
-from spkver.data.resampling import (
-    check_rate,
-    resample,
-    resample_grid,
-    resample_margin,
-    resample_ratio,
-    resample_up_down,
-    speed,
-)
-
-__all__ = [
-    "SILENCE_PEAK",
-    "AudioError",
-    "AudioFile",
-    "audio_info",
-    "check_samples",
-    "is_16_bit_audio",
-    "open_audio",
-    "read_audio",
-    "resample",
-    "speed",
-    "wrap_to",
-]
+from spkver.data.resampling import check_rate, resample_grid, resample_margin, resample_ratio, resample_up_down
 
 SILENCE_PEAK = 1e-4
 """Samples that stay within this of their middle are silence: -80 dB of full scale, 3 steps of 16 bits."""

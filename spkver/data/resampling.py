@@ -1,6 +1,7 @@
 """Samples from one rate to another, so that a part of a recording is resampled bit for bit as the whole.
 
-Two ways, chosen by the ratio of the rates.
+No library's resampler (soxr, scipy, torchaudio) is used, as none promises that: a crop would not hold the samples of
+its file. Two ways, chosen by the ratio of the rates.
 
 - The usual ratios are matrix products, several times as fast as a polyphase filter: so many neighbouring samples of
   the output depend on a window of the input in the same way wherever they lie. The products are always of the same

@@ -1,5 +1,7 @@
 """Batches of P speakers x K utterances, the same on every machine.
 
+None of torch's samplers serves: they draw single items, whoever speaks, from a random state that a resumed run would
+have to have kept.
 
 - A batch depends only on (seed, epoch, step). The global batch is drawn first and a process takes its
   slice, so any number of processes or data workers sees the same batches.

@@ -73,10 +73,6 @@ class Extractor:
         """Embed waveforms ``(n_samples,)`` at the configured rate -> ``(len(waveforms), embed_dim)`` float32."""
         return self.extract(waveforms).embeddings
 
-    def embed_utterances(self, utterances: list[Utterance], durations: dict[str, float], title: str) -> np.ndarray:
-        """Embed files -> ``(len(utterances), embed_dim)``; see `extract_utterances`."""
-        return self.extract_utterances(utterances, durations, title).embeddings
-
     @torch.inference_mode()
     def extract(self, waveforms: list[np.ndarray]) -> Extracted:
         """Embeddings and their magnitudes of waveforms ``(n_samples,)`` at the configured rate."""
@@ -102,8 +98,8 @@ class Extractor:
         same_length = bool((lengths == lengths[0]).all())
         return self.encoder.unnormalised(features, None if same_length else n_frames, average).float()
 
-    def extract_utterances(self, utterances: list[Utterance], durations: dict[str, float], title: str) -> Extracted:
-        """Embeddings and magnitudes of files, in their order.
+    def embed_utterances(self, utterances: list[Utterance], durations: dict[str, float], title: str) -> np.ndarray:
+        """Embed files, in their order -> ``(len(utterances), embed_dim)`` float32.
 
         Args:
             utterances: to be embedded.
@@ -115,7 +111,6 @@ class Extractor:
                 embedded all the same: this serves training, where it must not end a run.
         """
         embeddings = np.zeros((len(utterances), self.embed_dim), np.float32)
-        magnitudes, seconds = np.zeros(len(utterances), np.float32), np.zeros(len(utterances))
         order = sorted(range(len(utterances)), key=lambda index: durations[utterances[index].id])
         with (
             ThreadPoolExecutor(1) as reader,
@@ -123,9 +118,9 @@ class Extractor:
         ):
             read = _ahead(reader, self._read, [utterances[index] for index in order])
             for indices, waveforms in self.batches(zip(order, read)):
-                embeddings[indices], magnitudes[indices], seconds[indices] = self.extract(waveforms)
+                embeddings[indices] = self.embed(waveforms)
                 bar.update(len(indices))
-        return Extracted(embeddings, magnitudes, seconds)
+        return embeddings
 
     def batches(self, waveforms: Iterable) -> Iterator[tuple[list[int], list[np.ndarray]]]:
         """Groups whose padded length stays below ``scoring.batch_seconds``."""

@@ -54,6 +54,10 @@ class Fbank(nn.Module):
         SpkverError: settings that give no filterbank.
     """
 
+    window: Tensor
+    mel: Tensor
+    envelope: Tensor | None
+
     def __init__(
         self,
         sample_rate: int = 16000,

@@ -1,8 +1,8 @@
 """Heads: embedding and speaker index -> logits for cross-entropy. ``build_head`` makes the configured one."""
 
 import inspect
-from typing import Any
 
+from spkver.config import schema
 from spkver.errors import SpkverError
 from spkver.heads.arc_margin import ArcMarginProduct
 from spkver.heads.chunked import chunked_loss
@@ -29,7 +29,7 @@ HEADS: dict[str, type[Head]] = {
 }
 
 
-def build_head(config: Any, in_features: int, out_features: int) -> Head:
+def build_head(config: schema.Head, in_features: int, out_features: int) -> Head:
     """The head that ``config.name`` names, with those of the config's values that it has a use for.
 
     Args:

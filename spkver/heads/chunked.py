@@ -70,11 +70,12 @@ def chunked_loss(
         raise ValueError(f"chunk_rows must be 1 or more, not {chunk_rows}")
     head.check_label(label, len(embedding))
     _check_parameters(head)
-    penalised = isinstance(head, ArcMarginProductIntertopkSubcenter) and head.penalty > 0
+    # No head has a penalty but this one, and it has none before the margin schedule begins.
+    penalised = head if isinstance(head, ArcMarginProductIntertopkSubcenter) and head.penalty > 0 else None
     plan = ChunkPlan(
         rows_per_class=head.rows_per_class,
         normalise=isinstance(head, NormFace),
-        n_top_k=head.k_top if penalised else 0,
+        n_top_k=0 if penalised is None else penalised.k_top,
         chunk_classes=max(chunk_rows // head.rows_per_class, 1),
         factors=FACTORS[products],
     )
@@ -82,14 +83,14 @@ def chunked_loss(
         embedding, weight = embedding.float(), head.weight.float()
         bias = getattr(head, "bias", None)
         bias = None if bias is None else bias.float()
-        if plan.normalise:
+        if isinstance(head, NormFace):
             embedding = head.scale * F.normalize(embedding)
-        logits = FusedLogits if _kernels_fit(embedding, weight, bias, label) else LogitSummary
-        target, top_k_other, other_logsumexp, other_highest = logits.apply(embedding, weight, bias, label, plan)
+        summary = FusedLogits if _kernels_fit(embedding, weight, bias, label) else LogitSummary
+        target, top_k_other, other_logsumexp, other_highest = summary.apply(embedding, weight, bias, label, plan)
         if isinstance(head, ArcMarginProduct):
             target = head.scale * penalise(target / head.scale, head.margin, head.easy_margin)
-        if plan.n_top_k:
-            top_k_other = head.scale * add_angle(top_k_other / head.scale, -head.penalty)
+        if penalised is not None:
+            top_k_other = penalised.scale * add_angle(top_k_other / penalised.scale, -penalised.penalty)
         logits = torch.cat([target[:, None], top_k_other, other_logsumexp[:, None]], dim=1)
         loss = F.cross_entropy(logits, torch.zeros_like(label))
         others = torch.cat([top_k_other, other_highest[:, None]], dim=1).amax(1)

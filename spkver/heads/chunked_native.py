@@ -6,6 +6,7 @@ own gradient, two products, and the part along each weight row taken out.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,9 @@ class FusedLogits(torch.autograd.Function):
     """As ``LogitSummary``, where `native.usable` says so; ``embedding`` and ``weight`` are float32."""
 
     @staticmethod
-    def forward(ctx, embedding, weight, bias, label, plan):
+    def forward(
+        ctx: Any, embedding: Tensor, weight: Tensor, bias: Tensor | None, label: Tensor, plan: ChunkPlan
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         batch, k, n_threads = len(embedding), plan.n_top_k, torch.get_num_threads()
         weight, label, bias = weight.contiguous(), label.contiguous(), None if bias is None else bias.contiguous()
         target = embedding.new_empty(batch)
@@ -58,7 +61,9 @@ class FusedLogits(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_target, grad_hardest, grad_other, _):
+    def backward(
+        ctx: Any, grad_target: Tensor, grad_hardest: Tensor, grad_other: Tensor, _: None
+    ) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
         embedding, weight, bias, label, inverse_norm, top_k_class, other_logsumexp = ctx.saved_tensors
         plan = ctx.plan
         n_singles = 1 + plan.n_top_k
@@ -130,7 +135,7 @@ class _Chunks:
     def multiply(self, chunk: _Chunk, measure: bool = False) -> Tensor:
         """Products of a chunk's rows, and with ``measure`` 1 / the rows' lengths; returns the rows as multiplied."""
         rows = self.weight[chunk.rows]
-        inverse = self.inverse_norm[chunk.rows] if measure else None
+        inverse = self.inverse_norm[chunk.rows] if measure and self.inverse_norm is not None else None
         rounded = None if self.rounded is None else self.rounded[: chunk.n_rows]
         if measure or rounded is not None:
             native.call("head_prepare", rows, inverse, rounded, dtype=torch.float32)

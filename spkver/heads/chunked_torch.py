@@ -11,7 +11,7 @@
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,7 +42,9 @@ class LogitSummary(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, embedding, weight, bias, label, plan):
+    def forward(
+        ctx: Any, embedding: Tensor, weight: Tensor, bias: Tensor | None, label: Tensor, plan: ChunkPlan
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         batch, k = len(embedding), plan.n_top_k
         target = embedding.new_empty(batch)
         top_k_other = embedding.new_full((batch, k), -torch.inf)
@@ -84,7 +86,9 @@ class LogitSummary(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_target, grad_hardest, grad_other, _):
+    def backward(
+        ctx: Any, grad_target: Tensor, grad_hardest: Tensor, grad_other: Tensor, _: None
+    ) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
         embedding, weight, bias, label, inverse_norm, top_k_class, other_logsumexp = ctx.saved_tensors
         plan = ctx.plan
         single_class = torch.cat([label[:, None], top_k_class], dim=1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spkver.errors import SpkverError
 from spkver.heads.arc_margin import ArcMarginProduct, add_angle, penalise
+from spkver.heads.softmax import Head
 
 # ``mp`` is given for this margin, in radians, and follows the margin in proportion.
 MARGIN_OF_MP = 0.2
@@ -86,7 +87,7 @@ class ArcMarginProductIntertopkSubcenter(ArcMarginProduct):
         _check_k_top(self.k_top, out_features)
         super().cut(out_features)
 
-    def part(self, classes: Tensor) -> "ArcMarginProductIntertopkSubcenter":
+    def part(self, classes: Tensor) -> Head:
         _check_k_top(self.k_top, len(classes))
         return super().part(classes)
 

@@ -5,6 +5,8 @@ are, they do norm, ReLU and mask in two or three passes over what the cache hold
 two sums a channel and one linear combination of input and output gradient, is six passes of torch's.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,7 +71,9 @@ def _per_channel(of_groups: Tensor, in_group: int) -> Tensor:
 
 class _Kernel(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, mask: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, mask: Tensor | None
+    ) -> Tensor:
         weight, bias = weight.float().contiguous(), bias.float().contiguous()
         mask = None if mask is None else mask.contiguous()
         out = torch.empty_like(x, memory_format=torch.channels_last)
@@ -81,7 +85,7 @@ class _Kernel(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None, None]:
         x, weight, bias, mean, rstd = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         x_gradient = torch.empty_like(x, memory_format=torch.channels_last)
@@ -107,7 +111,7 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float)
 
 class _ChannelsLastGroupNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         batch, channels, n_frames, n_bins = x.shape
         y, mean, rstd = torch.native_group_norm(x, weight, bias, batch, channels, n_frames * n_bins, groups, eps)
         ctx.save_for_backward(x, weight, mean.float(), rstd.float())
@@ -115,7 +119,7 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
         x, weight, mean, rstd = ctx.saved_tensors
         batch, channels, n_frames, n_bins = x.shape
         values = x.permute(0, 2, 3, 1).flatten(1, 2)

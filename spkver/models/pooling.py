@@ -5,6 +5,8 @@ in float32 whatever the autocast (variances in bfloat16 lose the speaker), and g
 ``(batch, out_features)``.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -15,7 +17,13 @@ from spkver import native
 _VARIANCE_FLOOR = 1e-5
 
 
-class MeanPooling(nn.Module):
+class Pooling(nn.Module):
+    """What gives ``(batch, out_features)``."""
+
+    out_features: int
+
+
+class MeanPooling(Pooling):
     """The mean over valid frames."""
 
     def __init__(self, n_channels: int):
@@ -29,7 +37,7 @@ class MeanPooling(nn.Module):
             return (frames * _uniform_weights(frames, mask)).sum(1)
 
 
-class StatisticsPooling(nn.Module):
+class StatisticsPooling(Pooling):
     """Mean and standard deviation over valid frames (Snyder et al., Interspeech 2017)."""
 
     def __init__(self, n_channels: int):
@@ -42,10 +50,11 @@ class StatisticsPooling(nn.Module):
             if _kernel_fits(frames, mask):
                 return _Statistics.apply(frames, None, mask)
             weights = _uniform_weights(frames, mask)
-            return _statistics(*_Centre.apply(frames.float(), weights), weights)
+            mean, centred = _Centre.apply(frames.float(), weights)
+            return _statistics(mean, centred, weights)
 
 
-class AttentiveStatisticsPooling(nn.Module):
+class AttentiveStatisticsPooling(Pooling):
     """Mean and standard deviation weighted by attention (Okabe et al., Interspeech 2018).
 
     Each channel has its own weights over time, and the attention sees the utterance's plain
@@ -117,7 +126,7 @@ class _Statistics(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, frames: Tensor, energy: Tensor | None, mask: Tensor | None) -> Tensor:
+    def forward(ctx: Any, frames: Tensor, energy: Tensor | None, mask: Tensor | None) -> Tensor:
         frames = frames.contiguous()
         energy = None if energy is None else energy.contiguous()
         mask = None if mask is None else mask.contiguous()
@@ -128,7 +137,7 @@ class _Statistics(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         frames, energy, mask, moments = ctx.saved_tensors
         slopes = [part.contiguous() for part in gradient.chunk(2, dim=1)]
         of_frames = torch.empty_like(frames)
@@ -142,14 +151,14 @@ class _Centre(torch.autograd.Function):
     """Frames to their weighted mean and the frames without it; what autograd makes of it takes thrice the passes."""
 
     @staticmethod
-    def forward(ctx, frames: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, frames: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(weights)
         mean = (frames * weights).sum(1)
         return mean, frames - mean.unsqueeze(1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, mean_gradient: Tensor, centred_gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, mean_gradient: Tensor, centred_gradient: Tensor) -> tuple[Tensor, None]:
         (weights,) = ctx.saved_tensors
         return centred_gradient + weights * (mean_gradient - centred_gradient.sum(1)).unsqueeze(1), None
 
@@ -158,7 +167,7 @@ class _Moments(torch.autograd.Function):
     """Weighted sums over time of frames and of their squares, with a backward of five passes over the frames."""
 
     @staticmethod
-    def forward(ctx, frames: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, frames: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(frames, weights)
         weighted = frames * weights
         first = weighted.sum(1)
@@ -166,7 +175,7 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, first_gradient: Tensor, second_gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+    def backward(ctx: Any, first_gradient: Tensor, second_gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         frames, weights = ctx.saved_tensors
         slope = frames * second_gradient.unsqueeze(1)
         both = slope + first_gradient.unsqueeze(1)
@@ -174,7 +183,7 @@ class _Moments(torch.autograd.Function):
         return both.add_(slope).mul_(weights), weights_gradient
 
 
-def build_pooling(name: str, n_channels: int, n_hidden: int) -> nn.Module:
+def build_pooling(name: str, n_channels: int, n_hidden: int) -> Pooling:
     """The pooling called ``name``: ``attentive_statistics``, ``statistics`` or ``mean``."""
     if name == "attentive_statistics":
         return AttentiveStatisticsPooling(n_channels, n_hidden)

@@ -1,6 +1,7 @@
 """Position: what lets a transformer know where a frame stands."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ class SinusoidalPosition(nn.Module):
     Their learnt scale starts small: at full size they drown the frames of a fresh projection.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(0.1))
 
@@ -87,14 +88,14 @@ class _DepthwiseConvolution(torch.autograd.Function):
     """``x (batch, n_steps, channels)`` along time by ``weight (channels, 1, kernel)``, kernel odd; as long as x."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         taps = weight.float().squeeze(1).t().contiguous()
         ctx.save_for_backward(x, taps)
         return _convolve(x, taps, bias.float().contiguous())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, taps = ctx.saved_tensors
         gradient = gradient.contiguous()
         taps_gradient = torch.empty_like(taps)

@@ -9,6 +9,8 @@ transformer over TIME, pooling, linear embedding, L2 norm.
 - No ReLU on the embedding: it would put every pair of speakers into one orthant.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,10 +36,10 @@ class FrontEnd(nn.Module):
     def __init__(
         self,
         n_mels: int,
-        channels: list[int],
+        channels: Sequence[int],
         groups: int,
-        time_strides: list[int],
-        freq_strides: list[int],
+        time_strides: Sequence[int],
+        freq_strides: Sequence[int],
         d_model: int,
     ):
         super().__init__()
@@ -165,10 +167,10 @@ class SpeechEncoderV3(nn.Module):
     def __init__(
         self,
         n_mels: int = 80,
-        channels: list[int] = (32, 64),
+        channels: Sequence[int] = (32, 64),
         groups: int = 8,
-        time_strides: list[int] = (2, 2),
-        freq_strides: list[int] = (2, 2),
+        time_strides: Sequence[int] = (2, 2),
+        freq_strides: Sequence[int] = (2, 2),
         d_model: int = 256,
         n_layers: int = 4,
         n_heads: int = 4,

@@ -13,7 +13,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ _TYPES = {
     "bf16": torch.bfloat16,
     "bool": torch.bool,
 }
-_NUMBERS = {"": ctypes.c_int64, "float": ctypes.c_float}
+_NUMBERS: "dict[str, type[ctypes._SimpleCData[Any]]]" = {"": ctypes.c_int64, "float": ctypes.c_float}
 
 # What each kernel takes, in the order of its arguments in C. With brackets: a tensor of these sizes, in the order of
 # its memory, of one of the types above or `act`, that of the activations; with `?`, there may be none. Without: a
@@ -161,7 +161,7 @@ def call(kernel: str, *tensors: Tensor | None, dtype: torch.dtype, **numbers: fl
         _check(kernel, place, tensor, wanted, dtype, sizes)
     values = [_NUMBERS[kind](sizes[name]) for name, kind in names]
     # Where every thread has a part of a tensor, no more of them than parts.
-    n_threads = sizes.get("threads", torch.get_num_threads())
+    n_threads = int(sizes.get("threads", torch.get_num_threads()))
     values += [ctypes.c_int64(dtype == torch.bfloat16), ctypes.c_int64(n_threads)]
     if getattr(_LIBRARY, kernel)(*map(_address, tensors), *values):
         raise MemoryError(f"no memory for {kernel}")

@@ -218,6 +218,7 @@ class RowAdamW(torch.optim.Optimizer):
 
     A row that is not in use keeps its weights and its moments; each row corrects the bias of its moments by the
     number of its own steps. With all classes in use at every step it is AdamW. A bias is not decayed.
+    ``torch.optim.SparseAdam`` decays no weights and has one number of steps for all rows.
 
     Args:
         head: whose parameters are changed.

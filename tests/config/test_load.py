@@ -270,6 +270,7 @@ MERGE_BOMB = "a0: &a0 {x: 1}\n" + "".join(
         ("run: [1]\n", "key 'run' must be a section"),
         ("run: {threshold: x}\n", "key 'run.threshold' must be a finite number"),
         ("run: {threshold: .nan}\n", "key 'run.threshold' must be a finite number"),
+        ("run: {threshold: " + "9" * 400 + "}\n", "key 'run.threshold' must be a finite number"),
         ("run: {data: 3}\n", "key 'run.data' must be text"),
     ],
 )

@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--survivors", action="store_true")
+    parser.add_argument("--control", action="store_true")
     parser.add_argument("places", nargs="*")
     options = parser.parse_args()
 
@@ -242,14 +243,19 @@ def main() -> None:
     if options.survivors:
         todo = [name for name in todo if known.get(keys[name], "") not in NOTICED]
 
+    if options.control:  # a mutant that is not there: the function as it is
+        todo = sorted({f"{function_of(name)}__mutmut_0" for name in todo})
+
     os.chdir(MUTANTS)
     os.environ["PYTHONPATH"] = str(MUTANTS)
     runs = MutantRuns(todo, options.seconds)
     try:
         pytest.main(["-q", "-s", "--rootdir=.", "-p", "no:cacheprovider", *TESTS], plugins=[runs])
     finally:
-        known |= {keys[name]: result for name, result in runs.results.items()}
+        known |= {keys[name]: result for name, result in runs.results.items() if name in keys}
         RESULTS.write_text(json.dumps(known))
+    if options.control:
+        sys.exit(any(result in NOTICED for result in runs.results.values()))
     report(
         {source: {name: known[keys[name]] for name in names if keys[name] in known} for source, names in chosen.items()}
     )

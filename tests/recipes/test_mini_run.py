@@ -19,8 +19,8 @@ SMALL = [
     "lr_schedule.warmup_epochs=0.5", "margin_schedule.start_epoch=0", "margin_schedule.end_epoch=1",
     "training.precision=float32", "training.device=cpu", "training.threads=1",
 ]  # fmt: skip
-# With this seed the rounding of another CPU, or of torch instead of the kernels, moves scores by 1e-4 and losses by 1e-6
-# (with others scores by up to 1e-2); noise of 3e-4 on all scores leaves the EER where it is.
+# With this seed the rounding of another CPU, or of torch instead of the kernels, moves scores by 1e-4 and losses by
+# 1e-6, with others scores by up to 1e-2. Noise of 3e-4 on all scores leaves the EER where it is.
 STEADY = ["seed=2"]
 
 

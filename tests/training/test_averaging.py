@@ -1,23 +1,20 @@
-"""The final model: the mean of the last epochs, with BatchNorm statistics and a threshold of its own."""
+"""The final model: which epochs it averages, BatchNorm statistics of its own, its EER and threshold."""
+
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
-import spkver
 from spkver.data.audio import read_audio
+from spkver.data.audio_check import keep_usable
 from spkver.data.directory import read_data_directory
 from spkver.embedding.extractor import Extractor
+from spkver.errors import SpkverError
 from spkver.experiment.model_folder import load_model, load_tensors, read_speakers
-from spkver.scoring.metrics import equal_error_rate
-
-
-def test_the_model_is_the_average_of_the_last_epochs(trained):
-    model = load_model(trained / "model")
-    assert model.run["epochs_averaged"] == [2, 3]
-    files = [load_tensors(trained / "checkpoints" / f"epoch-00{epoch}.safetensors") for epoch in (2, 3)]
-    name = "embedding.weight"
-    mean = (files[0][f"encoder.{name}"] + files[1][f"encoder.{name}"]) / 2
-    assert torch.allclose(model.encoder.state_dict()[name], mean, atol=1e-7)
+from spkver.experiment.paths import Experiment
+from spkver.training.averaging import Averaged, average_model, directory_of
+from spkver.training.held_out import HeldOut
 
 
 def test_whole_training_utterances_are_centred_with_unit_variance(trained, voices):
@@ -39,15 +36,59 @@ def test_whole_training_utterances_are_centred_with_unit_variance(trained, voice
         assert (values.std(0) / scale.abs() - 1).abs().max() < 0.03  # BatchNorm's epsilon takes a little
 
 
-def test_the_threshold_is_the_score_at_which_both_errors_of_the_held_out_speakers_are_equal(trained, voices):
-    run, trained_on = load_model(trained / "model").run, read_speakers(trained / "model")
-    directory = read_data_directory(voices)
-    voice = spkver.load(trained / "model")
-    held_out = [(u.speaker, voice.embed(u.path)) for u in directory.utterances if u.speaker not in trained_on]
-    assert len(held_out) == 3 * 6
-    pairs = [(one, other) for n, one in enumerate(held_out) for other in held_out[:n]]
-    alike = [pair for pair in pairs if directory.genders[pair[0][0]] == directory.genders[pair[1][0]]]
-    labels = [one[0] == other[0] for one, other in alike]
-    eer, threshold = equal_error_rate([one[1] @ other[1] for one, other in alike], labels)
-    assert (run["held_out_eer"], run["threshold"]) == pytest.approx((eer, threshold), abs=1e-4)
-    assert voice.threshold == run["threshold"] != eer
+@pytest.fixture
+def experiment(trained, tmp_path):
+    return Experiment(shutil.copytree(trained, tmp_path / "exp"))
+
+
+def test_the_last_epochs_in_a_row_are_averaged_and_a_best_one_of_long_before_is_not(experiment, voices):
+    directory = keep_usable(read_data_directory(voices), 16000)
+    epochs = {path.name: path for path in experiment.checkpoints.glob("epoch-*")}
+    assert sorted(epochs) == ["epoch-002.safetensors", "epoch-003.safetensors"]
+    shutil.copy(epochs["epoch-002.safetensors"], experiment.checkpoints / "epoch-001.safetensors")
+    done = average_model(experiment, directory, ["scoring.max_seconds=30"])
+    assert done.epochs == [2, 3]
+    weights = [load_tensors(epochs[name]) for name in sorted(epochs)]
+    model = load_model(experiment.model)
+    name = "embedding.weight"
+    mean = (weights[0][f"encoder.{name}"] + weights[1][f"encoder.{name}"]) / 2
+    assert torch.allclose(model.encoder.state_dict()[name], mean, atol=1e-7)
+    head = (weights[0]["head.weight"] + weights[1]["head.weight"]) / 2
+    assert torch.allclose(load_tensors(experiment.model / "head.safetensors")["weight"], head, atol=1e-7)
+    assert model.config.scoring.max_seconds == 30
+    assert read_speakers(experiment.model) == read_speakers(experiment.untrained)
+
+    trained_on = read_speakers(experiment.untrained)
+    held_out = directory.subset(speakers=set(directory.speakers) - set(trained_on))
+    config = model.config
+    eer, threshold = HeldOut.of(held_out, config.data.held_out_nontargets, config.seed).equal_error_rate(
+        Extractor(model.encoder, config)
+    )
+    assert (done.held_out_eer, done.threshold) == pytest.approx((eer, threshold), abs=1e-6)
+    found = {key: model.run[key] for key in ("epochs_averaged", "held_out_eer", "threshold")}
+    assert found == {"epochs_averaged": [2, 3], "held_out_eer": done.held_out_eer, "threshold": done.threshold}
+    assert model.run["data"] == str(voices)  # what the run was made of stays
+
+
+def test_without_an_epoch_there_is_nothing_to_average(experiment, voices):
+    for path in experiment.checkpoints.glob("epoch-*"):
+        path.unlink()
+    with pytest.raises(SpkverError, match=rf"^{experiment.checkpoints}: no epoch is finished yet; train first"):
+        average_model(experiment, read_data_directory(voices))
+
+
+def test_what_was_averaged_is_said_in_a_line():
+    assert str(Averaged([3, 4, 5], 0.03125, 0.25)) == "average of epochs 3-5, held-out EER 3.12% (threshold 0.250)"
+    assert str(Averaged([3, 4], None, None)) == "average of epochs 3-4"
+
+
+def test_the_data_is_what_was_named_or_what_the_run_knows(tmp_path):
+    assert directory_of({"data": str(tmp_path)}, None) == tmp_path
+    assert directory_of({"data": "/nowhere"}, tmp_path) == tmp_path
+    assert directory_of({}, tmp_path) == tmp_path
+    with pytest.raises(SpkverError, match=r"^/nowhere: the data directory of this run is gone; name it with --data$"):
+        directory_of({"data": "/nowhere"}, None)
+    with pytest.raises(SpkverError, match=r"^/gone: the data directory of this run is gone"):
+        directory_of({"data": str(tmp_path)}, Path("/gone"))
+    with pytest.raises(SpkverError, match=r"^the run does not say where its data directory is; name it with --data$"):
+        directory_of({}, None)

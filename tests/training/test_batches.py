@@ -14,7 +14,7 @@ from spkver.data.shared_memory import Piped, ready_to_send, shared_zeros
 from spkver.errors import SpkverError
 from spkver.training import batches as batches_module
 from spkver.training import stopping
-from spkver.training.batches import Batches, WorkerDied
+from spkver.training.batches import Batches, WorkerDied, _how_it_died
 from spkver.training.device import ignore_interrupts
 from spkver.training.stopping import StopNow, StopRequest
 
@@ -159,3 +159,39 @@ def test_what_a_forked_process_writes_to_shared_memory_is_seen():
 
 def test_there_may_be_nothing_to_share():
     assert shared_zeros(0, torch.int64).shape == (0,)
+
+
+def test_how_a_worker_died_is_told_with_a_reason_where_one_is_known():
+    assert _how_it_died(5, 3) == "data worker (process 5) ended with status 3"
+    assert _how_it_died(5, -signal.SIGABRT) == "data worker (process 5) was killed by SIGABRT"
+    for number, reason in (
+        (
+            signal.SIGKILL,
+            "the system does so when memory runs out; lower data.workers, data.cache_gigabytes or the batch",
+        ),
+        (signal.SIGBUS, "shared memory ran out; give the machine more of /dev/shm, or lower data.workers"),
+        (signal.SIGSEGV, "a library that decodes audio crashed, or memory is faulty"),
+    ):
+        assert _how_it_died(6, -number) == f"data worker (process 6) was killed by {number.name}: {reason}"
+
+
+def failing(error):
+    raise error
+    yield
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_many_open_files_is_one_line_and_another_error_is_what_it_was(workers):
+    for error, kind, said in (
+        (
+            OSError(24, "Too many open files"),
+            SpkverError,
+            "^too many open files; raise `ulimit -n`, or lower data.workers$",
+        ),
+        (RuntimeError("received 0 items of ancdata"), RuntimeError, "^received 0 items of ancdata$"),
+    ):
+        with Batches(loader_of(workers=workers)) as batches:
+            iterator, batches._iterator = batches._iterator, failing(error)
+            with pytest.raises(kind, match=said):
+                next(batches)
+            batches._iterator = iterator

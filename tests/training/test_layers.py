@@ -231,3 +231,11 @@ def test_the_configuration_that_a_model_keeps_serves_as_the_base_of_a_fine_tune(
     config, before = load_config(tmp_path / "mine.yaml"), load_config(trained / "model" / "config.yaml")
     assert config.model == before.model
     assert (config.optimizer.freeze, config.init.utterances) == (["front_end.*"], 20)
+
+
+def test_a_pattern_like_no_name_at_all_is_told_with_some_name():
+    encoder = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    with pytest.raises(
+        SpkverError, match=r"^optimizer.freeze: 'zzzzzz' matches nothing in the encoder \(did you mean '0"
+    ):
+        freeze(encoder, ["zzzzzz"])

@@ -76,6 +76,64 @@ def test_the_choice_is_seeded_bounded_and_of_both_kinds(voices, tmp_path):
     assert not Snapshots(tmp_path, training, None, 3, 2, seed=7).subset.held_out.any()
 
 
+class Extractor:
+    """Gives utterance ``n`` of all the embedding that lies by a given angle from the first axis."""
+
+    def __init__(self, angles):
+        self.angles = angles
+
+    def embed_utterances(self, utterances, durations, title):
+        assert title == "snapshot" and {utterance.id for utterance in utterances} <= durations.keys()
+        angles = [self.angles[utterance.id] for utterance in utterances]
+        return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("rows_per_class", [1, 2])
+def test_a_snapshot_holds_embeddings_nearest_classes_of_the_subset_and_centres(voices, tmp_path, rows_per_class):
+    directory = keep_usable(read_data_directory(voices), 16000)
+    training, held_out = directory.subset(directory.speakers[:7]), directory.subset(directory.speakers[7:])
+    snapshots = Snapshots(tmp_path, training, held_out, 3, 2, seed=7)
+    snapshots.begin()
+    subset = read_subset(tmp_path)
+    assert subset.utts.tolist() == snapshots.subset.utts.tolist() == [u.id for u in snapshots.utterances]
+    assert subset.held_out.tolist() == [False] * 6 + [True] * 6
+    # Speakers in the directory's order, and utterances in theirs.
+    assert subset.speakers.tolist() == sorted(subset.speakers.tolist())
+    assert subset.utts.tolist() == sorted(subset.utts.tolist())
+    head = NormFace(2, 7, rows_per_class=rows_per_class)
+    angles = torch.arange(7) * 0.5
+    rows = torch.stack([angles.cos(), angles.sin()], 1)
+    head.weight.data = 3 * rows.repeat_interleave(rows_per_class, 0)
+    if rows_per_class == 2:
+        head = ArcMarginProductIntertopkSubcenter(2, 7, K=2, k_top=2)
+        head.weight.data = 3 * rows.repeat_interleave(2, 0)
+    chosen = [training.speakers.index(speaker) for speaker in subset.train_speakers]
+    assert len(chosen) == 3
+    # The first utterance of each lies nearest to the class after its own, the other one to its own.
+    at = {utt: 0.5 * chosen[(n // 2 + (n % 2 == 0)) % 3] + 0.01 for n, utt in enumerate(subset.utts[:6])}
+    extractor = Extractor(at | dict.fromkeys(subset.utts[6:].tolist(), 1.0))
+    histograms = torch.stack([torch.arange(len(GRADIENT_EDGES) - 1), torch.ones(len(GRADIENT_EDGES) - 1).long()])
+    snapshots.take(4, extractor, head, histograms)
+    snapshot = read_snapshot(snapshot_files(tmp_path)[4], 4)
+    assert snapshot.predicted.tolist() == [1, 0, 2, 1, 0, 2] + [-1] * 6
+    np.testing.assert_allclose(snapshot.embeddings[0], [np.cos(at[subset.utts[0]]), np.sin(at[subset.utts[0]])], 1e-6)
+    np.testing.assert_allclose(snapshot.embeddings[6:], [[np.cos(1), np.sin(1)]] * 6, rtol=1e-6)
+    expected = (3 * rows[chosen])[:, None].expand(3, rows_per_class, 2)
+    np.testing.assert_allclose(snapshot.centres, expected, rtol=1e-6)
+    assert snapshot.gradients_before.tolist() == list(range(len(GRADIENT_EDGES) - 1))
+    assert snapshot.gradients_after.tolist() == [1] * (len(GRADIENT_EDGES) - 1)
+    snapshots.take(0, extractor, head, None)
+    assert len(read_snapshot(snapshot_files(tmp_path)[0], 0).gradients_before) == 0
+
+
+def test_no_more_are_chosen_than_there_are(voices, tmp_path):
+    directory = keep_usable(read_data_directory(voices), 16000)
+    snapshots = Snapshots(tmp_path, directory, None, 100, 100, seed=1)
+    assert sorted(snapshots.subset.utts) == sorted(utterance.id for utterance in directory.utterances)
+    assert snapshots.durations == directory.durations
+    assert snapshots.classes.tolist() == list(range(10))
+
+
 def test_no_snapshots_on_request(tiny_config, voices, tmp_path):
     directory = keep_usable(read_data_directory(voices), 16000)
     config = load_config(tiny_config, ["snapshots.speakers=0", "training.epochs=1"])

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from spkver.training.stopping import StopNow, StopRequest
+from spkver.training.stopping import TRY_AGAIN, StopNow, Stopped, StopRequest
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +53,8 @@ def test_no_alarm_is_left_behind():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGALRM) is before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_what_stopped_a_run_has_a_line_and_a_status():
+    stopped = Stopped("stopped and saved", TRY_AGAIN)
+    assert (str(stopped), stopped.status) == ("stopped and saved", 75)

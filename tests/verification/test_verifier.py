@@ -44,6 +44,31 @@ def test_samples_at_another_rate_are_resampled(voice, tmp_path):
     assert voice.embed(samples, 16000) @ from_file < 0.9999
 
 
+def test_samples_at_another_rate_are_compared_as_their_files_are(voice, voices, tmp_path):
+    paths = [voices / "wav" / name / "0.wav" for name in ("v0", "v1")]
+    slow = [soundfile.read(path, dtype="float32")[0] for path in paths]
+    for n, samples in enumerate(slow):
+        soundfile.write(tmp_path / f"{n}.wav", samples, 12000, subtype="FLOAT")
+    files = [tmp_path / "0.wav", tmp_path / "1.wav"]
+    expected = voice.verify(*files).score
+    assert voice.verify(*slow, 12000).score == pytest.approx(expected, abs=1e-5)
+    for pair in ((slow[0], files[1]), (files[0], slow[1])):
+        assert voice.verify(*pair, 12000).score == pytest.approx(expected, abs=1e-5)
+        assert abs(voice.verify(*pair).score - expected) > 1e-3
+
+
+def test_windows_are_float32_and_their_times_float64_also_of_no_speech(voice, voices):
+    spoken = np.concatenate([soundfile.read(voices / "wav" / "v0" / f"{n}.wav")[0] for n in range(6)])
+    spoken *= 0.55 - 0.45 * np.cos(2 * np.pi * 4 * np.arange(len(spoken)) / 16000)
+    for samples in (spoken, 0.01 * np.random.default_rng(0).standard_normal(64000)):
+        times, embeddings = voice.embed_windows(samples, 2.0, 1.0)
+        assert (len(times) > 0) == (samples is spoken)
+        assert (times.dtype, embeddings.dtype) == (np.float64, np.float32)
+        assert (times.shape[1], embeddings.shape) == (2, (len(times), 16))
+    at_half_the_rate = voice.embed_windows(spoken, 2.0, 1.0, sample_rate=8000)[0]
+    assert at_half_the_rate[-1, 1] > 1.5 * voice.embed_windows(spoken, 2.0, 1.0)[0][-1, 1]
+
+
 def test_a_recording_is_of_its_own_speaker_at_score_one(voice, voices):
     path = voices / "wav" / "v0" / "0.wav"
     outcome = voice.verify(path, path)
@@ -98,8 +123,18 @@ def test_a_model_without_threshold_says_how_to_give_one(trained, tmp_path, voice
     model = load_model(trained / "model")
     save_model(tmp_path, model.config, {}, model.encoder.state_dict(), {}, [])
     path = voices / "wav" / "v0" / "0.wav"
-    with pytest.raises(SpkverError, match=r"has no threshold"):
+    expected = (
+        rf"^{tmp_path}: has no threshold, as it was trained without held-out speakers \(data.held_out_speakers\); `spk"
+    )
+    with pytest.raises(SpkverError, match=expected):
         spkver.load(tmp_path).verify(path, path)
+    assert spkver.load(tmp_path).threshold is spkver.load(tmp_path).threshold_source is None
+
+
+def test_a_whole_number_is_a_threshold_too(trained, tmp_path):
+    model = load_model(trained / "model")
+    save_model(tmp_path, model.config, {"threshold": 1}, model.encoder.state_dict(), {}, [])
+    assert spkver.load(tmp_path).threshold == spkver.load(tmp_path).likeness_threshold.value == 1.0
 
 
 def test_channels_may_come_first_and_integers_without_sign_have_their_silence_in_the_middle(voice, voices):
@@ -151,20 +186,45 @@ def test_a_wrong_argument_is_one_line(voice, voices, call, expected):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
-def test_an_embedding_that_is_not_finite_is_refused(trained, voices, monkeypatch):
+@pytest.mark.parametrize("broken", ["embeddings", "magnitudes", "zero magnitudes"])
+def test_an_embedding_that_is_not_finite_is_refused_with_its_recordings_name(
+    trained, voices, monkeypatch, broken, tmp_path
+):
     voice = spkver.load(trained / "model")
     extract = voice._extractor.extract
 
-    def broken(waveforms):
+    def breaking(waveforms):
         made = extract(waveforms)
-        return made._replace(embeddings=made.embeddings * np.nan)
+        if broken == "embeddings":
+            return made._replace(embeddings=made.embeddings * np.nan)
+        return made._replace(magnitudes=made.magnitudes * (np.inf if broken == "magnitudes" else 0))
 
-    monkeypatch.setattr(voice._extractor, "extract", broken)
-    path = voices / "wav" / "v0" / "0.wav"
+    monkeypatch.setattr(voice._extractor, "extract", breaking)
+    samples = np.concatenate([soundfile.read(voices / "wav" / "v0" / f"{n}.wav")[0] for n in range(6)])
+    samples *= 0.55 - 0.45 * np.cos(2 * np.pi * 4 * np.arange(len(samples)) / 16000)
+    path = tmp_path / "a.wav"
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+    said = "its embedding is not finite, so it is unusable; samples reach "
+    for audio, name in ((path, path), (samples, "samples")):
+        with pytest.raises(SpkverError, match=rf"^{name}: {said}{np.abs(samples).max():g} where 1 is full scale"):
+            voice.embed(audio)
+        with pytest.raises(SpkverError, match=rf"^{name}: {said}0\.\d+ where"):
+            voice.embed_windows(audio, 2.0, 1.0)
+
+
+def test_a_prior_moves_the_threshold_only_of_calibrated_scores(trained, monkeypatch):
+    voice = spkver.load(trained / "model")
     with pytest.raises(
-        SpkverError, match=rf"^{path}: its embedding is not finite, so it is unusable; samples reach 0\."
+        SpkverError, match=rf"^{voice.folder}: a prior needs calibrated scores; make them by `spkver cal"
     ):
-        voice.embed(path)
+        voice.set_prior(0.1)
+    monkeypatch.setattr(voice, "system", "cosine+calibration")
+    voice.set_prior(0.1)
+    assert (voice.threshold, voice.threshold_source) == (pytest.approx(np.log(9)), "for a prior of 10 %")
+    for wrong, shown in ((1.5, r"1\.5"), (0, "0"), ("half", "'half'")):
+        with pytest.raises(SpkverError, match=rf"^the prior must lie between 0 and 1, got {shown}"):
+            voice.set_prior(wrong)
+    assert voice.threshold == pytest.approx(np.log(9))
 
 
 def test_a_threshold_says_where_it_comes_from(trained, voices):

@@ -133,18 +133,7 @@ def unit_rows(embeddings: np.ndarray) -> np.ndarray:
 
 
 def unit_chunks(embeddings: np.ndarray, origin: np.ndarray | float = 0.0) -> Iterator[tuple[slice, np.ndarray]]:
-    """Some rows at a time, in float64: less ``origin``, then scaled to an L2 norm of 1.
-
-    Args:
-        embeddings: (N, D) numbers; a memory map will do.
-        origin: (D,) subtracted from each row.
-
-    Yields:
-        ``(which rows, (n, D) float64)``.
-
-    Raises:
-        ValueError: as `unit_rows`.
-    """
+    """As `unit_rows`, ``origin`` (D,) subtracted first, some rows at a time: ``(which rows, (n, D) float64)``."""
     embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiu":
         raise ValueError(f"embeddings must be (N, D) numbers, got {embeddings.dtype} {embeddings.shape}")
@@ -172,20 +161,10 @@ def check_rows(name: str, rows: np.ndarray) -> np.ndarray:
 
 
 def cosine_scores(embeddings: np.ndarray, enroll_index: np.ndarray, test_index: np.ndarray) -> np.ndarray:
-    """The cosine of the angle between the two embeddings of each trial.
+    """The cosine of the two embeddings of each trial: (n_trials,) float32, between -1 and 1.
 
-    Rows are brought to unit length once, not for each trial.
-
-    Args:
-        embeddings: (N, D), of any length but zero; a memory map will do.
-        enroll_index: (n_trials,) integers, rows of ``embeddings``.
-        test_index: (n_trials,) likewise.
-
-    Returns:
-        (n_trials,) float32, between -1 and 1.
-
-    Raises:
-        ValueError: a row is NaN, infinite or zero, the indices differ in length or lie outside of the rows.
+    Rows are brought to unit length once, not for each trial: (N, D), of any length but zero. The indices, and what is
+    refused, are as in `pair_products`.
     """
     unit = unit_rows(embeddings)
     scores = pair_products(unit, unit, enroll_index, test_index)

@@ -131,12 +131,7 @@ def enrolment_means(embeddings: np.ndarray, models: Models) -> np.ndarray:
 def expand_trials(
     model_index: np.ndarray, test_index: np.ndarray, models: Models
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Trials of models as trials of their utterances.
-
-    Args:
-        model_index: (n_trials,) integers, models by number.
-        test_index: (n_trials,) integers.
-        models: M models.
+    """Trials of models, (n_trials,) integers on either side, as trials of their utterances.
 
     Returns:
         ``(enroll_index, test_index, starts)``: rows of both sides, a trial for each utterance of each model, and

@@ -198,10 +198,8 @@ def s_norm(
 
     Args:
         scores: (n_trials,) real numbers.
-        enroll_index: (n_trials,) integers, rows of ``enroll_statistics``.
-        test_index: (n_trials,) likewise, rows of ``test_statistics``.
-        enroll_statistics: of the enrolled embeddings.
-        test_statistics: of the tested ones; may be ``enroll_statistics`` itself.
+        enroll_index, test_index: (n_trials,) integers, rows of the statistics of that side.
+        enroll_statistics, test_statistics: of the enrolled embeddings, and of the tested ones; may be one object.
 
     Returns:
         (n_trials,) float32, computed in float64.

@@ -14,8 +14,9 @@ trial counts as often as it would in a list made from the drawn speakers:
   process results for exchangeable arrays", Annals of Statistics 49, 2021).
   Two copies of one speaker make no nontarget trial.
 
-Trials are sorted once; each resample is a pass of weighted sums, shared by all figures and, where
-    systems are compared (`spkver.scoring.metrics.comparison`), by all systems.
+`scipy.stats.bootstrap` draws trials, or pairs of them, and has no weights for what two speakers share. Here trials are
+sorted once; each resample is a pass of weighted sums, shared by all figures and, where systems are compared
+(`spkver.scoring.metrics.comparison`), by all systems.
 """
 
 from collections.abc import Iterator, Sequence

@@ -4,10 +4,9 @@ The intervals of two systems may overlap widely and one still be better on nearl
 hard for one system is hard for the other. So each resample (`spkver.scoring.metrics.bootstrap`) is scored by both, and
 the difference is what is looked at.
 
-Where two systems differ by chance from trial to trial rather than from speaker to speaker (systems that
-    are nearly the same, few trials for each speaker), intervals are too wide and p-values too high. That lies in
-    resampling speakers with the product weight (Owen, cited in `spkver.scoring.metrics.bootstrap`); it errs on the side
-    of "no difference".
+Where two systems differ by chance from trial to trial rather than from speaker to speaker (systems that are nearly the
+same, few trials for each speaker), intervals are too wide and p-values too high. That lies in resampling speakers with
+the product weight (Owen, cited in `spkver.scoring.metrics.bootstrap`); it errs on the side of "no difference".
 """
 
 from collections.abc import Sequence
@@ -60,13 +59,8 @@ def compare(
     Args:
         scores_a: (n_trials,) real numbers, of the system to compare with.
         scores_b: (n_trials,) of the other system; the scales need not agree.
-        labels: (n_trials,) 1 = target, 0 = nontarget.
-        enroll_speakers: n_trials speaker ids, or (n_trials,) integers.
-        test_speakers: likewise.
-        p_targets: the priors of minDCF.
-        n: resamples.
-        level: of the interval of the difference, between 0 and 1.
-        seed: of the draw.
+        labels: as in `spkver.scoring.metrics.bootstrap.intervals`, like all that follow; the interval is that of the
+            difference.
 
     Returns:
         ``{"eer": Difference, "min_dcf_0.01": Difference, ...}``

@@ -142,10 +142,7 @@ def actual_dcf(
 
     Args:
         llrs: (n_trials,) log-likelihood ratios, natural logarithm.
-        labels: (n_trials,) 1 = target, 0 = nontarget.
-        p_target: prior probability of a target, between 0 and 1.
-        c_miss: cost of a miss, above 0.
-        c_fa: cost of a false alarm, above 0.
+        labels: as in `min_dcf`, like all that follow.
 
     Source: N. Brümmer, J. du Preez, "Application-independent evaluation of speaker detection", Computer Speech
         and Language 20, 2006.

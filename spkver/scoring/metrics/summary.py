@@ -42,9 +42,8 @@ def summary(
     Args:
         scores: (n_trials,) real numbers, those in memory rather than rounded text.
         labels: (n_trials,) 1 = target, 0 = nontarget.
-        enroll_speakers: n_trials speaker ids, or integers; with ``test_speakers`` they give the 95 % intervals
-            over speakers, without them the record has no intervals.
-        test_speakers: n_trials speaker ids.
+        enroll_speakers, test_speakers: n_trials speaker ids, or integers, for the 95 % intervals over speakers; without
+            them the record has no intervals.
         p_targets: the prior probabilities of a target to give a minDCF for.
         n: resamples of the intervals; 0 leaves them out.
         seed: of the resamples.

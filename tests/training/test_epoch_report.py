@@ -5,10 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from spkver.training.progress import Progress, RunningMeans, training_line
 from torch import nn
 
-from spkver.training import progress
+from spkver.training.epoch_report import RunningMeans, epoch_line, epoch_progress, training_line
 
 
 def step(loss, accuracy, grad_norm, clipped=False, skipped=False, lr=0.5, margin=0.1):
@@ -83,53 +82,14 @@ RECORD = {"loss": 3.0, "accuracy": 0.375, "lr": 0.0012, "margin": 0.2, "utteranc
 def test_the_line_of_an_epoch_has_its_figures():
     record = RECORD | {"epoch": 7, "skipped": 0}
     line = "epoch  7/10  loss  3.000  acc 0.375  margin 0.200  lr 1.2e-03  82 utt/s"
-    assert Progress.epoch_line(record, 10) == line
+    assert epoch_line(record, 10) == line
     measured = record | {"held_out_eer": 0.0312, "held_out_threshold": 0.25, "skipped": 2}
-    assert Progress.epoch_line(measured, 10) == (
-        f"{line}  held-out EER 3.12% (threshold 0.250)  2 steps skipped as not finite"
-    )
+    assert epoch_line(measured, 10) == (f"{line}  held-out EER 3.12% (threshold 0.250)  2 steps skipped as not finite")
 
 
-def test_without_a_terminal_a_line_is_said_once_a_minute(monkeypatch, capsys):
-    now = 1000.0
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now))
-    with Progress(epoch=0, epochs=3, n_steps=50, first_step=0) as shown:
-        for seconds in (1060, 1061, 1120, 1121, 1122):
-            now = float(seconds)
-            shown.show(seconds - 1050, RECORD)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "step" in line]
-    figures = "loss  3.000  acc 0.375  margin 0.200  lr 1.2e-03  82 utt/s"
-    assert lines == [f"epoch 1/3  step 11/50  {figures}", f"epoch 1/3  step 72/50  {figures}"]
-
-
-class Terminal:
-    """What tqdm takes for a terminal."""
-
-    encoding = "utf-8"
-
-    def __init__(self):
-        self.text = ""
-
-    def write(self, text):
-        self.text += text
-
-    def flush(self):
-        pass
-
-    def isatty(self):
-        return True
-
-
-def test_a_terminal_has_a_bar_that_begins_where_the_run_was_resumed(monkeypatch):
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stderr", terminal)
-    with Progress(epoch=1, epochs=3, n_steps=50, first_step=20) as shown:
-        for done in range(21, 51):
-            shown.show(done, RECORD)
-            shown._bar.refresh()
-    drawn = [line.strip() for line in terminal.text.split("\r") if line.strip()]
-    assert drawn[0].startswith("epoch 2/3:  40%") and "20/50" in drawn[0]
-    assert drawn[-1].startswith("epoch 2/3: 100%") and "50/50" in drawn[-1] and "step/s, loss  3.000  acc" in drawn[-1]
+def test_the_progress_of_an_epoch_has_its_title_and_begins_where_the_run_was_resumed():
+    with epoch_progress(epoch=1, epochs=3, n_steps=50, first_step=20) as progress:
+        assert (progress._title, progress._total, progress._unit, progress._done) == ("epoch 2/3", 50, "step", 20)
 
 
 def test_the_line_above_the_epochs_counts_weights_speakers_and_their_variants():
@@ -148,4 +108,4 @@ def test_the_line_above_the_epochs_counts_weights_speakers_and_their_variants():
 
 @pytest.mark.parametrize(("epochs", "title"), [(9, "epoch 2/9"), (10, "epoch  2/10"), (100, "epoch   2/100")])
 def test_epochs_stand_below_one_another(epochs, title):
-    assert Progress.epoch_line(RECORD | {"epoch": 2, "skipped": 0}, epochs).startswith(f"{title}  loss")
+    assert epoch_line(RECORD | {"epoch": 2, "skipped": 0}, epochs).startswith(f"{title}  loss")
