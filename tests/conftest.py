@@ -34,7 +34,7 @@ import torch
 from spkver import native
 from spkver.cli import main
 from spkver.data.directory import Utterance, write_data_directory
-from spkver.training import device
+from spkver.models import device
 
 # What an example takes says how busy the machine is.
 hypothesis.settings.register_profile("any machine", deadline=None)

@@ -25,7 +25,7 @@ from spkver.config import load_config
 from spkver.config.schema import Count, Section
 from spkver.heads import ArcMarginProductIntertopkSubcenter
 from spkver.heads.chunked import chunked_loss
-from spkver.training.device import choose_dtype
+from spkver.models.device import choose_dtype
 
 HERE = Path(__file__).parent
 MARGIN = 0.2

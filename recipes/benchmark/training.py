@@ -29,9 +29,9 @@ from spkver.data.directory import read_data_directory
 from spkver.data.trials import map_trials, read_trials
 from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
+from spkver.models.device import choose_dtype
 from spkver.scoring.backends.cosine import cosine_scores
 from spkver.scoring.metrics import equal_error_rate
-from spkver.training.device import choose_dtype
 
 HERE = Path(__file__).parent
 

@@ -58,7 +58,7 @@ def train_on(
         config.data.cache_gigabytes,
     )
     sampler = SpeakerBatchSampler(dataset.labels, config.batch.speakers, config.batch.utterances, config.seed)
-    loader = DataLoader(dataset, batch_sampler=sampler, num_workers=config.data.workers, collate_fn=collate)
+    loader = DataLoader(dataset, batch_sampler=sampler, num_workers=1, collate_fn=collate)
     encoder.to(memory_format=torch.channels_last)
     head = build_head(config.head, encoder.embed_dim, dataset.n_classes)
     if init is not None:

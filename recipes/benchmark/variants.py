@@ -32,10 +32,10 @@ from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
 from spkver.experiment.model_folder import read_speakers
 from spkver.models import build_encoder
+from spkver.models.device import choose_dtype
 from spkver.scoring.backends.cosine import cosine_scores
 from spkver.scoring.metrics import equal_error_rate
 from spkver.training.checkpoint import mean_of
-from spkver.training.device import choose_dtype
 from spkver.training.held_out import split_speakers
 from spkver.training.norm_statistics import renew_statistics
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from spkver import __version__
 from spkver.cli.corpora import add_corpus_verbs, add_own_folder
 from spkver.cli.export import add_export_verbs
-from spkver.cli.parser import VerbParser
+from spkver.cli.parser import DEVICES, VerbParser
 from spkver.cli.pictures import add_picture_verbs
 from spkver.cli.recipes import add_recipe_verb
 from spkver.cli.scoring import add_scoring_verbs
@@ -63,9 +63,16 @@ def _forget_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _as_json(error: UnicodeError) -> tuple[str, int]:
+    """What cannot be written, as an error handler of `codecs` gives it."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
 def _print_any_name() -> None:
     """Let standard output take every name: what its encoding lacks is written as JSON writes it, ``\\u674e``."""
-    codecs.register_error("as_json", lambda error: (json.dumps(error.object[error.start : error.end])[1:-1], error.end))
+    codecs.register_error("as_json", _as_json)
     if hasattr(sys.stdout, "reconfigure"):  # not where a caller has put something else in its place
         sys.stdout.reconfigure(errors="as_json")
 
@@ -146,9 +153,11 @@ def average(options) -> None:
     from spkver.config import scoring_overrides
     from spkver.data.audio_check import keep_usable
     from spkver.experiment.paths import Experiment
+    from spkver.models.device import choose_device
     from spkver.training.averaging import average_model, directory_of
 
     tune_malloc()
+    device = choose_device(options.device, "--device")
     experiment = Experiment(options.exp)
     configuration, _ = experiment.read()
     directory = keep_usable(
@@ -156,7 +165,8 @@ def average(options) -> None:
         configuration.data.sample_rate,
         max_unusable_share=configuration.data.max_unusable_share,
     )
-    print(f"{average_model(experiment, directory, scoring_overrides(options.overrides))} -> {experiment.model}")
+    averaged = average_model(experiment, directory, scoring_overrides(options.overrides), device)
+    print(f"{averaged} -> {experiment.model}")
 
 
 def results(options) -> None:
@@ -166,7 +176,7 @@ def results(options) -> None:
     print(results_table(options.exps))
 
 
-def _add_configuration(added: argparse.ArgumentParser, nargs: str | None = None) -> None:
+def _add_configuration(added: VerbParser, nargs: str | None = None) -> None:
     of_what = "configuration: a YAML file, or the name of one that comes with spkver, as mini"
     added.add_argument("config", type=Path, nargs=nargs, help=of_what)
     added.add_overrides("key.sub=value", "values of the configuration that differ, as optimizer.lr=0.1")
@@ -198,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"spkver {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    def verb(name: str, function, parent=verbs) -> argparse.ArgumentParser:
+    def verb(name: str, function, parent=verbs) -> VerbParser:
         added = parent.add_parser(name, help=function.__doc__.rstrip("."), description=function.__doc__)
         added.set_defaults(verb=_alone(function) if parent is corpora else function)
         return added
@@ -261,6 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--data", type=Path, help="data directory that it was trained on (the one that training was given)"
     )
+    added.add_argument("--device", default="auto", help=f"{DEVICES} (default: auto)")
     added.add_overrides("scoring.key=value", "values of the scoring section, for this model from then on")
 
     add_scoring_verbs(verb)

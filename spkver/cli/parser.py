@@ -14,6 +14,9 @@ import re
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
 
 
+DEVICES = "where the encoder computes: cpu, cuda, cuda:1, or auto, a GPU where there is one"
+
+
 class VerbParser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` that takes words in any order."""
 
@@ -59,7 +62,8 @@ class VerbParser(argparse.ArgumentParser):
 
     def _loose(self, words: list[str]) -> tuple[list[int], list[int]]:
         """Places of the words that belong to no option, and of those that an option takes beside its first value."""
-        free, swallowed = [], []
+        free: list[int] = []
+        swallowed: list[int] = []
         i = 0
         while i < len(words):
             if words[i] == "--":
@@ -99,7 +103,8 @@ class VerbParser(argparse.ArgumentParser):
         if self._takes_overrides() and _OVERRIDE.match(word):
             return False
         try:
-            (option.type or str)(word)
+            if callable(option.type):
+                option.type(word)
         except (ValueError, argparse.ArgumentTypeError):
             return False
         return True

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from spkver.cli.parser import DEVICES, VerbParser
 from spkver.errors import SpkverError
 
 _SYSTEMS = "how to score: cosine, plda, cosine+asnorm, cosine+asnorm+calibration, ... (cosine)"
@@ -19,23 +20,24 @@ _TRAIN = "data directory of the training speakers, which must be embedded"
 def add_scoring_verbs(verb: Callable) -> None:
     """Give the parser its scoring verbs; ``verb(name, function)`` adds one."""
 
-    def scoring_verb(name: str, function) -> argparse.ArgumentParser:
+    def scoring_verb(name: str, function) -> VerbParser:
         added = verb(name, function)
         added.add_argument("data", type=Path, help="data directory: the folder with wav.scp and utt2spk")
         added.add_argument("exp", type=Path, help="folder of the experiment")
         return added
 
-    def scoring_options(added: argparse.ArgumentParser) -> None:
+    def scoring_options(added: VerbParser) -> None:
         added.add_argument("--trials", type=Path, metavar="FILE", help=_TRIALS)
         added.add_overrides("scoring.key=value", "values of the scoring section that differ, as scoring.bootstrap=0")
 
     added = scoring_verb("embed", embed)
+    added.add_argument("--device", default="auto", help=f"{DEVICES} (default: auto)")
     added.add_argument("--untrained", action="store_true", help=_UNTRAINED)
     added.add_argument(
         "--workers",
         type=_count,
         metavar="N",
-        help="how many threads embed (default: as many as torch would take: one a core)",
+        help="how many threads read and embed (default: one a core)",
     )
     added.add_argument(
         "--onnx",
@@ -139,8 +141,8 @@ def add_scoring_verbs(verb: Callable) -> None:
         "--system", help=f"{_SYSTEMS.rpartition(' (')[0]} (default: the one by which `spkver verify` decides)"
     )
     added.add_argument("--trials", type=Path, metavar="FILE", help=_TRIALS)
-    rates = {"type": float, "nargs": "+", "default": [], "metavar": "RATE"}
-    added.add_argument("--far", **rates, help="strangers that may be accepted, fractions (default: 0.01 0.001)")
+    far = "strangers that may be accepted, fractions (default: 0.01 0.001)"
+    added.add_argument("--far", type=float, nargs="+", default=[], metavar="RATE", help=far)
     keep = "keep the threshold of one --far RATE, or of equal error, in the model: verify and identify decide by it"
     added.add_argument("--save", action="store_true", help=keep)
 
@@ -158,18 +160,21 @@ def add_scoring_verbs(verb: Callable) -> None:
 def embed(options) -> None:
     """Embed every utterance of a data directory."""
     from spkver.cli.memory import hold_memory_flat, tune_malloc
+    from spkver.data.cores import usable_cores
     from spkver.embedding.extractor import Extractor
     from spkver.embedding.stage import embed_directory
     from spkver.experiment.model_folder import load_model
+    from spkver.models.device import choose_device
 
     tune_malloc()
     hold_memory_flat()
+    device = choose_device(options.device, "--device")
     # Whether a file is there is found out when it is read: to look at a million first takes minutes.
     directory, system = _directory(options.data, check_files=False), _system(options)
     if options.onnx is not None and system.name == "untrained":
         raise SpkverError("embed: --onnx FILE holds a trained model; leave --untrained out")
     if options.onnx is None:
-        loaded = load_model(system.model)
+        loaded = load_model(system.model, device)
         extractor, weights, base = (
             Extractor(loaded.encoder, loaded.config),
             system.model / "model.safetensors",
@@ -178,9 +183,12 @@ def embed(options) -> None:
     else:
         from spkver.export.onnx_extractor import OnnxExtractor
 
-        extractor, weights = OnnxExtractor(options.onnx, system.model), options.onnx
+        extractor, weights = OnnxExtractor(options.onnx, system.model, device), options.onnx
         base = extractor.system
-    print(embed_directory(directory, system.exp, extractor, system.model, weights, base, options.workers))
+    workers = options.workers
+    if workers is None and device.type == "cuda":
+        workers = usable_cores()  # torch's own threads are not what reads here
+    print(embed_directory(directory, system.exp, extractor, system.model, weights, base, workers))
 
 
 def import_embeddings(options) -> None:

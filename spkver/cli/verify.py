@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from spkver.cli.parser import DEVICES
 from spkver.errors import SpkverError
 
 YES, NO = 0, 3
@@ -42,16 +43,22 @@ def add_daily_verbs(verb: Callable) -> None:
         added.add_argument("--json", action="store_true", help="print one JSON object a line")
         return added
 
+    def computing(added: argparse.ArgumentParser) -> None:
+        why = "default: cpu, as a GPU takes longer to start than a recording without it"
+        added.add_argument("--device", default="cpu", help=f"{DEVICES} ({why})")
+
     added = verb("verify", verify)
     added.add_argument("a", help="first recording, an audio file")
     added.add_argument("b", help="second recording, an audio file")
     added.add_argument("--model", type=Path, required=True, help=_MODEL)
     added.add_argument("--json", action="store_true", help="print one JSON object a line")
     deciding(added)
+    computing(added)
 
     added = store_verb("enroll", enroll)
     added.add_argument("name", help="name of the speaker")
     added.add_argument("files", nargs="+", metavar="file", help="recordings of the speaker")
+    computing(added)
     added.add_argument("--model", type=Path, help=f"{_MODEL} (default: the one that the store was made with)")
     added.add_argument("--system", help=_SYSTEM.replace("decide", "judge whether the recordings are alike", 1))
     known = added.add_mutually_exclusive_group()
@@ -75,6 +82,7 @@ def add_daily_verbs(verb: Callable) -> None:
     added.add_argument("files", nargs="+", metavar="file", help="recordings to identify, audio files")
     added.add_argument("--model", type=Path, help=f"{_MODEL} (default: the one that the store was made with)")
     deciding(added)
+    computing(added)
     added.add_argument("--windows", action="store_true", help="tell who speaks when, in a recording of any length")
     added.add_argument(
         "--window",
@@ -98,7 +106,7 @@ def verify(options) -> int:
     """Say whether two recordings are of one speaker; exit status 0 for yes, 3 for no."""
     from spkver.verification.verifier import load
 
-    voice = load(options.model, options.system)
+    voice = load(options.model, options.system, options.device)
     _decide(voice, options)
     outcome = voice.verify(options.a, options.b)
     said = "same speaker" if outcome.same_speaker else "different speakers"
@@ -111,7 +119,7 @@ def enroll(options) -> None:
     """Enrol a speaker by recordings, into a folder of speakers; the first enrolment makes it and names the model."""
     from spkver.verification.speaker_store import SpeakerStore
 
-    store = SpeakerStore(options.store, options.model, options.system)
+    store = SpeakerStore(options.store, options.model, options.system, options.device)
     outcome = store.enroll(options.name, options.files, known=options.known)
     lines = [f"{outcome.name}: {_counted(outcome.recordings)} -> {options.store} ({len(store.speakers)} enrolled)"]
     for file, score in outcome.doubtful:
@@ -126,7 +134,7 @@ def identify(options) -> int:
     """Say who of the enrolled speakers is speaking; exit status 0 when all are known, 3 when one is not."""
     from spkver.verification.speaker_store import SpeakerStore
 
-    store = SpeakerStore(options.store, options.model, options.system)
+    store = SpeakerStore(options.store, options.model, options.system, options.device)
     _decide(store.voice, options)
     ask = _who_speaks_when if options.windows else _who
     known = [ask(store, file, options) for file in options.files]

@@ -6,7 +6,7 @@ together). Keys that need more words than their name have a comment; units are i
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]  # something is left
@@ -39,6 +39,15 @@ def _original_first(variants: list[list[float]]) -> list[list[float]]:
     return variants
 
 
+def _number_or_auto(workers: object) -> int | Literal["auto"]:
+    if workers == "auto":
+        return "auto"
+    if isinstance(workers, int) and not isinstance(workers, bool) and workers >= 0:
+        return workers
+    raise ValueError("must be auto or a number of processes, 0 or more")
+
+
+Workers = Annotated[int | Literal["auto"], PlainValidator(_number_or_auto)]
 Factor = Annotated[float, Field(ge=0.1, le=10)]
 Factors = Annotated[list[Factor], Field(min_length=1), AfterValidator(_recorded_first)]
 Variants = Annotated[list[list[Factor]], Field(min_length=1), AfterValidator(_original_first)]
@@ -80,7 +89,7 @@ class Data(Section):
     held_out_speakers: CountOrZero = 10  # training speakers kept aside for the EER after each epoch
     held_out_nontargets: Count = 10000  # at most so many of their nontarget trials
     max_unusable_share: Probability = 0.01  # of utterances that may be empty, silent or unreadable
-    workers: CountOrZero = 1  # processes that read and augment ahead
+    workers: Workers = "auto"  # processes that read and augment ahead
     cache_gigabytes: NotNegative = 2.0  # decoded training audio kept in memory where all of it fits
 
 
@@ -250,10 +259,12 @@ class MarginSchedule(Section):
 class Training(Section):
     epochs: Count = 20
     clip_norm: Positive = 3.0  # over encoder and head together
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    tf32: bool = False  # a GPU may multiply float32 with 10 bits of mantissa
     threads: CountOrZero = 0  # 0: what torch chooses
-    chunked_head_rows: Count = 20000  # from so many weight rows (classes x K) on, the loss is computed chunk by chunk
+    head_megabytes: Positive | None = None  # logits that take more are computed chunk by chunk; null: 2048 on a GPU
+    chunked_head_rows: Count = 20000  # on a CPU with head_megabytes null: so from so many weight rows (classes x K) on
     chunked_head_products: Literal["float32", "bfloat16"] = "float32"  # .. with matrix products of this type
     sampled_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the classes that a step compares with; 1: all
     keep_last: Count = 5  # checkpoints of the last epochs, beside the best

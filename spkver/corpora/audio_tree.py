@@ -35,7 +35,7 @@ def audio_tree(folder: str | os.PathLike, depth: int, suffixes: Sequence[str]) -
     return {name: found[name][1] for name in sorted(found)}
 
 
-def _files(folder: str | os.PathLike, depth: int, below: str) -> Iterator[tuple[os.DirEntry, str]]:
+def _files(folder: str | os.PathLike[str], depth: int, below: str) -> Iterator[tuple[os.DirEntry, str]]:
     if not os.path.isdir(folder):
         return
     with os.scandir(folder) as entries:

@@ -179,14 +179,14 @@ class _Part:
     def _attempt(self) -> None:
         """Append to the part, or write it anew, until the source says that it is whole."""
         known = self._known()
-        start = self.length if known else 0
-        if known and start and start == known.total:
-            return
+        start = 0 if known is None else self.length
         headers = {"User-Agent": "spkver", "Accept-Encoding": "identity"}
-        if start:
+        if known is not None and start:
+            if start == known.total:
+                return
             headers["Range"] = f"bytes={start}-"
-        if start and known.validator:
-            headers["If-Range"] = known.validator
+            if known.validator:
+                headers["If-Range"] = known.validator
         try:
             request = urllib.request.Request(self.url, headers=headers)
             with self.opener.open(request, timeout=self.timeout_seconds) as response:

@@ -168,8 +168,8 @@ class Synthesiser:
 
 
 def _unload(library: ctypes.CDLL) -> None:
-    unload = getattr(_ctypes, "dlclose", None) or _ctypes.FreeLibrary  # the second on Windows
-    unload(library._handle)
+    unload = "dlclose" if hasattr(_ctypes, "dlclose") else "FreeLibrary"  # the second on Windows
+    getattr(_ctypes, unload)(library._handle)
 
 
 def _loader():

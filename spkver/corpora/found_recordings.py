@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 from spkver.data.directory import Utterance, read_data_directory
@@ -25,7 +26,7 @@ AUDIO = frozenset(["wav", "flac", "ogg", "oga", "opus", "mp3", "aif", "aiff", "a
 NOT_READ = frozenset(["m4a", "aac", "mp4", "wma", "webm", "amr", "3gp", "mkv", "mov", "avi"])
 """Suffixes of speech that libsndfile does not read; reported rather than passed over."""
 
-_TABLES = {".csv": (",", csv.QUOTE_MINIMAL), ".tsv": ("\t", csv.QUOTE_NONE)}
+_TABLES: dict[str, tuple[str, Literal[0, 3]]] = {".csv": (",", csv.QUOTE_MINIMAL), ".tsv": ("\t", csv.QUOTE_NONE)}
 _UNKNOWN_GENDERS = frozenset(["", "-", "?", "u", "unknown", "other", "o", "na", "n/a", "nan", "none", "null"])
 
 

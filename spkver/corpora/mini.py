@@ -112,16 +112,13 @@ def prepare_mini(
         durations = _record_all({aside / "train": train, aside / "test": test}, processes or usable_cores())
         _write_lists(aside / "train", train, durations)
         _write_lists(aside / "test", test, durations)
-        labels = _write_trials(aside / "test", test, seed).labels
-        made = {
-            "hours": math.fsum(durations.values()) / 3600,
-            "targets": int(labels.sum()),
-            "nontargets": int((1 - labels).sum()),
-        }
-        _move_in(aside, folder, wanted, made)
+        labels = _write_trials(aside / "test", test, seed).known_labels
+        hours, targets = math.fsum(durations.values()) / 3600, int(labels.sum())
+        nontargets = len(labels) - targets
+        _move_in(aside, folder, wanted, {"hours": hours, "targets": targets, "nontargets": nontargets})
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return MiniCorpus(folder, train_voices, test_voices, sentences, **made)
+    return MiniCorpus(folder, train_voices, test_voices, sentences, hours, targets, nontargets)
 
 
 def _plan(split: str, seed: int, voices: int, sentences: int, spoken: set[str]) -> list[_Recording]:
@@ -190,8 +187,9 @@ def _start_worker(data: str) -> None:
 
 
 def _die_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _record_voice(folder: Path, recordings: list[_Recording]) -> dict[str, float]:

@@ -128,7 +128,7 @@ def prepare_own_folder(
     write_trials(folder / "test" / "trials", trials)
     choice.write(folder, configurations)
 
-    targets = int(trials.labels.sum())
+    targets = int(trials.known_labels.sum())
     nontargets = len(trials) - targets
     lines = found_lines(audio, found, inspected, usable)
     lines += [("left out", f"{by_reason(left_out)} -> {folder / 'left_out.tsv'}")] if left_out else []

@@ -99,7 +99,7 @@ def draw_trials(
     _, recording = np.unique(recordings, return_inverse=True)
     several = speakers_with_several(speakers, recordings)
     one_of_several = np.array([speaker in several for speaker in speakers])
-    enroll, test, labels = trials.enroll_index, trials.test_index, trials.labels
+    enroll, test, labels = trials.enroll_index, trials.test_index, trials.known_labels
     within = (labels == 1) & (recording[enroll] == recording[test]) & one_of_several[enroll]
     kept = ~within
     if not labels[kept].any():

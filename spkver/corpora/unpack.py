@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -158,9 +159,9 @@ def _through(place: _Parts, links: set[_Parts | None]) -> bool:
 
 def _extract(tar: tarfile.TarFile, members: list[tarfile.TarInfo], folder: Path) -> None:
     # The standard library's own filter is a second pair of eyes; early 3.10 and 3.11 lack it.
-    data_filter = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    extract = partial(tar.extract, filter="data") if hasattr(tarfile, "data_filter") else tar.extract
     for member in tqdm(members, desc="unpacking", unit="file", disable=None):
-        tar.extract(member, folder, set_attrs=False, **data_filter)
+        extract(member, folder, set_attrs=False)
 
 
 _ENCRYPTED = 1  # in a member's flags

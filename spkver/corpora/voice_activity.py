@@ -2,6 +2,8 @@
 
 Speech is found by Silero VAD (https://github.com/snakers4/silero-vad, MIT), whose package brings its model along; it is
 run by onnxruntime alone, without importing the package. The rules from probabilities to segments are here.
+What is cut here is trained on ever after, so it is worth a model; `spkver.data.vad` finds speech by energy alone, and
+needs none.
 """
 
 from importlib.util import find_spec
@@ -100,16 +102,16 @@ def _stretches(probabilities: np.ndarray, frame_seconds: float) -> list[tuple[in
     """Frames from which and up to which somebody speaks, padded on both sides."""
     pause = _SHORTEST_PAUSE_SECONDS / frame_seconds
     found: list[tuple[int, int]] = []
-    start = last = None  # of the stretch that is open: its first frame, and its last one with speech
-    for frame in np.flatnonzero(probabilities >= _END):
-        if start is not None and frame - last > pause:
-            found.append((start, last + 1))
-            start = None
-        if start is None and probabilities[frame] < _BEGIN:
+    begun: tuple[int, int] | None = None  # the first frame of a stretch, and its last one with speech so far
+    for frame in np.flatnonzero(probabilities >= _END).tolist():
+        if begun is not None and frame - begun[1] > pause:
+            found.append((begun[0], begun[1] + 1))
+            begun = None
+        if begun is None and probabilities[frame] < _BEGIN:
             continue
-        start, last = (frame if start is None else start), frame
-    if start is not None:
-        found.append((start, last + 1))
+        begun = (frame if begun is None else begun[0], frame)
+    if begun is not None:
+        found.append((begun[0], begun[1] + 1))
     shortest, pad = _SHORTEST_SPEECH_SECONDS / frame_seconds, round(_PAD_SECONDS / frame_seconds)
     kept = [(start, end) for start, end in found if end - start >= shortest]
     # Neighbours share the pause between them.
@@ -127,7 +129,7 @@ def _cut(probabilities: np.ndarray, start: int, end: int, longest: int) -> list[
 
 def _model_file() -> Path:
     package = find_spec("silero_vad")
-    if package is None or find_spec("onnxruntime") is None:
+    if package is None or not package.submodule_search_locations or find_spec("onnxruntime") is None:
         raise SpkverError(
             "long recordings are cut by voice activity, which needs the extra vad: pip install -e '.[vad]' "
             "(or keep them whole by a larger --long-seconds)"

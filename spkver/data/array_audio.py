@@ -6,11 +6,15 @@ channels could be either dimension.
 
 import numbers
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from spkver.errors import SpkverError
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 # Values of full scale and of silence.
 _INTEGERS = {"int16": (2.0**15, 0.0), "int32": (2.0**31, 0.0), "uint8": (2.0**7, 2.0**7)}
@@ -22,7 +26,7 @@ _EXPECTED = (
 )
 
 
-def is_path(audio) -> bool:
+def is_path(audio: object) -> "TypeIs[str | os.PathLike[str]]":
     """Whether audio is named by a path rather than given."""
     return isinstance(audio, str | os.PathLike)
 
@@ -99,5 +103,6 @@ def shown(value) -> str:
         return "None"
     if isinstance(value, str):
         return f"{value[:50]!r} (str)"
-    is_short = isinstance(value, float) or (isinstance(value, numbers.Number) and abs(value) < _LARGEST_RATE)
+    is_number = isinstance(value, numbers.Number)
+    is_short = isinstance(value, float) or (is_number and abs(value) < _LARGEST_RATE)
     return f"{value!r} ({kind})" if is_short else f"a {kind}"

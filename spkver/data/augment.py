@@ -97,7 +97,7 @@ def babble(
 ) -> np.ndarray:
     """The sum ``(n_samples,)`` of ``voices[0]`` to ``voices[1]`` voices that are not ``speaker``'s."""
     count = rng.integers(voices[0], voices[1], endpoint=True)
-    return np.sum([draw_voice(rng, n_samples, speaker) for _ in range(count)], axis=0, dtype=np.float32)
+    return np.stack([draw_voice(rng, n_samples, speaker) for _ in range(count)]).sum(axis=0, dtype=np.float32)
 
 
 def simulated_room(rng: np.random.Generator, rt60_seconds: float, sample_rate: int) -> np.ndarray:
@@ -186,10 +186,10 @@ class Augmenter:
         if rng.random() < reverb.probability:
             samples = reverberate(samples, self._room(rng))
         kind = rng.random()
-        if kind < noise.probability:
+        if self.noises is not None and kind < noise.probability:
             crop = self.noises.draw_crop(rng, len(samples))
             return add_at_snr(samples, crop, rng.uniform(*noise.snr_db))
-        if kind < noise.probability + babble_.probability:
+        if self.draw_voice is not None and kind < noise.probability + babble_.probability:
             crowd = babble(rng, len(samples), speaker, self.draw_voice, babble_.voices)
             return add_at_snr(samples, crowd, rng.uniform(*babble_.snr_db))
         return samples

@@ -67,7 +67,7 @@ class AudioError(SpkverError):
 class Checked(NamedTuple):
     """What a container's check found."""
 
-    rewritten: BinaryIO | None = None  # what libsndfile is to read instead of the file; the caller closes it
+    rewritten: "_Rewritten | None" = None  # what libsndfile is to read instead of the file; the caller closes it
     last_page_frames: int | None = None  # frames in an Ogg file's last page, None where the pages do not tell
 
 
@@ -261,7 +261,7 @@ def _is_chunk(file: BinaryIO, form: _Form, place: int) -> bool:
     return name == b"data" or name in _WAV_CHUNKS + _RIFF or (printable and ends <= os.fstat(file.fileno()).st_size)
 
 
-def _check_wav(path: str | os.PathLike, file: BinaryIO, start: int, size: int) -> BinaryIO | None:
+def _check_wav(path: str | os.PathLike, file: BinaryIO, start: int, size: int) -> "_Rewritten | None":
     """A WAV file with a header that fits, where its own does not; None where it does.
 
     Raises:
@@ -317,7 +317,7 @@ def _samples_end(path: str | os.PathLike, file: BinaryIO, form: _Form, end: int,
     return os.fstat(file.fileno()).st_size - end <= (form.header.size if inside else _MOST_PADDING)
 
 
-def _with_header(path: str | os.PathLike, form: _Form, magic: bytes, layout: bytes, samples: Promise) -> BinaryIO:
+def _with_header(path: str | os.PathLike, form: _Form, magic: bytes, layout: bytes, samples: Promise) -> "_Rewritten":
     """The samples of a WAV file behind a new header."""
     magic = b"RIFX" if magic == b"RIFX" else b"RIFF"
     data = form.header.pack(b"data", min(samples.n_bytes, 0xFFFF_FFFF))

@@ -216,7 +216,7 @@ class SpeakerCrops(Dataset):
                 return wrap_to(self._read(index, n_samples, rng.random()), n_samples)
 
 
-def collate(items: list) -> tuple[Tensor, Tensor, Tensor] | Piped | SpkverError:
+def collate(items: list) -> tuple[Tensor, ...] | Piped | SpkverError:
     """Waveforms ``(batch, n_samples)``, labels and formants ``(batch,)``, or the first error among the items.
 
     A data worker's are ready to be sent to the training process.

@@ -36,14 +36,14 @@ class DataDirectory:
         path: the folder, absolute.
         utterances: in the order of ``wav.scp``.
         genders: speaker -> gender as ``spk2gender`` writes it; empty without that file.
-        durations: utterance -> seconds from ``utt2dur`` (not always all of them); None without it.
+        durations: utterance -> seconds from ``utt2dur`` (not always all of them); empty without it.
         speakers: sorted; the position in this list is the speaker's class index.
     """
 
     path: Path
     utterances: list[Utterance]
     genders: dict[str, str] = field(default_factory=dict)
-    durations: dict[str, float] | None = None
+    durations: dict[str, float] = field(default_factory=dict)
     speakers: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class DataDirectory:
         if not kept:
             raise SpkverError(f"{self.path}: no utterance is left of {len(self.utterances)}")
         ids = {utterance.id for utterance in kept}
-        durations = self.durations and {utt: s for utt, s in self.durations.items() if utt in ids}
+        durations = {utt: s for utt, s in self.durations.items() if utt in ids}
         left = {utterance.speaker for utterance in kept}
         genders = {speaker: gender for speaker, gender in self.genders.items() if speaker in left}
         return DataDirectory(self.path, kept, genders, durations)
@@ -77,7 +77,7 @@ class DataDirectory:
         return set(names)
 
 
-def read_data_directory(path: str | os.PathLike, check_files: bool = True) -> DataDirectory:
+def read_data_directory(path: str | os.PathLike[str], check_files: bool = True) -> DataDirectory:
     """Read and check a data directory.
 
     ``utt2spk`` and ``spk2utt`` say the same; one of them is enough. ``spk2gender`` and ``utt2dur``
@@ -103,17 +103,17 @@ def read_data_directory(path: str | os.PathLike, check_files: bool = True) -> Da
     utterances = [Utterance(utt, path, speaker_of[utt]) for utt, path in audio.items()]
     speakers = set(speaker_of.values())
     genders = read_pairs(folder / "spk2gender") if (folder / "spk2gender").exists() else {}
-    durations = read_durations(folder / "utt2dur") if (folder / "utt2dur").exists() else None
+    durations = read_durations(folder / "utt2dur") if (folder / "utt2dur").exists() else {}
     return DataDirectory(
         path=folder,
         utterances=utterances,
         genders={speaker: gender for speaker, gender in genders.items() if speaker in speakers},
-        durations={utt: seconds for utt, seconds in durations.items() if utt in audio} if durations else None,
+        durations={utt: seconds for utt, seconds in durations.items() if utt in audio},
     )
 
 
 def write_data_directory(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     utterances: Iterable[Utterance],
     genders: Mapping[str, str] | None = None,
     durations: Mapping[str, float] | None = None,
@@ -168,7 +168,7 @@ def read_durations(path: Path) -> dict[str, float]:
     return durations
 
 
-def read_path_list(path: str | os.PathLike, check_files: bool = True) -> dict[str, Path]:
+def read_path_list(path: str | os.PathLike[str], check_files: bool = True) -> dict[str, Path]:
     """Read a list of ``id path`` lines (``wav.scp``, a noise list); paths relative to the list's folder.
 
     Returns:
@@ -256,9 +256,8 @@ def _read_speakers(folder: Path, audio: Mapping[str, Path]) -> dict[str, str]:
     utt2spk, spk2utt = folder / "utt2spk", folder / "spk2utt"
     if not utt2spk.exists() and not spk2utt.exists():
         raise SpkverError(f"{folder}: neither utt2spk nor spk2utt says who speaks")
-    grouped = _read_spk2utt(spk2utt, audio) if spk2utt.exists() else None
-    speaker_of = grouped if not utt2spk.exists() else read_pairs(utt2spk)
-    source = utt2spk if utt2spk.exists() else spk2utt
+    grouped = _read_spk2utt(spk2utt, audio) if spk2utt.exists() else {}
+    source, speaker_of = (utt2spk, read_pairs(utt2spk)) if utt2spk.exists() else (spk2utt, grouped)
 
     unknown = next((utt for utt in speaker_of if utt not in audio), None)
     if unknown is not None:
@@ -267,7 +266,7 @@ def _read_speakers(folder: Path, audio: Mapping[str, Path]) -> dict[str, str]:
     if missing is not None:
         where = _where(folder / "wav.scp", missing)
         raise SpkverError(f"{where}: utterance '{missing}' has no speaker in {source.name}")
-    if grouped is None or grouped == speaker_of:
+    if not spk2utt.exists() or grouped == speaker_of:
         return speaker_of
     utt = next(utt for utt in speaker_of if grouped.get(utt) != speaker_of[utt])
     other = f"lists it under '{grouped[utt]}'" if utt in grouped else "does not list it"

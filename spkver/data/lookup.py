@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import ArrayLike
 
 from spkver.errors import SpkverError
 
@@ -66,7 +67,7 @@ def check_ids(ids: Sequence[str], where: Callable[[int], object]) -> None:
     raise SpkverError(f"{place}: the id '{name}' is there twice{first_at}; ids must be unique")
 
 
-def check_index(name: str, index: np.ndarray, n_rows: int) -> np.ndarray:
+def check_index(name: str, index: ArrayLike, n_rows: int) -> np.ndarray:
     """``index`` as an array, after a look at all of it: a negative one would silently count from the end.
 
     Raises:
@@ -82,15 +83,15 @@ def check_index(name: str, index: np.ndarray, n_rows: int) -> np.ndarray:
 
 
 def check_sides(
-    enroll_index: np.ndarray, test_index: np.ndarray, n_enroll: int, n_test: int
+    enroll_index: ArrayLike, test_index: ArrayLike, n_enroll: int, n_test: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both sides of trials as arrays.
 
     Raises:
         ValueError: as `check_index`, or they differ in length.
     """
-    enroll_index = check_index("enroll_index", enroll_index, n_enroll)
-    test_index = check_index("test_index", test_index, n_test)
-    if len(enroll_index) != len(test_index):
-        raise ValueError(f"enroll_index has {len(enroll_index)} trials, test_index has {len(test_index)}")
-    return enroll_index, test_index
+    enroll = check_index("enroll_index", enroll_index, n_enroll)
+    test = check_index("test_index", test_index, n_test)
+    if len(enroll) != len(test):
+        raise ValueError(f"enroll_index has {len(enroll)} trials, test_index has {len(test)}")
+    return enroll, test

@@ -10,6 +10,7 @@ its file. Two ways, chosen by the ratio of the rates.
   with weights from a finely sampled filter.
 """
 
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
@@ -47,7 +48,7 @@ def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     return resample_up_down(samples, *resample_ratio(from_rate, to_rate))
 
 
-def check_rate(rate: float, name: object, error: type[SpkverError] = SpkverError) -> None:
+def check_rate(rate: float, name: object, error: Callable[[str], SpkverError] = SpkverError) -> None:
     """Raise ``error`` for ``name`` where a sample rate in Hz is none that audio of speech can have."""
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise error(

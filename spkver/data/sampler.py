@@ -48,16 +48,16 @@ class SpeakerBatchSampler:
 
     def __init__(
         self,
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         speakers_per_batch: int,
         utterances_per_speaker: int = 1,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ):
-        labels = np.asarray(labels)
-        order = np.argsort(labels, kind="stable")
-        _, starts = np.unique(labels[order], return_index=True)
+        speaker_of_item = np.asarray(labels)
+        order = np.argsort(speaker_of_item, kind="stable")
+        _, starts = np.unique(speaker_of_item[order], return_index=True)
         self.items = np.split(order, starts[1:])
         if len(self.items) < speakers_per_batch or not len(labels):
             raise SpkverError(

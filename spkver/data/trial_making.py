@@ -42,7 +42,7 @@ def make_trials(
         raise ValueError(f"{len(utts)} utts ({len(set(utts))} of them distinct), {len(speakers)} speakers")
     names, speaker = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
     known = {name: gender for name, gender in (genders or {}).items() if gender}
-    code_of = {gender: code for code, gender in enumerate(sorted(set(known.values())))}
+    code_of: dict[str | None, int] = {gender: code for code, gender in enumerate(sorted(set(known.values())))}
     unknown = len(code_of)
     gender = np.array([code_of.get(known.get(name), unknown) for name in names.tolist()], dtype=np.int64)
 
@@ -64,9 +64,9 @@ def make_trials(
         raise SpkverError("no target trial can be made: no speaker has two utterances; add utterances")
     if not len(nontargets[0]):
         raise SpkverError("no nontarget trial can be made: no two speakers can be paired; add speakers")
-    pairs = np.sort(order[np.concatenate([targets, nontargets], axis=1)], axis=0)
+    enroll, test = np.sort(order[np.concatenate([targets, nontargets], axis=1)], axis=0)
     labels = np.repeat(np.array([1, 0], dtype=np.int8), [len(targets[0]), len(nontargets[0])])
-    return Trials(utts, *pairs, labels)
+    return Trials(utts, enroll, test, labels)
 
 
 def _block_ends(codes: np.ndarray) -> np.ndarray:

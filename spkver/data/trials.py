@@ -45,6 +45,10 @@ class _Form(NamedTuple):
     label: int | None  # the column of the label
     label_of_word: dict[str, int]
 
+    def label_word(self, columns: list[str]) -> str | None:
+        """The word that a line has for a label; None where the form has no labels."""
+        return None if self.label is None else columns[self.label]
+
 
 _VOXCELEB = _Form("VoxCeleb's '1|0 enroll test'", (1, 2), 0, LABEL_OF_DIGIT)
 _CNCELEB = _Form("CN-Celeb's 'enroll test 1|0'", (0, 1), 2, LABEL_OF_DIGIT)
@@ -76,7 +80,7 @@ class Trials:
     enroll_index: np.ndarray
     test_index: np.ndarray
     labels: np.ndarray | None = None
-    path: str | os.PathLike | None = None
+    path: str | os.PathLike[str] | None = None
     first: int = 0
 
     def __post_init__(self) -> None:
@@ -98,10 +102,11 @@ class Trials:
         cls,
         enroll: Sequence[str],
         test: Sequence[str],
-        labels: np.ndarray | None = None,
-        path: str | os.PathLike | None = None,
+        labels: Sequence[int] | np.ndarray | None = None,
+        path: str | os.PathLike[str] | None = None,
     ) -> "Trials":
         """Trials from the names of each side."""
+        labels = None if labels is None else np.asarray(labels)
         names, (enroll_index, test_index) = _numbered([pa.array(enroll, pa.string()), pa.array(test, pa.string())])
         return cls(names, enroll_index, test_index, labels, path)
 
@@ -111,12 +116,24 @@ class Trials:
         enroll: pa.DictionaryArray,
         test: pa.DictionaryArray,
         labels: np.ndarray | None,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         first: int,
     ) -> "Trials":
         """Trials from two columns of a block of a table."""
-        names, numbers = _numbered([enroll.dictionary, test.dictionary])
-        return cls(names, *(n[c.indices.to_numpy()] for n, c in zip(numbers, (enroll, test))), labels, path, first)
+        names, (of_enroll, of_test) = _numbered([enroll.dictionary, test.dictionary])
+        enroll_index, test_index = of_enroll[enroll.indices.to_numpy()], of_test[test.indices.to_numpy()]
+        return cls(names, enroll_index, test_index, labels, path, first)
+
+    @property
+    def known_labels(self) -> np.ndarray:
+        """``labels`` of trials that were made with them.
+
+        Raises:
+            ValueError: they are unknown.
+        """
+        if self.labels is None:
+            raise ValueError("the labels of these trials are unknown")
+        return self.labels
 
     @property
     def enroll(self) -> list[str]:
@@ -151,7 +168,7 @@ class Trials:
         return [] if self.labels is None else [pa.array(WORD_OF_LABEL).take(pa.array(self.labels[part]))]
 
 
-def read_trials(path: str | os.PathLike) -> Trials:
+def read_trials(path: str | os.PathLike[str]) -> Trials:
     """Read a trial list in one of the forms of the module's docstring.
 
     Raises:
@@ -164,7 +181,7 @@ def read_trials(path: str | os.PathLike) -> Trials:
 
 
 def read_trial_blocks(
-    path: str | os.PathLike, start: int = 0, first: int = 0, block_bytes: int = BLOCK_BYTES
+    path: str | os.PathLike[str], start: int = 0, first: int = 0, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[tuple[Trials, int]]:
     """Read a trial list piece by piece, for lists longer than memory.
 
@@ -224,15 +241,16 @@ def refuse_contradictions(trials: Trials) -> None:
         pairs.sort()
         both = np.flatnonzero((pairs[1:] % 2 == 1) & (pairs[1:] - pairs[:-1] == 1))
         if both.size:
-            raise SpkverError(_contradiction(trials, *divmod(int(pairs[both[0]]) // 2, len(trials.names))))
+            enroll, test = divmod(int(pairs[both[0]]) // 2, len(trials.names))
+            raise SpkverError(_contradiction(trials, trials.labels, enroll, test))
 
 
-def _contradiction(trials: Trials, enroll: int, test: int) -> str:
+def _contradiction(trials: Trials, labels: np.ndarray, enroll: int, test: int) -> str:
     """The complaint about a pair with both labels, which names the line of the first of each."""
     places = np.flatnonzero((trials.enroll_index == enroll) & (trials.test_index == test))
-    first, second = sorted(int(places[np.argmax(trials.labels[places] == label)]) for label in (0, 1))
+    first, second = sorted(int(places[np.argmax(labels[places] == label)]) for label in (0, 1))
     a, b = trials.pair(first)
-    there, here = (WORD_OF_LABEL[trials.labels[index]] for index in (first, second))
+    there, here = (WORD_OF_LABEL[labels[index]] for index in (first, second))
     line = trials.where(first).rpartition(":")[2].removeprefix("trial ")
     return (
         f"{trials.where(second)}: '{a}' and '{b}' are a {here} trial, but a {there} trial on line {line}; which is it?"
@@ -246,7 +264,7 @@ def _numbered(lists: Sequence[pa.Array]) -> tuple[pa.Array, list[np.ndarray]]:
     return encoded.dictionary, np.split(encoded.indices.to_numpy(), ends)
 
 
-def _trials_of(block: Block, form: _Form | None, path: str | os.PathLike, first: int) -> Trials:
+def _trials_of(block: Block, form: _Form | None, path: str | os.PathLike[str], first: int) -> Trials:
     """The trials of a block of a list in this form; Irregular where a line may be in another one."""
     if form is None or len(block.columns) != (2 if form is _UNLABELLED else 3):
         raise Irregular
@@ -268,7 +286,7 @@ def labels_of(block: Block, column: int, label_of_word: dict[str, int]) -> np.nd
     return np.array([label_of_word[word] for word in words], np.int8)[index]
 
 
-def _read_line_by_line(path: str | os.PathLike, first: int) -> Trials:
+def _read_line_by_line(path: str | os.PathLike[str], first: int) -> Trials:
     """The trials from number ``first`` on, or the complaint about the first line that cannot be read."""
     form = _form_of_file(path)
     enroll, test, labels = [], [], []
@@ -289,7 +307,7 @@ def _read_line_by_line(path: str | os.PathLike, first: int) -> Trials:
     return trials
 
 
-def _form_of_file(path: str | os.PathLike) -> _Form | None:
+def _form_of_file(path: str | os.PathLike[str]) -> _Form | None:
     """The form of the first line that is in one form only; None where that line is in none.
 
     Raises:
@@ -314,7 +332,7 @@ def _forms(columns: list[str]) -> list[_Form]:
         return []
     if columns[2] in LABEL_OF_WORD:
         return [_KALDI]
-    return [form for form in (_VOXCELEB, _CNCELEB) if columns[form.label] in LABEL_OF_DIGIT]
+    return [form for form in (_VOXCELEB, _CNCELEB) if form.label_word(columns) in LABEL_OF_DIGIT]
 
 
 def _complaint(columns: list[str], forms: list[_Form], file_form: _Form | None) -> str:
@@ -323,16 +341,16 @@ def _complaint(columns: list[str], forms: list[_Form], file_form: _Form | None) 
         return f"{len(columns)} columns; expected 'enroll test', {_EXPECTED}"
     if not forms and len(columns) == 2:
         return f"a label '{columns[1]}' but only one id; expected {_KALDI.name}"
+    if file_form is None:  # then the line is in no form, too
+        return f"unknown label in '{' '.join(columns)}'; expected {_EXPECTED}"
     if not forms:
-        labelled = file_form is not None and file_form.label is not None
-        label = columns[file_form.label] if labelled else " ".join(columns)
-        return f"unknown label in '{label}'; expected {file_form.name if file_form else _EXPECTED}"
+        return f"unknown label in '{file_form.label_word(columns) or ' '.join(columns)}'; expected {file_form.name}"
     if forms == [_KALDI] and file_form is _VOXCELEB and columns[0] in LABEL_OF_DIGIT:
         return f"ambiguous: is '{columns[0]}' the label or '{columns[2]}'? Rename utterance '{columns[2]}'"
     return f"{forms[0].name}, but the lines before are in {file_form.name}; a list keeps to one form"
 
 
-def write_trials(path: str | os.PathLike, trials: Trials) -> None:
+def write_trials(path: str | os.PathLike[str], trials: Trials) -> None:
     """Write Kaldi's form, which no id can make ambiguous; two columns where labels are unknown.
 
     Raises:
@@ -365,7 +383,7 @@ def look_up(trials: Trials, enroll: Rows, test: Rows) -> tuple[np.ndarray, np.nd
     return enroll_index, test_index
 
 
-def map_trials(trials: Trials, utts: Sequence[str], source: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+def map_trials(trials: Trials, utts: Sequence[str], source: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """Look up every name of a trial list among utterance ids; see `look_up`."""
     rows = Rows(utts, source)
     return look_up(trials, rows, rows)

@@ -156,7 +156,8 @@ def speech_windows(
         if len(spoken) >= max(LEAST_SPEECH_SHARE * n, LEAST_SPEECH_SECONDS * rate):
             places = np.flatnonzero(speech[:n])
             bounds = np.array([0, n, places[0], places[-1] + 1]) + start
-            yield SpeechWindow(*(bounds / rate).tolist(), spoken)
+            window_start, window_end, first, last = (bounds / rate).tolist()
+            yield SpeechWindow(window_start, window_end, first, last, spoken)
 
     for block in _none_short(blocks, rate):
         samples = np.concatenate([samples, block])

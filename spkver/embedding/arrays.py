@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def read_member(archive: zipfile.ZipFile, member: str) -> np.ndarray:
         return read_array(file, archive.getinfo(member).file_size)
 
 
-def read_array(file: BinaryIO, n_bytes: int) -> np.ndarray:
+def read_array(file: IO[bytes], n_bytes: int) -> np.ndarray:
     """Read an array that is all that a file of ``n_bytes`` holds from its present place on.
 
     Raises:

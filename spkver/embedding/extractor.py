@@ -7,10 +7,11 @@ depend on what it was batched with (to 1e-5).
 import math
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,11 +28,16 @@ from spkver.data.vad import BLOCK_SECONDS, NO_SPEECH, Chosen, choose_speech, is_
 from spkver.data.variants import Variant
 from spkver.errors import SpkverError
 from spkver.features import Fbank, mean_normalise
+from spkver.models import SpeechEncoderV3
+from spkver.models.device import full_float32
 
 # Files decoded ahead of the encoder.
 _READ_AHEAD = 64
 # An utterance shorter than this is repeated up to it: fewer frames than this tell nothing.
 _SHORTEST_SECONDS = 0.2
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
 def build_fbank(config: Config, formant_factors: Sequence[float] = (1.0,)) -> Fbank:
@@ -56,7 +62,7 @@ class Extractor:
         variants: whose embeddings an utterance's embedding is made of; None: those of ``config.scoring``.
     """
 
-    def __init__(self, encoder: torch.nn.Module, config: Config, variants: Sequence[Variant] | None = None):
+    def __init__(self, encoder: SpeechEncoderV3, config: Config, variants: Sequence[Variant] | None = None):
         self.encoder = encoder
         self.config = config
         self.sample_rate = config.data.sample_rate
@@ -91,8 +97,8 @@ class Extractor:
         padded = torch.zeros(len(waveforms), int(lengths.max()))
         for row, waveform in zip(padded, waveforms):
             row[: len(waveform)] = torch.from_numpy(waveform)
-        formants = lengths.new_full(lengths.shape, self.formant_factors.index(variant.formant_factor))
-        formants = formants if len(self.formant_factors) > 1 else None
+        formant = self.formant_factors.index(variant.formant_factor)
+        formants = lengths.new_full(lengths.shape, formant) if len(self.formant_factors) > 1 else None
         features, n_frames = self.fbank(padded.to(self.device), lengths.to(self.device), formants)
         features, average = mean_normalise(features, n_frames)
         same_length = bool((lengths == lengths[0]).all())
@@ -122,9 +128,11 @@ class Extractor:
                 bar.update(len(indices))
         return embeddings
 
-    def batches(self, waveforms: Iterable) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    def batches(self, waveforms: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[list[int], list[np.ndarray]]]:
         """Groups whose padded length stays below ``scoring.batch_seconds``."""
-        indices, batch, longest = [], [], 0
+        indices: list[int] = []
+        batch: list[np.ndarray] = []
+        longest = 0
         limit = self.config.scoring.batch_seconds * self.sample_rate
         for index, waveform in waveforms:
             longest = max(longest, len(waveform))
@@ -189,11 +197,13 @@ class Extractor:
 
 
 class _Evaluating:
-    """While entered, by one thread or several, an encoder is in evaluation mode; then each part as it was before."""
+    """While entered, by one thread or several, an encoder is in evaluation mode and float32 no TF32; then as before."""
 
     def __init__(self, encoder: torch.nn.Module):
         self.encoder = encoder
-        self.lock, self.entered, self.in_training = threading.Lock(), 0, []
+        self.lock, self.entered = threading.Lock(), 0
+        self.in_training: list[torch.nn.Module] = []
+        self.precision = ExitStack()
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -201,6 +211,7 @@ class _Evaluating:
             if self.entered == 0:
                 self.in_training = [module for module in self.encoder.modules() if module.training]
                 self.encoder.eval()
+                self.precision.enter_context(full_float32())
             self.entered += 1
         try:
             yield
@@ -208,6 +219,7 @@ class _Evaluating:
             with self.lock:
                 self.entered -= 1
                 if self.entered == 0:
+                    self.precision.close()
                     for module in self.in_training:
                         module.training = True
 
@@ -219,12 +231,13 @@ def _refuse_no_speech(chosen: Chosen, name: str | os.PathLike) -> Chosen:
     return chosen
 
 
-def _ahead(pool: ThreadPoolExecutor, function, arguments: list) -> Iterator:
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Argument], Result], arguments: list[Argument]
+) -> Iterator[Result]:
     """``map(function, arguments)`` with a bounded number computed ahead."""
-    waiting = [pool.submit(function, argument) for argument in arguments[:_READ_AHEAD]]
+    waiting = deque(pool.submit(function, argument) for argument in arguments[:_READ_AHEAD])
     for place in range(len(arguments)):
-        result = waiting[place].result()
-        waiting[place] = None  # frees the samples
+        result = waiting.popleft().result()
         if place + _READ_AHEAD < len(arguments):
             waiting.append(pool.submit(function, arguments[place + _READ_AHEAD]))
         yield result

@@ -127,7 +127,7 @@ def _write_measures(path: Path, measures: Mapping[str, np.ndarray], n: int) -> N
         if values.shape != (n,) or not np.isfinite(values).all():
             raise ValueError(f"measure '{name}' must be {n} finite numbers, got shape {values.shape}")
     with atomic_write(path, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs take any of them for allow_pickle
 
 
 def read_embeddings(folder: str | os.PathLike) -> tuple[np.memmap, list[str]]:
@@ -161,4 +161,4 @@ def _check(folder: Path, embeddings: np.ndarray, utts: list[str]) -> None:
     """The promises of the folder form, for writing and reading alike."""
     if not embeddings.size:
         raise SpkverError(f"{folder}: there are no embeddings, the array is {embeddings.shape}")
-    check_embeddings(embeddings, utts, folder, lambda _: folder)
+    check_embeddings(embeddings, utts, folder, lambda _: str(folder))

@@ -110,7 +110,8 @@ def joined_trials(
     comparable = (gender[first] == gender[second]) | (gender[first] == "") | (gender[second] == "")
     nontargets = np.flatnonzero(~is_target & comparable)
     if not len(nontargets):
-        return np.zeros((3, 0), np.int64)
+        nothing = np.zeros(0, np.int64)
+        return nothing, nothing, nothing
     if len(nontargets) > max_nontargets:
         nontargets = np.sort(np.random.default_rng(seed).choice(nontargets, max_nontargets, replace=False))
     chosen = np.concatenate([np.flatnonzero(is_target), nontargets])

@@ -30,7 +30,7 @@ _REST_IS_BLANK = re.compile(rb"\s*\Z")
 _BINARY = re.compile(rb"\0B([FD])(?:V |M \x04\x01\0\0\0)\x04(.{4})", re.DOTALL)
 _BINARY_MATRIX = re.compile(rb"\0B[FD]M \x04(.{4})\x04(.{4})", re.DOTALL)
 _TEXT = re.compile(rb"[ \t]*\[([^\]]*)\][ \t\r]*(?:\n|\Z)")
-_TYPES = {b"F": np.dtype("<f4"), b"D": np.dtype("<f8")}
+_TYPES: dict[bytes, np.dtype] = {b"F": np.dtype("<f4"), b"D": np.dtype("<f8")}
 _OFFSET = re.compile(r"(.+):([0-9]+)", re.DOTALL)
 _RANGE = re.compile(r".*\[[0-9:,\s]*\]", re.DOTALL)
 

@@ -30,10 +30,11 @@ def stacked(vectors: Iterable[tuple[int, np.ndarray]], utts: Sequence[str], wher
     Raises:
         SpkverError: two utterances differ in dimensions (both are named), or a row is NaN, infinite or zero.
     """
-    embeddings, first = None, 0
+    embeddings = np.empty((0, 0), np.float32)
+    first: int | None = None
     with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is named below
         for index, vector in vectors:
-            if embeddings is None:
+            if first is None:
                 embeddings, first = np.empty((len(utts), vector.size), dtype=np.float32), index
             if vector.size != embeddings.shape[1]:
                 other = f"'{utts[first]}' ({where(first)}) has {embeddings.shape[1]}"

@@ -46,8 +46,10 @@ def embed_parts(extractor: Extractor, parts: EmbeddingParts, workers: int) -> It
         else:
             yield number, part, False
     stop = threading.Event()
-    single = {"initializer": torch.set_num_threads, "initargs": (1,)}
-    with _torch_on_one_core(), ThreadPoolExecutor(workers, **single) as pool:
+    with (
+        _torch_on_one_core(),
+        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         futures = {pool.submit(_make, extractor, parts, number, stop): number for number in todo}
         try:
             for future in as_completed(futures):

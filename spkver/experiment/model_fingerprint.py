@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from spkver.config import load_config
 from spkver.config.schema import Config, before_added
@@ -16,7 +17,7 @@ IMPORTED = "imported.json"
 _EXTRACTION = 2
 
 
-def embedding_fingerprint(model: str | os.PathLike) -> str:
+def embedding_fingerprint(model: str | os.PathLike[str]) -> str:
     """All that an embedding depends on, beside its recording, as one SHA-256.
 
     That is the weights, the sample rate, the sections ``features`` and ``model``, and of ``scoring`` the keys
@@ -40,7 +41,7 @@ def embedding_fingerprint(model: str | os.PathLike) -> str:
     }
     # A key that the schema got later, at the value by which nothing changes, makes no other model.
     before = before_added(Config)
-    settings = {
+    settings: dict[str, Any] = {
         section: {name: value for name, value in values.items() if before[section].get(name, _NOTHING) != value}
         for section, values in sections.items()
     }

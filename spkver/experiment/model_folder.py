@@ -5,13 +5,16 @@ threshold under ``run``), and, so that training can go on from it, ``head.safete
 (one a line, in the order of the head's classes).
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from spkver.config import Config, complete, dump_config, load_config, load_run
 from spkver.config.schema import Calibration, Scoring
@@ -33,7 +36,7 @@ class Model:
     folder: Path
     encoder: SpeechEncoderV3  # in evaluation mode, float32
     config: Config
-    run: dict  # what it was trained with; may hold "threshold" and "held_out_eer"
+    run: dict[str, Any]  # what it was trained with; may hold "threshold" and "held_out_eer"
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -64,7 +67,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 def save_model(
     folder: Path,
     config: Config,
-    run: dict,
+    run: dict[str, Any],
     encoder: dict[str, Tensor],
     head: dict[str, Tensor],
     speakers: list[str],
@@ -89,8 +92,8 @@ def save_model(
         (folder / "config.yaml").unlink(missing_ok=True)
 
 
-def load_model(folder: str | Path) -> Model:
-    """Read a model folder.
+def load_model(folder: str | os.PathLike[str], device: torch.device | None = None) -> Model:
+    """Read a model folder; its encoder is put on ``device`` (None: the CPU).
 
     Raises:
         SpkverError: a file is missing or damaged, or weights do not fit the configuration.
@@ -99,7 +102,7 @@ def load_model(folder: str | Path) -> Model:
     config, run = load_run(_config_file(folder))
     encoder = build_encoder(config.model, config.features.n_mels)
     fit(encoder, load_tensors(folder / "model.safetensors"), folder / "model.safetensors")
-    return Model(folder, encoder.eval(), config, run)
+    return Model(folder, encoder.eval().to(device), config, run)
 
 
 def read_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -148,7 +151,7 @@ def read_speakers(folder: str | Path) -> list[str] | None:
         raise SpkverError(f"{path}: is not UTF-8 text; `spkver average EXP` writes it again") from None
 
 
-def fit(module, tensors: dict[str, Tensor], source: Path) -> None:
+def fit(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
     """Load tensors into a module; one that does not fit is named, never skipped.
 
     Raises:

@@ -17,6 +17,9 @@ from spkver.config import Config, dump_config, load_run
 from spkver.errors import SpkverError
 from spkver.files import atomic_write, is_file, remove_leftovers
 
+# Keys that may differ when a run is resumed: they change no crop and no loss.
+_OF_THE_MACHINE = {"data.workers", "data.cache_gigabytes"}
+
 
 class Experiment:
     """``exp/NAME/`` and the files in it."""
@@ -71,7 +74,7 @@ class Experiment:
         before = _flat(self.read()[0].model_dump())
         now = _flat(config.model_dump())
         for key in [*now, *before]:
-            if before.get(key) != now.get(key):
+            if before.get(key) != now.get(key) and key not in _OF_THE_MACHINE:
                 raise SpkverError(
                     f"{self.config_file}: the run began with {key}={before.get(key)}, not {now.get(key)}; "
                     "resume with the same values, or choose another folder"
@@ -127,7 +130,7 @@ def _commit() -> str | None:
 
 
 def _flat(values: dict, prefix: str = "") -> dict:
-    flat = {}
+    flat: dict = {}
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

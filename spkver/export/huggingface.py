@@ -6,6 +6,7 @@ The back end (cohort, calibration) stays at home: a cohort holds the voices of t
 import shutil
 from importlib.metadata import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -75,7 +76,7 @@ def _card(model: Model, measured: dict, name: str, licence: str) -> str:
         for system, record in systems.items()
         if system in _OF_WEIGHTS and {"eer", "targets", "nontargets"} <= set(record)
     ]
-    front = {
+    front: dict[str, Any] = {
         "license": licence,
         "library_name": "spkver",
         "pipeline_tag": "audio-classification",

@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from spkver.data.variants import Variant
 from spkver.embedding.extractor import Extracted, Extractor, build_fbank
 from spkver.errors import SpkverError
 from spkver.experiment.model_folder import read_config
 from spkver.export.extra import needs
 from spkver.scoring.backend_folder import Backend
+
+_GPU = "CUDAExecutionProvider"
 
 
 class OnnxExtractor(Extractor):
@@ -17,21 +21,22 @@ class OnnxExtractor(Extractor):
     Args:
         file: written by ``spkver export``.
         model: the model folder that it was made from; settings of scoring are read there.
+        device: a GPU is used where onnxruntime can (the package onnxruntime-gpu); the CPU does it elsewhere.
 
     Raises:
         SpkverError: onnxruntime is missing, the file is no such file, or of another model.
     """
 
-    def __init__(self, file: Path, model: Path):
+    def __init__(self, file: Path, model: Path, device: torch.device | None = None):
         needs("onnxruntime")
         # No call of the parent's: what it sets up is the encoder, which here is the file.
         self.file, self.model = file, model
-        self.session = _open(file)
+        self.session = _open(file, device)
         properties = _properties(self.session, file)
         self.config = read_config(model)
         if properties["model_fingerprint"] != Backend(model).digest:
             raise SpkverError(f"{file}: was made from another model than {model}; run `spkver export {model} {file}`")
-        self.variants = self.config.scoring.variants
+        self.variants = tuple(Variant(*factors) for factors in self.config.scoring.variants)
         self.sample_rate, self.embed_dim = properties["sample_rate"], properties["embed_dim"]
         self.fbank = build_fbank(self.config).eval()  # what finds speech in a recording
         self.system = "onnx_int8" if properties["precision"] == "int8" else "onnx"
@@ -55,18 +60,22 @@ class OnnxExtractor(Extractor):
         for row, waveform in zip(padded, waveforms):
             row[: len(waveform)] = waveform
         inputs = {"waveform": padded, "lengths": lengths}
-        return Extracted(*self.session.run(["embedding", "magnitude"], inputs), seconds)
+        embeddings, magnitudes = self.session.run(["embedding", "magnitude"], inputs)
+        return Extracted(embeddings, magnitudes, seconds)
 
 
-def _open(file: Path):
+def _open(file: Path, device: torch.device | None):
     import onnxruntime
 
     if not file.is_file():
         raise SpkverError(f"{file}: there is no such file; `spkver export MODEL {file}` writes it")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    providers: list = ["CPUExecutionProvider"]
+    if device is not None and device.type == "cuda" and _GPU in onnxruntime.get_available_providers():
+        providers.insert(0, (_GPU, {"device_id": device.index or 0, "use_tf32": 0}))
     try:
-        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(file, options, providers=providers)
     except Exception as error:  # onnxruntime has a class of its own for each fault, and no common one
         raise SpkverError(f"{file}: cannot be read as ONNX ({' '.join(str(error).split())})") from None
 

@@ -80,6 +80,7 @@ def _graph(extractor: Extractor):
             opset_version=OPSET,
             verbose=False,
         )
+    assert program is not None  # with dynamo=True
     return program.model_proto
 
 

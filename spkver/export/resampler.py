@@ -17,6 +17,8 @@ class Resampler(nn.Module):
         up, down: the rate is multiplied by their quotient.
     """
 
+    kernel: Tensor
+
     def __init__(self, up: int, down: int):
         super().__init__()
         self.up, self.down = up, down

@@ -25,6 +25,10 @@ class WaveformEncoder(nn.Module):
         extractor: whose encoder and settings are taken.
     """
 
+    spectrum: Tensor
+    mel: Tensor
+    envelope: Tensor | None
+
     def __init__(self, extractor: Extractor):
         super().__init__()
         fbank = extractor.fbank
@@ -67,7 +71,7 @@ class WaveformEncoder(nn.Module):
             return played[0]
         n = played[0][0].shape[1]
         for waveform, _ in played[1:]:
-            n = torch.sym_max(n, waveform.shape[1])
+            n = torch.sym_max(n, waveform.shape[1])  # type: ignore[assignment]  # a SymInt stands for an int
         waveforms = torch.cat([F.pad(waveform, (0, n))[:, :n] for waveform, _ in played])
         return waveforms, torch.cat([lengths for _, lengths in played])
 

@@ -28,8 +28,10 @@ from spkver.heads.softmax import Head, NormFace
 Products = Literal["float32", "bfloat16"]
 FACTORS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-# Weight rows a chunk: with 128 items 2 MiB of logits, which stay in the cache; fewer cost more calls.
-CHUNK_ROWS = 4096
+# Weight rows a chunk on a CPU: with 128 items 2 MiB of logits, which stay in the cache; fewer cost more calls.
+CPU_CHUNK_ROWS = 4096
+# Logits a chunk on a GPU, 128 MiB of them: with fewer, it waits for the next call most of the time.
+GPU_CHUNK_LOGITS = 1 << 25
 
 
 def chunked_loss(
@@ -37,7 +39,7 @@ def chunked_loss(
     embedding: Tensor,
     label: Tensor,
     products: Products = "float32",
-    chunk_rows: int = CHUNK_ROWS,
+    chunk_rows: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of a head's logits, with its margin and penalty, and how many items it has right.
 
@@ -47,7 +49,8 @@ def chunked_loss(
         label: (batch,) int64, each item's class in [0, out_features).
         products: type of the factors and results of matrix products. With "bfloat16", sums within and over
             products, the softmax, and the logits that get a margin or penalty are float32 nevertheless.
-        chunk_rows: rows of ``head.weight`` at a time, rounded down to whole classes, one at least.
+        chunk_rows: rows of ``head.weight`` at a time, rounded down to whole classes, one at least; None: what suits the
+            device.
 
     Returns:
         loss: () float32, the batch's mean, differentiable in embedding and in the head's parameters.
@@ -66,6 +69,8 @@ def chunked_loss(
     """
     if products not in FACTORS:
         raise ValueError(f"products must be 'float32' or 'bfloat16', not {products!r}")
+    if chunk_rows is None:
+        chunk_rows = rows_a_chunk(embedding.device, len(embedding))
     if chunk_rows < 1:
         raise ValueError(f"chunk_rows must be 1 or more, not {chunk_rows}")
     head.check_label(label, len(embedding))
@@ -95,6 +100,11 @@ def chunked_loss(
         loss = F.cross_entropy(logits, torch.zeros_like(label))
         others = torch.cat([top_k_other, other_highest[:, None]], dim=1).amax(1)
     return loss, (target > others).sum()
+
+
+def rows_a_chunk(device: torch.device, batch: int) -> int:
+    """Weight rows that are multiplied at a time: on a CPU what its cache holds, elsewhere what keeps it busy."""
+    return CPU_CHUNK_ROWS if device.type == "cpu" else max(GPU_CHUNK_LOGITS // max(batch, 1), CPU_CHUNK_ROWS)
 
 
 def _kernels_fit(embedding: Tensor, weight: Tensor, bias: Tensor | None, label: Tensor) -> bool:

@@ -76,7 +76,7 @@ class FusedLogits(torch.autograd.Function):
         grad_embedding = torch.zeros_like(embedding.t())
         chunks = _Chunks(embedding, weight, bias, inverse_norm, plan)
         factor = embedding.to(plan.factors)
-        product = None if plan.factors == torch.float32 else torch.empty_like(chunks.rounded)
+        product = None if chunks.rounded is None else torch.empty_like(chunks.rounded)
 
         for chunk in chunks:
             rows = chunks.multiply(chunk)
@@ -84,7 +84,7 @@ class FusedLogits(torch.autograd.Function):
             classes = torch.arange(chunk.first, chunk.first + chunk.n_classes + 1)
             first_single = torch.searchsorted(single_class, classes)
             singles = single_grad, first_single, single_item
-            of_bias = None if bias is None else grad_bias[chunk.classes]
+            of_bias = None if grad_bias is None else grad_bias[chunk.classes]
             sizes = {"classes": chunk.n_classes, "offsets": len(classes), "rows_per_class": plan.rows_per_class}
             parts = chunks.logit_parts(chunk)
             changed = radial, of_bias

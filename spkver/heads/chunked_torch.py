@@ -56,7 +56,7 @@ class LogitSummary(torch.autograd.Function):
         lowest = torch.finfo(embedding.dtype).min
 
         for chunk, targets in zip(chunks.parts(), chunks.split(label)):
-            if plan.normalise:
+            if inverse_norm is not None:
                 norm = torch.linalg.vector_norm(weight[chunk.rows], dim=1)
                 inverse_norm[chunk.rows] = norm.clamp_min(1e-12).reciprocal()  # as F.normalize
             logit = chunks.of_classes(chunks.of_rows(chunk))
@@ -105,7 +105,7 @@ class LogitSummary(torch.autograd.Function):
             classes, items = single_class.flatten()[singles], singles // single_class.shape[1]
             # Also where nothing is left for ``other_logsumexp``, and what stands there is NaN.
             grad[classes - chunk.first, items] = single_grad[singles]
-            if bias is not None:
+            if grad_bias is not None:
                 grad_bias[chunk.classes] = grad.sum(1)
             grad = _to_nearest_rows(grad, logit, row_logit, plan.rows_per_class)
             rows = weight[chunk.rows]

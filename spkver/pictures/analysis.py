@@ -115,13 +115,13 @@ def dunn_index(embeddings: ArrayLike, labels: ArrayLike, keep: float = 1.0) -> f
     Raises:
         ValueError: fewer than two classes.
     """
-    embeddings, labels = np.asarray(embeddings, np.float64), np.asarray(labels)
-    if len(np.unique(labels)) < 2:
+    embeddings, classes = np.asarray(embeddings, np.float64), np.asarray(labels)
+    if len(np.unique(classes)) < 2:
         raise ValueError("the Dunn index needs two classes or more")
-    kept = _near_centroid(embeddings, labels, keep)
-    labels = labels[kept]
+    kept = _near_centroid(embeddings, classes, keep)
+    classes = classes[kept]
     distances = squareform(pdist(embeddings[kept]))
-    same = labels[:, None] == labels
+    same = classes[:, None] == classes
     diameter = distances[same].max()
     return float(distances[~same].min() / diameter) if diameter > 0 else float("inf")
 

@@ -26,11 +26,11 @@ _NEAR_WHITE = 245
 
 @dataclass(frozen=True)
 class Panel:
-    """One moving picture of a grid: points ``(n_frames, n, 2 or 3)`` or an image ``(n_frames, rows, columns)``."""
+    """One moving picture of a grid: points ``(n_frames, n, 2 or 3)``, or an image ``(n_frames, rows, columns)``."""
 
     title: str
-    points: np.ndarray | None = None
-    image: np.ndarray | None = None
+    values: np.ndarray
+    is_image: bool = False
 
 
 class Motion:
@@ -113,7 +113,7 @@ class Motion:
         for place, index in enumerate((0, len(frames) // 2, len(frames) - 1)):
             sample.paste(frames[index], (0, place * frames[0].height))
         palette = sample.quantize(64, dither=Image.Dither.NONE)
-        palette.putpalette(_with_white(palette.getpalette()))
+        palette.putpalette(_with_white(palette.getpalette() or []))
         indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
         each = round(1000 * self.seconds / len(frames))
         durations = [each] * (len(frames) - 1) + [max(each, 1500)]  # the end stands still for a moment
@@ -129,7 +129,7 @@ class Motion:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.stem}.partial.mp4")
         FigureCanvasAgg(self.figure)
-        writer = FFMpegWriter(fps=len(self) / self.seconds)
+        writer = FFMpegWriter(fps=len(self) / self.seconds)  # type: ignore[arg-type]  # ffmpeg takes any number
         try:
             with writer.saving(self.figure, str(aside), dpi=self.figure.dpi):
                 for index in range(len(self)):
@@ -140,9 +140,10 @@ class Motion:
             aside.unlink(missing_ok=True)
 
     def _save_npz(self, path: Path) -> None:
-        numbers = {panel.title: panel.points if panel.image is None else panel.image for panel in self.panels}
+        numbers = {panel.title: panel.values for panel in self.panels}
         with atomic_write(path, "wb") as file:
-            np.savez_compressed(file, epochs=self.epochs, labels=self.labels, held_out=self.held_out, **numbers)
+            own = {"epochs": self.epochs, "labels": self.labels, "held_out": self.held_out}
+            np.savez_compressed(file, **own, **numbers)  # type: ignore[arg-type]  # any may be allow_pickle
 
     def _repr_html_(self) -> str:
         return f'<img alt="{self.name}" src="data:image/gif;base64,{base64.b64encode(self._gif()).decode()}">'
@@ -158,11 +159,11 @@ class Motion:
         updates, panel_axes = [], []
         for place, panel in enumerate(self.panels):
             axis = axes.flat[place]
-            if panel.image is not None:
+            if panel.is_image:
                 updates.append(_draw_image(axis, panel))
                 continue
             draw = _draw_points
-            if panel.points.shape[2] == 3:
+            if panel.values.shape[2] == 3:
                 axis.remove()
                 axis = figure.add_subplot(rows, columns, place + 1, projection="3d")
                 draw = _draw_sphere
@@ -226,11 +227,11 @@ def animate(
     panels = []
     for method in methods:
         places = smooth(_places(trajectory, method, run.config.seed), smoothing)
-        panels.append(Panel(method, points=between(places, n_frames)))
+        panels.append(Panel(method, between(places, n_frames)))
     if confusion:
         matrices, _ = confusions(run)
         shares = np.stack([matrix / np.maximum(matrix.sum(1, keepdims=True), 1) for matrix in matrices])
-        panels.append(Panel("confusion", image=between(shares, n_frames)))
+        panels.append(Panel("confusion", between(shares, n_frames), is_image=True))
     epochs = np.interp(np.linspace(0, len(trajectory) - 1, n_frames), np.arange(len(trajectory)), run.snapshot_epochs)
     return Motion(run.name, panels, epochs, labels, held_out, pixels)
 
@@ -246,8 +247,8 @@ def _places(trajectory: np.ndarray, method: str, seed: int) -> np.ndarray:
 
 
 def _draw_points(axis, panel: Panel, labels: np.ndarray, held_out: np.ndarray):
-    scatter(axis, panel.points[0], labels, held_out)
-    low, high = panel.points.min((0, 1)), panel.points.max((0, 1))
+    scatter(axis, panel.values[0], labels, held_out)
+    low, high = panel.values.min((0, 1)), panel.values.max((0, 1))
     space = 0.06 * np.maximum(high - low, 1e-6)
     axis.set(xlim=(low[0] - space[0], high[0] + space[0]), ylim=(low[1] - space[1], high[1] + space[1]))
     axis.set_title(panel.title)
@@ -255,7 +256,7 @@ def _draw_points(axis, panel: Panel, labels: np.ndarray, held_out: np.ndarray):
 
     def update(index: int) -> None:
         for artist, members in zip(axis.collections, groups):
-            artist.set_offsets(panel.points[index, members])
+            artist.set_offsets(panel.values[index, members])
 
     return update
 
@@ -264,7 +265,7 @@ def _draw_sphere(axis, panel: Panel, labels: np.ndarray, held_out: np.ndarray):
     around, up = np.meshgrid(np.linspace(0, 2 * np.pi, 25), np.linspace(0, np.pi, 13))
     ball = np.cos(around) * np.sin(up), np.sin(around) * np.sin(up), np.cos(up)
     axis.plot_wireframe(*ball, color="grey", alpha=0.2, linewidth=0.5)
-    unit = panel.points / np.linalg.norm(panel.points, axis=2, keepdims=True)
+    unit = panel.values / np.linalg.norm(panel.values, axis=2, keepdims=True)
     groups = [np.flatnonzero(labels == speaker) for speaker in dict.fromkeys(labels.tolist())]
     before = len(axis.collections)
     scatter(axis, unit[0], labels, held_out)
@@ -280,13 +281,13 @@ def _draw_sphere(axis, panel: Panel, labels: np.ndarray, held_out: np.ndarray):
 
 
 def _draw_image(axis, panel: Panel):
-    image = axis.imshow(panel.image[0], vmin=0, vmax=1, cmap="viridis")
+    image = axis.imshow(panel.values[0], vmin=0, vmax=1, cmap="viridis")
     axis.set(xticks=[], yticks=[], xlabel="speaker that the head answers", ylabel="true speaker")
     axis.grid(False)
 
     def update(index: int) -> None:
-        image.set_data(panel.image[index])
-        matrix = panel.image[index]
+        image.set_data(panel.values[index])
+        matrix = panel.values[index]
         axis.set_title(f"confusion: {np.trace(matrix) / max(matrix.sum(), 1e-9):.0%} right")
 
     return update

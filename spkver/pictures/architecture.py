@@ -4,7 +4,7 @@ Nothing here knows the encoder: shapes are what a forward pass of one utterance 
 of the parameters that are there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -102,6 +102,7 @@ def architecture(folder: str | Path) -> Picture:
     axis = axes[0, 0]
     groups = list(dict.fromkeys(part.group for part in parts))
     colours = dict(zip(groups, [SKY, ORANGE, GREEN, PURPLE, BLUE, GREY] * len(groups)))
+    rows: list[tuple[str, str, int | None, tuple[int, ...], Part | None, str]]
     rows = [("filterbanks", "input", None, (1, N_FRAMES, n_mels), None, "white")]
     rows += [
         (part.name, part.kind, part.n_parameters * part.times, part.out_shape, part, colours[part.group])
@@ -156,15 +157,10 @@ def _joined(parts: list[Part]) -> list[Part]:
     joined: list[Part] = []
     first = ""
     for part in parts:
-        last = joined[-1] if joined else None
         stem, _, index = part.name.rpartition(".")
-        same = last is not None and (last.kind, last.n_parameters, last.out_shape) == (
-            part.kind,
-            part.n_parameters,
-            part.out_shape,
-        )
+        same = bool(joined) and replace(joined[-1], name=part.name, times=part.times) == part
         if same and stem and stem == first.rpartition(".")[0] and index.isdigit():
-            joined[-1] = Part(f"{first}-{index}", part.kind, part.n_parameters, part.out_shape, last.times + 1)
+            joined[-1] = Part(f"{first}-{index}", part.kind, part.n_parameters, part.out_shape, joined[-1].times + 1)
             continue
         first = part.name
         joined.append(part)

@@ -61,8 +61,8 @@ def det_curves(systems: Systems, p_targets: Sequence[float] = (0.01,)) -> Pictur
         shown = np.concatenate([fnr[(fpr <= _HIGHEST) & (fnr > 0)], fpr[(fnr <= _HIGHEST) & (fpr > 0)]])
         lowest = min(lowest, 0.7 * shown.min(initial=lowest))
         axis.plot(*on_axes(fpr, fnr, labels), label=name, **style)
-        for marker, (what, *rates) in zip("o^vsD", operating_points(scores, labels, p_targets)):
-            axis.plot(*on_axes(*rates, labels), marker, color=style["color"], label=what)
+        for marker, (what, fpr_there, fnr_there) in zip("o^vsD", operating_points(scores, labels, p_targets)):
+            axis.plot(*on_axes(fpr_there, fnr_there, labels), marker, color=style["color"], label=what)
     axis.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
     ticks = [tick for tick in TICKS if tick / 100 >= lowest]
     axis.set_xticks(norm.ppf(np.array(ticks) / 100), [f"{tick:g}" for tick in ticks], fontsize=8)

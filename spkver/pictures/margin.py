@@ -4,7 +4,7 @@ Every curve is what the real head returns for an embedding put at an angle to it
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
@@ -20,16 +20,16 @@ SCALES = (32.0,)
 _ANGLES = np.linspace(0.0, math.pi, 721)
 
 
-def head_at(weights: Sequence[Sequence[float]], kind: type[Head] = ArcMarginProduct, **arguments) -> Head:
+def head_at(weights: Sequence[Sequence[float]], kind: Callable[..., Head] = ArcMarginProduct, **arguments) -> Head:
     """A head with the given class weights ``(n_classes, dim)``."""
-    weights = torch.tensor(weights, dtype=torch.float32)
-    head = kind(weights.shape[1], len(weights) // arguments.get("K", 1), **arguments)
+    rows = torch.tensor(weights, dtype=torch.float32)
+    head = kind(rows.shape[1], len(rows) // arguments.get("K", 1), **arguments)
     with torch.no_grad():
-        head.weight.copy_(weights)
+        head.weight.copy_(rows)
     return head
 
 
-def target_logit(theta: np.ndarray, kind: type[Head] = ArcMarginProduct, **arguments) -> np.ndarray:
+def target_logit(theta: np.ndarray, kind: Callable[..., Head] = ArcMarginProduct, **arguments) -> np.ndarray:
     """The target's logit when the embedding stands at ``theta`` radians from its class's weight.
 
     Args:
@@ -71,7 +71,7 @@ def shifted_angle(theta: np.ndarray, margin: float, easy_margin: bool = False) -
     return angle if easy_margin else np.where(theta <= math.pi - margin, angle, np.nan)
 
 
-def boundary_angle(theta_between: float, kind: type[Head] = ArcMarginProduct, **arguments) -> float:
+def boundary_angle(theta_between: float, kind: Callable[..., Head] = ArcMarginProduct, **arguments) -> float:
     """Where, from the target's weight, target and other class get equal logits in training, in radians.
 
     Args:
@@ -259,7 +259,7 @@ def _arcs(around: np.ndarray, wins: np.ndarray) -> list[np.ndarray]:
     return [np.unwrap(around[run]) for run in runs if wins[run[0]]]
 
 
-def _scaled_softmax(scale: float) -> type[Head]:
+def _scaled_softmax(scale: float) -> Callable[[int, int], Head]:
     """Plain softmax has no scale: its logit is |x| |w| cos(theta), here with |x| |w| = scale."""
 
     def make(in_features: int, out_features: int) -> Softmax:

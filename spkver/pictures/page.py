@@ -44,7 +44,7 @@ def packed(values: np.ndarray, dtype: str) -> str:
 
 
 def _web(name: str) -> str:
-    return resources.files("spkver.pictures").joinpath("web", name).read_text(encoding="utf-8")
+    return resources.files("spkver.pictures").joinpath("web").joinpath(name).read_text(encoding="utf-8")
 
 
 def _plotly() -> str:

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -54,7 +55,7 @@ def write_report(
     if method not in METHODS:
         raise SpkverError(f"--method {method}: choose among {', '.join(METHODS)}")
     left_out: list[str] = []
-    data = {"runs": [_run(run, name, method, left_out) for run, name in zip(runs, _names(runs))]}
+    data: dict[str, Any] = {"runs": [_run(run, name, method, left_out) for run, name in zip(runs, _names(runs))]}
     if audio:
         for run, part in zip(runs, data["runs"]):
             _note(left_out, part, "audio", lambda run=run: _audio(run, audio_megabytes / len(runs)))
@@ -180,7 +181,10 @@ def _architecture(run: Run) -> dict:
 
 def _audio(run: Run, megabytes: float) -> dict:
     """The beginnings of utterances as Ogg Opus: the first of each speaker, then the second, until it is full."""
-    directory = read_data_directory(run.experiment.recorded_path(run.about["data"]), check_files=False)
+    folder = run.experiment.recorded_path(run.about.get("data"))
+    if folder is None:
+        raise SpkverError(f"{run.experiment.config_file}: does not say on what data it was trained")
+    directory = read_data_directory(folder, check_files=False)
     paths = {utterance.id: utterance.path for utterance in directory.utterances}
     turn: dict[str, int] = {}
     order = []

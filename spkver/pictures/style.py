@@ -7,6 +7,7 @@ that share axes also differ in dash or marker.
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -32,7 +33,7 @@ DASHES = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 GREY = "#666666"
 
-STYLE = {
+STYLE: dict[Any, object] = {  # by matplotlib's names, of which its stubs have a closed list
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.grid": True,

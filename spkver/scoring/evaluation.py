@@ -15,7 +15,14 @@ from spkver.scoring.backends.enrolment import kept_models
 from spkver.scoring.external_scores import match_scores
 from spkver.scoring.metrics.comparison import compare
 from spkver.scoring.metrics.conditions import Column, by_condition, column, lesser, shared
-from spkver.scoring.metrics.summary import MADE_OF_KEY, format_table, read_metrics, summary, update_metrics_json
+from spkver.scoring.metrics.summary import (
+    MADE_OF_KEY,
+    Record,
+    format_table,
+    read_metrics,
+    summary,
+    update_metrics_json,
+)
 from spkver.scoring.score_files import read_scores
 from spkver.scoring.system_files import System
 
@@ -44,7 +51,8 @@ def evaluate_scores(
     record = _summary(path, trials, scores, known, settings)
     # By which `spkver results` tells two lists of one name apart.
     made_of = read_record(system.scores_record(directory.path, trials_file), "data", "trials")
-    record[MADE_OF_KEY] = {part: made_of[part] for part in ("data", "trials")}
+    if made_of is not None:
+        record[MADE_OF_KEY] = {part: made_of[part] for part in ("data", "trials")}
     update_metrics_json(
         system.exp / "metrics.json", f"{data_name(directory.path)}/{trials_file.name}", system.name, record
     )
@@ -69,7 +77,7 @@ def evaluate_foreign(
     if trials.labels is None:
         raise SpkverError(f"{trials_file}: has no labels; without them nothing can be counted")
     matched = match_scores(scores_file, trials)
-    known = None
+    known: _Known | None = None
     if utt2spk is not None:
         speaker_of = read_pairs(utt2spk)
         known = _Known(utt2spk, speaker_of, speaker_of)
@@ -189,16 +197,18 @@ def _few_speakers(n: int) -> list[str]:
     return [f"the intervals are over {n} speakers only, so they are rough; {FEW_SPEAKERS} or more are wanted"]
 
 
-def _summary(
-    path: Path, trials: Trials, scores: np.ndarray, known: "_Known | None", settings: Evaluation
-) -> dict[str, float | int | list[float]]:
-    with_intervals = known is not None and settings.bootstrap > 0
-    speakers = _speakers(path, trials, known) if with_intervals else ()
+def _summary(path: Path, trials: Trials, scores: np.ndarray, known: "_Known | None", settings: Evaluation) -> Record:
+    enroll: np.ndarray | None = None
+    test: np.ndarray | None = None
+    n_speakers = {}
+    if known is not None and settings.bootstrap > 0:
+        enroll, test = _speakers(path, trials, known)
+        n_speakers = {"speakers": len(np.unique([enroll, test]))}
     try:
-        record = summary(scores, trials.labels, *speakers, p_targets=settings.p_targets, n=settings.bootstrap)
+        record = summary(scores, trials.known_labels, enroll, test, settings.p_targets, settings.bootstrap)
     except ValueError as error:
         raise SpkverError(f"{path}: {error}") from None
-    return record | ({"speakers": len(np.unique(speakers))} if with_intervals else {})
+    return record | n_speakers
 
 
 @dataclass(frozen=True)
@@ -228,15 +238,15 @@ class _Known:
             SpkverError: a model has utterances of two speakers, or one that is not in the directory.
         """
         speakers = {utterance.id: utterance.speaker for utterance in directory.utterances}
-        seconds = directory.durations or {}
+        seconds = directory.durations
         models = kept_models(scores)
         if not models:
             return cls(directory.path, speakers, speakers, directory.genders, seconds, seconds)
-        enroll = {}
+        enroll: dict[str, str] = {}
         for model, utts in models.items():
-            found = list(dict.fromkeys(speakers.get(utt) for utt in utts))
-            if None in found:
+            if not all(utt in speakers for utt in utts):
                 raise SpkverError(f"{scores}: model '{model}' has an utterance that is not in {directory.path}")
+            found = list(dict.fromkeys(speakers[utt] for utt in utts))
             if len(found) != 1:
                 raise SpkverError(f"{scores}: model '{model}' has utterances of '{found[0]}' and of '{found[1]}'")
             enroll[model] = found[0]
@@ -281,8 +291,9 @@ def _condition(title: str, known: _Known, trials: Trials, trials_file: Path) -> 
     # The values of both sides stand one behind the other.
     index = trials.enroll_index, trials.test_index + len(trials.names)
     if title == "duration" and known.test_seconds:
-        both = (("enroll", known.enroll_seconds), ("test", known.test_seconds))
-        return column(lesser(np.concatenate([_of_names(trials_file, trials, *side, title) for side in both]), *index))
+        seconds = (("enroll", known.enroll_seconds), ("test", known.test_seconds))
+        values = np.concatenate([_of_names(trials_file, trials, *side, title) for side in seconds])
+        return column(lesser(values, *index))
     if title == "gender" and known.genders:
         both = (("enroll", known.enroll), ("test", known.test))
         speakers = np.concatenate([_of_names(trials_file, trials, *side, title) for side in both])

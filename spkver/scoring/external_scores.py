@@ -58,8 +58,8 @@ def match_scores(path: str | os.PathLike, trials: Trials) -> Matched:
             a label is not the list's, or the counts differ where order alone tells.
     """
     found = _read(path, trials)
-    if found.enroll is not None:
-        return _by_names(path, trials, found)
+    if found.enroll is not None and found.test is not None:
+        return _by_names(path, trials, found.enroll, found.test, found.scores, found.labels)
     if len(found.scores) != len(trials):
         raise SpkverError(
             f"{path}: {len(found.scores)} scores without names, but {len(trials)} trials in {trials.path}; "
@@ -78,9 +78,15 @@ class _Entries(NamedTuple):
     labels: np.ndarray | None
 
 
-def _by_names(path: str | os.PathLike, trials: Trials, found: _Entries) -> Matched:
-    """Join on the pair, as one number."""
-    enroll, test, scores, labels = found
+def _by_names(
+    path: str | os.PathLike,
+    trials: Trials,
+    enroll: np.ndarray,
+    test: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray | None,
+) -> Matched:
+    """Join on the pair, as one number; of the lines of a score file as in `_Entries`."""
     n_names = len(trials.names)
     known = (enroll >= 0) & (test >= 0)
     line_of = np.flatnonzero(known)
@@ -91,8 +97,7 @@ def _by_names(path: str | os.PathLike, trials: Trials, found: _Entries) -> Match
     differing = again[scores[line_of[again]] != scores[line_of[again - 1]]]
     if differing.size:
         first, second = line_of[differing[0] - 1], line_of[differing[0]]
-        a, b = divmod(int(keys[differing[0]]), n_names)
-        pair = f"'{trials.names[a].as_py()}' and '{trials.names[b].as_py()}'"
+        pair = " and ".join(f"'{trials.names[i].as_py()}'" for i in divmod(int(keys[differing[0]]), n_names))
         raise SpkverError(
             f"{_line(path, second)}: {pair} have the score {scores[second]:g}, but {scores[first]:g} on line "
             f"{line_number(path, int(first)) if not is_table(path) else first + 2}; which one is right?"
@@ -111,7 +116,9 @@ def _by_names(path: str | os.PathLike, trials: Trials, found: _Entries) -> Match
         )
     _check_labels(path, trials, labels, line_of[place])
     asked = np.isin(keys, wanted)
-    return Matched(scores[line_of[place]], "names", len(again), int((~known).sum() + (~asked).sum()))
+    return Matched(
+        scores[line_of[place]], "names", len(again), int(np.count_nonzero(~known) + np.count_nonzero(~asked))
+    )
 
 
 def _check_labels(path: str | os.PathLike, trials: Trials, labels: np.ndarray | None, entries: np.ndarray) -> None:
@@ -147,8 +154,19 @@ def _read(path: str | os.PathLike, trials: Trials) -> _Entries:
     except Irregular:
         raise SpkverError(_complaint(path)) from None
     roles = _roles(path, blocks[0], trials)
-    parts = zip(*(_part(path, block, roles, trials) for block in blocks))
-    return _Entries(*(None if values[0] is None else np.concatenate(values) for values in parts))
+    parts = [_part(path, block, roles, trials) for block in blocks]
+    return _Entries(
+        _joined([part.enroll for part in parts]),
+        _joined([part.test for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        _joined([part.labels for part in parts]),
+    )
+
+
+def _joined(columns: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """A column of all blocks, which have it alike."""
+    there = [column for column in columns if column is not None]
+    return np.concatenate(there) if there else None
 
 
 class _Roles(NamedTuple):
@@ -195,7 +213,7 @@ def _numeric(word: str) -> bool:
     return True
 
 
-def _columns_of_pairs(block: Block, named: Sequence[int], trials: Trials) -> Sequence[int]:
+def _columns_of_pairs(block: Block, named: Sequence[int], trials: Trials) -> list[int]:
     """Of several columns that hold ids of the list, the two with the most pairs of it; none where two have as many."""
     n_names = len(trials.names)
     asked = trials.enroll_index.astype(np.int64) * n_names + trials.test_index
@@ -207,7 +225,7 @@ def _columns_of_pairs(block: Block, named: Sequence[int], trials: Trials) -> Seq
         hits[a, b] = np.count_nonzero(np.isin(np.unique(pairs), asked))
     best = max(hits.values())
     winners = [pair for pair, count in hits.items() if count == best]
-    return winners[0] if len(winners) == 1 else ()
+    return list(winners[0]) if len(winners) == 1 else []
 
 
 def _part(path: str | os.PathLike, block: Block, roles: _Roles, trials: Trials) -> _Entries:
@@ -227,7 +245,8 @@ def _part(path: str | os.PathLike, block: Block, roles: _Roles, trials: Trials) 
     if not roles.ids:
         return _Entries(None, None, scores, labels)
     if len(roles.ids) == 2:
-        return _Entries(*(_find(block.columns[column], trials) for column in roles.ids), scores, labels)
+        enroll, test = (_find(block.columns[column], trials) for column in roles.ids)
+        return _Entries(enroll, test, scores, labels)
     pairs = block.columns[roles.ids[0]]
     sides = pc.split_pattern(pairs.dictionary, "*", max_splits=1)
     index = pairs.indices.to_numpy()

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from spkver.data.directory import DataDirectory
 from spkver.data.trials import read_trials
 from spkver.errors import SpkverError
@@ -46,7 +48,8 @@ def fuse_systems(
             )
     trials_file = trials_file or data / "trials"
     asked = read_trials(trials_file)
-    train_columns, test_columns = dict.fromkeys(names), dict.fromkeys(names)  # the scores stand first
+    train_columns: dict[str, np.ndarray] = {}
+    test_columns: dict[str, np.ndarray] = {}
     for name, system, held_out in zip(names, systems, found):
         backend, voices = system.backend, held_out.voices
         with known_by_name(name):
@@ -58,7 +61,7 @@ def fuse_systems(
         if name == names[0]:
             qualities, test_qualities = columns, tested
     chosen = settings.calibration
-    train_columns |= qualities
+    train_columns |= qualities  # behind the scores
     with known_by_name(str(train.path)):
         made_for = chosen.p_target, chosen.regularisation
         fusion = fit_calibration(

@@ -209,7 +209,8 @@ def _scored(block: Block, path: str | os.PathLike, width: int) -> tuple[Trials, 
     if not np.isfinite(scores).all():
         raise Irregular
     labels = labels_of(block, 3, LABEL_OF_WORD) if width == 4 else None
-    return Trials.of_columns(*block.columns[:2], labels, path, 0), scores
+    enroll, test = block.columns[:2]
+    return Trials.of_columns(enroll, test, labels, path, 0), scores
 
 
 def _read_line_by_line(path: str | os.PathLike) -> tuple[Trials, np.ndarray]:

@@ -5,7 +5,7 @@ them can be run again alone. What is fitted lies in the model's folder, and scor
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -313,7 +313,7 @@ def held_out_trials(train: DataDirectory, system: System, settings: Scoring, see
         EmbeddingSet(embedded.embeddings[held_out], measures),
         made.enroll_index,
         made.test_index,
-        made.labels,
+        made.known_labels,
         np.ones(len(made)),
         np.zeros(0),
     )
@@ -367,7 +367,7 @@ def _equal_weights(labels: np.ndarray) -> np.ndarray:
 
 
 def trials_and_voices(
-    system: System, data: Path, trials: Trials, quality: list[str]
+    system: System, data: Path, trials: Trials, quality: Sequence[str]
 ) -> tuple[tuple[np.ndarray, np.ndarray], EmbeddingSet]:
     """Trials as rows, and the voices of these rows, of a system's embeddings of a data directory."""
     embedded = Embedded.of(system, data)

@@ -1,5 +1,6 @@
 """A system within an experiment: where its files lie, what they were made of, and the voices that it compares."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -158,7 +159,7 @@ class Embedded:
             raise SpkverError(f"{self.folder / 'utts'}: '{stranger}' is not in {directory.path}; embed it again")
         return np.array([of[utt] for utt in self.utts])
 
-    def voices(self, backend: Backend, quality: list[str]) -> EmbeddingSet:
+    def voices(self, backend: Backend, quality: Sequence[str]) -> EmbeddingSet:
         """One side of trials, with the quality measures that a calibration asks for."""
         measures = read_measures(self.folder, [name for name in quality if name != COHORT_MEAN])
         return rated_embeddings(self.embeddings, measures, quality, backend)

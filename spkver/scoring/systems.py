@@ -5,7 +5,7 @@
 list may be scored in any pieces.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -47,7 +47,7 @@ class EmbeddingSet:
 
 
 def rated_embeddings(
-    embeddings: np.ndarray, measures: dict[str, np.ndarray], quality: list[str], backend: Backend
+    embeddings: np.ndarray, measures: dict[str, np.ndarray], quality: Sequence[str], backend: Backend
 ) -> EmbeddingSet:
     """Voices with the quality measures that a calibration asks for, the mean of their cohort scores among them."""
     if COHORT_MEAN in quality:
@@ -169,6 +169,7 @@ def build_system(name: str, enroll: EmbeddingSet, test: EmbeddingSet, backend: B
         ValueError: embeddings or measures that are not finite, or a cohort smaller than ``top_n``.
     """
     base, norm, calibrated = parse_system(name)
+    score: Score
     if base in PLDA_BASES:
         score = PldaRatio(enroll, test, backend.plda(base))
     elif norm is None:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from spkver.data.directory import DataDirectory
 from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
@@ -30,10 +32,16 @@ class Averaged:
         return f"{line}, held-out EER {self.held_out_eer:.2%} (threshold {self.threshold:.3f})"
 
 
-def average_model(experiment: Experiment, directory: DataDirectory, overrides: Sequence[str] = ()) -> Averaged:
+def average_model(
+    experiment: Experiment,
+    directory: DataDirectory,
+    overrides: Sequence[str] = (),
+    device: torch.device | None = None,
+) -> Averaged:
     """Average the weights of the last epochs into ``model/``.
 
-    ``overrides`` (``scoring.key=value``) hold for that model from then on, such as its variants.
+    ``overrides`` (``scoring.key=value``) hold for that model from then on, such as its variants; ``device`` is where it
+    embeds the training utterances that renew its statistics, and the held-out ones (None: the CPU).
 
     The decision threshold of ``spkver verify`` is the one at the EER of the held-out training speakers.
 
@@ -50,6 +58,7 @@ def average_model(experiment: Experiment, directory: DataDirectory, overrides: S
     encoder_weights, head_weights = checkpoint.average([kept[epoch] for epoch in epochs])
     encoder = build_encoder(config.model, config.features.n_mels)
     fit(encoder, encoder_weights, experiment.checkpoints)
+    encoder.to(device)
 
     train_speakers, held_out_speakers = split_as_begun(directory, experiment.untrained)
     renew_statistics(encoder, directory.subset(speakers=train_speakers), config)

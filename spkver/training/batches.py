@@ -65,7 +65,7 @@ class Batches:
         # torch asks every worker to end, and would wait long for one that hangs.
         killer = threading.Timer(_SECONDS_TO_END, self._kill)
         killer.start()
-        self._iterator._shutdown_workers()
+        self._iterator._shutdown_workers()  # type: ignore[attr-defined]  # of the iterator with workers
         for worker in self._workers:
             worker.join()
         killer.cancel()
@@ -128,7 +128,7 @@ class Batches:
             worker.kill()
 
 
-def _how_it_died(pid: int, exitcode: int) -> str:
+def _how_it_died(pid: int | None, exitcode: int) -> str:
     """``exitcode``: as `multiprocessing.Process` has it, negative for a signal."""
     if exitcode > 0:
         return f"data worker (process {pid}) ended with status {exitcode}"

@@ -106,7 +106,7 @@ def average(paths: list[Path]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     weights = [load_tensors(path) for path in paths]
     for path, tensors in zip(paths, weights):
         _check_like(weights[0], tensors, path, paths[0])
-    parts = ({}, {})
+    parts: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
     for name, mean in mean_of(weights).items():
         part, _, rest = name.partition(".")
         parts[part == "head"][rest] = mean

@@ -71,7 +71,7 @@ def start_from(folder: Path, encoder: SpeechEncoderV3, head: Head, directory: Da
     """
     folder = Path(folder)
     fit(encoder, load_tensors(folder / "model.safetensors"), folder / "model.safetensors")
-    before = read_speakers(folder)
+    before = read_speakers(folder) or []
     classes = _classes(directory.speakers, config)
     known = {} if config.init.head == "rebuild" else _places(_classes(before, read_config(folder)))
     kept = [place for place, each in enumerate(classes) if each in known]
@@ -164,7 +164,7 @@ def spread_rows(centres: Tensor, n_rows: int, spread: float, generator: torch.Ge
 
 def _choose(directory: DataDirectory, n: int, seed: int) -> dict[str, list[Utterance]]:
     """At most ``n`` utterances of each speaker."""
-    of_speaker = {speaker: [] for speaker in directory.speakers}
+    of_speaker: dict[str, list[Utterance]] = {speaker: [] for speaker in directory.speakers}
     for utterance in directory.utterances:
         of_speaker[utterance.speaker].append(utterance)
     rng = np.random.default_rng([seed, 0xCE7])

@@ -45,7 +45,7 @@ def split_speakers(
 
 def split_as_begun(directory: DataDirectory, untrained: Path) -> tuple[list[str], list[str]]:
     """The same for a run that has begun, from the training speakers in its folder ``untrained``."""
-    trained = read_speakers(untrained)
+    trained = read_speakers(untrained) or []
     others = set(directory.speakers) - set(trained)
     return trained, [speaker for speaker in directory.speakers if speaker in others]
 
@@ -73,7 +73,7 @@ class HeldOut:
             genders=directory.genders,
         )
         enroll, test = map_trials(trials, ids, directory.path / "wav.scp")
-        return cls(utterances, directory.durations, enroll, test, trials.labels)
+        return cls(utterances, directory.durations, enroll, test, trials.known_labels)
 
     def equal_error_rate(self, extractor: Extractor) -> tuple[float, float]:
         """EER (a fraction) and its threshold of cosine scores with the encoder as it is."""

@@ -41,7 +41,7 @@ class NormStatistics:
         return torch.stack([buffer.isfinite().all() for buffer in self._buffers]).all()
 
 
-def batch_norms(module: nn.Module) -> list[nn.Module]:
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
     """The BatchNorms in a module, in the order of their definition."""
     return [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
 
@@ -59,8 +59,8 @@ def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config:
     frozen_modules = freeze(encoder, config.optimizer.freeze)
     norms = [norm for norm in batch_norms(encoder) if norm not in frozen_modules]
     n = min(config.training.statistics_utterances, len(directory.utterances))
-    chosen = np.random.default_rng([config.seed, 0xBA7C]).choice(len(directory.utterances), n, replace=False)
-    chosen = directory.subset(utterances={directory.utterances[index].id for index in chosen})
+    places = np.random.default_rng([config.seed, 0xBA7C]).choice(len(directory.utterances), n, replace=False)
+    chosen = directory.subset(utterances={directory.utterances[place].id for place in places})
     while norms:
         seen = _inputs(encoder, norms, chosen, config)
         # What a later norm sees depends on the earlier ones' statistics; only the embedding's follows from the
@@ -68,19 +68,20 @@ def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config:
         first = next(iter(seen))
         _hold_statistics(first, seen[first])
         norms.remove(first)
-        if first is encoder.pooled_norm and encoder.embedding_norm in norms:
+        last = encoder.embedding_norm
+        if first is encoder.pooled_norm and isinstance(last, _BatchNorm) and last in norms:
             with torch.no_grad():
-                _hold_statistics(encoder.embedding_norm, encoder.embedding(first.eval()(seen[first])))
-            norms.remove(encoder.embedding_norm)
+                _hold_statistics(last, encoder.embedding(first.eval()(seen[first])))
+            norms.remove(last)
 
 
 def _inputs(
-    encoder: SpeechEncoderV3, norms: list[nn.Module], directory: DataDirectory, config: Config
-) -> dict[nn.Module, Tensor]:
+    encoder: SpeechEncoderV3, norms: list[_BatchNorm], directory: DataDirectory, config: Config
+) -> dict[_BatchNorm, Tensor]:
     """What norms are given for whole utterances, each ``(n_utterances, n_features)``, in the order of their use."""
-    seen: dict[nn.Module, list[Tensor]] = {}
+    seen: dict[_BatchNorm, list[Tensor]] = {}
 
-    def keep(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+    def keep(norm: _BatchNorm, inputs: tuple[Tensor]) -> None:
         seen.setdefault(norm, []).append(inputs[0])
 
     hooks = [norm.register_forward_pre_hook(keep) for norm in norms]
@@ -94,8 +95,8 @@ def _inputs(
 
 
 @torch.no_grad()
-def _hold_statistics(norm: nn.Module, values: Tensor) -> None:
+def _hold_statistics(norm: _BatchNorm, values: Tensor) -> None:
     if not values.isfinite().all():
         raise SpkverError("training utterances have embeddings that are not finite: the weights are damaged")
-    norm.running_mean.copy_(values.mean(0))
-    norm.running_var.copy_(values.var(0))
+    norm.get_buffer("running_mean").copy_(values.mean(0))
+    norm.get_buffer("running_var").copy_(values.var(0))

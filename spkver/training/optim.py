@@ -50,7 +50,13 @@ def _of_weights(
         "nadam": torch.optim.NAdam,
     }
     fused = {"fused": True} if config.name in ("adamw", "adam") else {}
-    return kinds[config.name](groups, lr=config.lr, betas=tuple(config.betas), **fused)
+    return kinds[config.name](groups, lr=config.lr, betas=betas_of(config), **fused)
+
+
+def betas_of(config: Optimizer) -> tuple[float, float]:
+    """The decays of Adam's two moments."""
+    first, second = config.betas
+    return first, second
 
 
 def set_learning_rate(optimizer: "torch.optim.Optimizer | CombinedOptimizer", lr: float) -> None:
@@ -63,7 +69,7 @@ def set_learning_rate(optimizer: "torch.optim.Optimizer | CombinedOptimizer", lr
 class CombinedOptimizer:
     """Several optimizers, each with parameters of its own, used as one."""
 
-    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+    def __init__(self, *parts: "torch.optim.Optimizer | CombinedOptimizer") -> None:
         self.parts = parts
 
     @property
@@ -98,7 +104,7 @@ def _build_muon(
         parameter: factors[parameter] for parameter in factors if parameter in of_encoder and parameter.dim() == 2
     }
     rest = {parameter: factor for parameter, factor in factors.items() if parameter not in matrices}
-    adamw = torch.optim.AdamW(_groups(rest, config.weight_decay), lr=config.lr, betas=tuple(config.betas), fused=True)
+    adamw = torch.optim.AdamW(_groups(rest, config.weight_decay), lr=config.lr, betas=betas_of(config), fused=True)
     if not matrices:
         return CombinedOptimizer(adamw)
     muon = Muon(_groups(matrices, config.weight_decay), config.lr, config.momentum, dtype=dtype)
@@ -160,18 +166,18 @@ class Muon(torch.optim.Optimizer):
                     raise ValueError(f"Muon is for matrices, not for a parameter of shape {tuple(parameter.shape)}")
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever given
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._change(parameter, group)
+                    self._change(parameter, parameter.grad, group)
 
-    def _change(self, parameter: Tensor, group: dict) -> None:
+    def _change(self, parameter: Tensor, gradient: Tensor, group: dict) -> None:
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        average = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-        update = orthogonalised(parameter.grad.lerp(average, group["momentum"]), self.dtype)
+        average = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+        update = orthogonalised(gradient.lerp(average, group["momentum"]), self.dtype)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(parameter.shape)))
 
@@ -235,8 +241,8 @@ class RowAdamW(torch.optim.Optimizer):
         ]
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps})
         self.head = head
-        self._part: Head | None = None
-        self._classes: Tensor | None = None
+        self._part = head  # of the classes in use: all of them, until some are chosen
+        self._classes = torch.arange(head.out_features, device=head.weight.device)
 
     def use(self, classes: Tensor) -> Head:
         """A head of these classes for the next step; its gradients are what ``step`` applies."""
@@ -247,11 +253,12 @@ class RowAdamW(torch.optim.Optimizer):
         """Nothing to do: each part of the head is new."""
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever given
         """Change the rows of the classes in use by the gradients of the part."""
         for group, own in zip(self.param_groups, self._part.parameters()):
             (parameter,) = group["params"]
-            self._step_rows(parameter, self._rows(parameter), own.grad, group)
+            if own.grad is not None:
+                self._step_rows(parameter, self._rows(parameter), own.grad, group)
 
     def _rows(self, parameter: Tensor) -> Tensor:
         per_class = len(parameter) // self.head.out_features

@@ -38,7 +38,7 @@ class Snapshots:
         trained = _choose(training, n_speakers, n_utterances, rng)
         unseen = [] if held_out is None else _choose(held_out, n_speakers, n_utterances, rng)
         self.utterances = trained + unseen
-        self.durations = {**training.durations, **({} if held_out is None else held_out.durations)}
+        self.durations = training.durations | ({} if held_out is None else held_out.durations)
         self.n_trained = len(trained)
         self.subset = Subset(
             np.array([utterance.id for utterance in self.utterances]),
@@ -87,7 +87,8 @@ def _choose(directory: DataDirectory, n_speakers: int, n_utterances: int, rng: n
     """A seeded choice, speaker by speaker in the directory's order."""
     speakers = directory.speakers
     n = min(n_speakers, len(speakers))
-    chosen = {speakers[index]: [] for index in sorted(rng.choice(len(speakers), n, replace=False))}
+    places = sorted(rng.choice(len(speakers), n, replace=False))
+    chosen: dict[str, list[Utterance]] = {speakers[place]: [] for place in places}
     for utterance in directory.utterances:
         if utterance.speaker in chosen:
             chosen[utterance.speaker].append(utterance)

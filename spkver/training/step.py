@@ -21,13 +21,16 @@ from spkver.errors import SpkverError
 from spkver.features import SpecAugment, mean_normalise
 from spkver.heads import Head, chunked_loss, draw_classes
 from spkver.training.clock import StageTimer
+from spkver.training.loss_scale import LossScale
 from spkver.training.norm_statistics import NormStatistics
-from spkver.training.optim import RowAdamW, build_optimizer, set_learning_rate
+from spkver.training.optim import RowAdamW, betas_of, build_optimizer, set_learning_rate
 from spkver.training.schedules import learning_rate, margin
 from spkver.training.seeds import mixed_seed
 from spkver.training.snapshot_writer import gradient_histogram
 
-Batch = tuple[Tensor, Tensor, Tensor]
+_GPU_HEAD_MEGABYTES = 2048  # of logits, which the plain head holds about three times
+
+Batch = tuple[Tensor, ...]
 """Waveforms ``(batch, n_samples)``, labels ``(batch,)`` and which formant factor ``(batch,)``."""
 
 
@@ -51,6 +54,7 @@ class TrainingStep:
         self.specaugment = SpecAugment(**config.augment.specaugment.model_dump())
         self.rows = self._row_optimizer()
         self.optimizer = build_optimizer(config.optimizer, encoder, head, dtype, self.rows)
+        self.loss_scale = LossScale(dtype)
         self.statistics = NormStatistics(encoder, head)
         self.clock = StageTimer(device)
         self.skipped_in_a_row = 0
@@ -82,7 +86,7 @@ class TrainingStep:
             loss, n_correct = self._loss(head, embeddings.float(), places)
         with self.clock("backward"):
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            self.loss_scale.scaled(loss).backward()
         with self.clock("clipping"):
             grad_norm = self._clip(head, watch)
         # One transfer: a GPU stops at each.
@@ -94,6 +98,7 @@ class TrainingStep:
                 self.optimizer.step()
             else:
                 self.statistics.take_back()
+        self.loss_scale.follow(finite)
         record = {
             "epoch": epoch + 1,
             "step": step + 1,
@@ -119,8 +124,8 @@ class TrainingStep:
     @torch.no_grad()
     def _features(self, waveforms: Tensor, formants: Tensor) -> tuple[Tensor, Tensor]:
         # One bank for all is the faster way where there is only one.
-        formants = formants if len(self.fbank.mel) > 1 else None
-        features, average = mean_normalise(self.fbank(waveforms, formants=formants)[0])
+        chosen = formants if len(self.fbank.mel) > 1 else None
+        features, average = mean_normalise(self.fbank(waveforms, formants=chosen)[0])
         return self.specaugment(features), average
 
     def _row_optimizer(self) -> RowAdamW | None:
@@ -128,7 +133,7 @@ class TrainingStep:
         chosen = self.config.optimizer
         if self.config.training.sampled_share == 1:
             return None
-        return RowAdamW(self.head, chosen.lr, tuple(chosen.betas), chosen.weight_decay)
+        return RowAdamW(self.head, chosen.lr, betas_of(chosen), chosen.weight_decay)
 
     def _head_of(self, labels: Tensor) -> tuple[Head, Tensor]:
         """The head of this step, and where the labels' classes stand in it."""
@@ -141,18 +146,25 @@ class TrainingStep:
 
     def _loss(self, head: Head, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The head's cross-entropy, and how many items it has right."""
-        config = self.config.training
-        if len(head.weight) >= config.chunked_head_rows:
-            return chunked_loss(head, embeddings, labels, config.chunked_head_products)
+        if self._takes_chunks(len(head.weight), len(labels)):
+            return chunked_loss(head, embeddings, labels, self.config.training.chunked_head_products)
         logits = head(embeddings, labels)
         return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).sum()
+
+    def _takes_chunks(self, n_rows: int, batch: int) -> bool:
+        """Whether the loss is computed chunk by chunk: for want of memory, or on a CPU because that is faster."""
+        config = self.config.training
+        if config.head_megabytes is None and self.device.type == "cpu":
+            return n_rows >= config.chunked_head_rows
+        return 4 * batch * n_rows > (config.head_megabytes or _GPU_HEAD_MEGABYTES) * 2**20
 
     def _clip(self, head: Head, watch: bool) -> Tensor:
         """Clip the gradients of encoder and head together; returns their norm () before."""
         parameters = [*self.encoder.parameters(), *head.parameters()]
+        self.loss_scale.unscale(parameters)
         before = gradient_histogram(parameters) if watch else None
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip_norm)
-        if watch:
+        if before is not None:
             self.gradients = torch.stack([before, gradient_histogram(parameters)])
         return grad_norm
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+import torch
+
 # Seconds in which what is waited for may still come: leaving in the middle of a transfer makes the other end complain.
 _PATIENCE = 1.0
 
@@ -13,6 +15,17 @@ TRY_AGAIN = 75
 
 # SIGHUP comes when a terminal or an ssh connection closes.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+def ignore_interrupts(worker: int) -> None:
+    """In a data worker: one thread, and being stopped is the main process's business.
+
+    A terminal's ctrl-C and a scheduler's SIGTERM reach the workers too; one that died of it would
+    take away the batch that the main process waits for before it saves. Workers end with their parent.
+    """
+    torch.set_num_threads(1)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Stopped(Exception):
@@ -25,6 +38,10 @@ class Stopped(Exception):
 
 class StopNow(BaseException):
     """Raised in a block that may be left at any place; no ``except Exception`` of a library stops it."""
+
+    def __init__(self, signal_number: int):
+        super().__init__()
+        self.signal_number = signal_number
 
 
 class StopRequest:
@@ -55,7 +72,7 @@ class StopRequest:
         self._may_leave = True
         try:
             if self.signal_number is not None:
-                raise StopNow
+                raise StopNow(self.signal_number)
             yield
         finally:
             self._may_leave = False
@@ -67,8 +84,8 @@ class StopRequest:
         signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
     def _leave(self, number: int, frame) -> None:
-        if self._may_leave:
-            raise StopNow
+        if self._may_leave and self.signal_number is not None:
+            raise StopNow(self.signal_number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

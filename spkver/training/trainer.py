@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from spkver import native
 from spkver.config import Config
+from spkver.data.cores import usable_cores
 from spkver.data.dataset import SpeakerCrops, collate
 from spkver.data.directory import DataDirectory
 from spkver.data.sampler import SpeakerBatchSampler
@@ -29,19 +30,19 @@ from spkver.experiment.paths import Experiment
 from spkver.files import locked
 from spkver.heads import build_head
 from spkver.models import build_encoder
+from spkver.models.device import allow_tf32, choose_device, choose_dtype
 from spkver.training import checkpoint
 from spkver.training.batches import Batches, WorkerDied
-from spkver.training.device import choose_device, choose_dtype, ignore_interrupts
 from spkver.training.epoch_report import RunningMeans, epoch_line, epoch_progress, figures, training_line
 from spkver.training.finetune import freeze, start_from
 from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
 from spkver.training.norm_statistics import renew_statistics
 from spkver.training.snapshot_writer import Snapshots
-from spkver.training.step import TrainingStep
-from spkver.training.stopping import TRY_AGAIN, StopNow, Stopped, StopRequest
+from spkver.training.step import Batch, TrainingStep
+from spkver.training.stopping import TRY_AGAIN, StopNow, Stopped, StopRequest, ignore_interrupts
 
 # What a checkpoint holds, with the types.
-_STATE = {
+_STATE: dict[str, type | tuple[type, ...]] = {
     "epoch": int,
     "step": int,
     "sums": dict,
@@ -80,6 +81,7 @@ class Trainer:
             torch.set_num_threads(config.training.threads)
         self.device = choose_device(config.training.device)
         self.dtype = choose_dtype(config.training.precision, self.device)
+        allow_tf32(config.training.tf32)
 
         # A run that was stopped before its first checkpoint begins again. One that has a checkpoint has all from
         # there and nothing from the model of `init`, which may be gone by then.
@@ -123,7 +125,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.encoder = build_encoder(config.model, config.features.n_mels)
         self.head = build_head(config.head, config.model.embed_dim, self.dataset.n_classes)
-        self.encoder.to(self.device, memory_format=torch.channels_last)
+        self.encoder.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stubs
         self.head.to(self.device)
         if init is not None and not self.begun:
             print(f"{init}: {start_from(init, self.encoder, self.head, training, config)}", flush=True)
@@ -133,8 +135,8 @@ class Trainer:
         self.epoch, self.step = 0, 0  # the next to do, both counted from 0
         self.sums = RunningMeans()  # of the epoch so far
         self.seconds = 0.0  # of training so far
-        self.best = None  # (held-out EER, epoch counted from 1)
-        self.gradients = None  # histograms of the epoch's last step, before and after clipping
+        self.best: tuple[float, int] | None = None  # (held-out EER, epoch counted from 1)
+        self.gradients: Tensor | None = None  # histograms of the epoch's last step, before and after clipping
 
     def description(self) -> str:
         """One line: what trains on what."""
@@ -157,7 +159,8 @@ class Trainer:
         with locked(self.experiment.training_lock, "training"):
             self.experiment.remove_leftovers()
             self.log = Log(self.experiment.log_file, self._begin(run))
-            self._saved_at, self._steps_saved = time.monotonic(), None
+            self._saved_at = time.monotonic()
+            self._steps_saved: int | None = None
             try:
                 self._train()
             finally:
@@ -180,9 +183,8 @@ class Trainer:
                 while self.epoch < self.config.training.epochs:
                     self._train_epoch()
                     self._finish_epoch()
-        except StopNow:
-            number = self.stop_request.signal_number
-            raise self._stopped("stopped", 128 + number) from None
+        except StopNow as stop:
+            raise self._stopped("stopped", 128 + stop.signal_number) from None
         except WorkerDied as died:
             raise self._stopped(str(died), TRY_AGAIN) from None
 
@@ -218,7 +220,7 @@ class Trainer:
         for module in self.frozen_modules:
             module.eval()
 
-    def _step(self, batch: tuple[Tensor, Tensor, Tensor]) -> dict:
+    def _step(self, batch: Batch) -> dict:
         watch = self.snapshots is not None and self.step == self.sampler.n_batches - 1
         record = self.training_step(batch, self.epoch, self.step, self.sampler.n_batches, watch)
         if watch:
@@ -253,7 +255,7 @@ class Trainer:
         checkpoint.prune(self.experiment.checkpoints, self.config.training.keep_last, best)
         print(epoch_line(record, self.config.training.epochs), flush=True)
         if self.stop_request.signal_number is not None:
-            raise StopNow
+            raise StopNow(self.stop_request.signal_number)
 
     def _save(self) -> None:
         """Everything that the rest of the run depends on."""
@@ -265,6 +267,7 @@ class Trainer:
                 "sums": self.sums.state(),
                 "seconds": self.seconds,
                 "skipped_in_a_row": self.training_step.skipped_in_a_row,
+                "loss_scale": self.training_step.loss_scale.state(),
                 "best": self.best,
                 "gradients": self.gradients,
                 "log_size": self.log.sync(),
@@ -286,6 +289,8 @@ class Trainer:
             fit(self.head, state["head"], path)
             self.training_step.optimizer.load_state_dict(state["optimizer"])
             self.sums = RunningMeans(**state["sums"])
+            if "loss_scale" in state:  # not in states of before there was float16
+                self.training_step.loss_scale.load_state(state["loss_scale"])
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise checkpoint.damaged(path, error) from None
         self.epoch, self.step = state["epoch"], state["step"]
@@ -321,7 +326,8 @@ class Trainer:
 
     def loader(self) -> DataLoader:
         """The batches from the sampler's place on."""
-        workers = self.config.data.workers
+        asked = self.config.data.workers
+        workers = max(usable_cores() - 1, 1) if asked == "auto" else asked
         return DataLoader(
             self.dataset,
             batch_sampler=self.sampler,

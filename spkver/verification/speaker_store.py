@@ -7,6 +7,7 @@ them raise the threshold, or lower the prior.
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -51,13 +52,27 @@ class Stretch(NamedTuple):
     score: float  # mean over its windows, of the speaker or, where nobody is known, of whoever is nearest
 
 
+@dataclass
+class _OpenStretch:
+    """A stretch that the next window may go on with."""
+
+    start_seconds: float
+    end_seconds: float
+    speaker: str | None
+    scores: list[float]  # of its windows
+
+
+# What a folder holds before the first enrolment.
+_NOBODY = Enrolled(fingerprint="", model="")
+
+
 class SpeakerStore:
     """Speakers in a folder.
 
     Args:
         folder: of the store; made by the first enrolment.
         voice: what `spkver.load` gave, or a model folder; None: the model that the store was made with.
-        system: of a model that is loaded here, as in `spkver.load`.
+        system, device: of a model that is loaded here, as in `spkver.load`.
 
     Raises:
         SpkverError: the store is damaged, or its embeddings are of another model.
@@ -70,25 +85,26 @@ class SpeakerStore:
 
     def __init__(
         self,
-        folder: str | os.PathLike,
-        voice: Verifier | str | os.PathLike | None = None,
+        folder: str | os.PathLike[str],
+        voice: Verifier | str | os.PathLike[str] | None = None,
         system: str | None = None,
+        device: str = "cpu",
     ):
         if not is_path(folder):
             raise SpkverError(f"expected the path of a speaker store, got {shown(folder)}")
         if voice is not None and not is_path(voice) and not isinstance(voice, Verifier):
             raise SpkverError(f"expected what spkver.load gives, or the path of a model folder, got {shown(voice)}")
         self.folder = Path(folder)
-        self._enrolled = read_enrolled(self.folder)
-        self._system = system
-        self._voice = load(voice, system) if is_path(voice) else voice
+        self._enrolled = self._read()
+        self._system, self._device = system, device
+        self._voice = load(voice, system, device) if is_path(voice) else voice
         if self._voice is not None:
             self._refuse_other_model(self._voice)
 
     @property
     def speakers(self) -> dict[str, list[Recording]]:
         """The recordings of each enrolled speaker."""
-        return {} if self._enrolled is None else dict(self._enrolled.speakers)
+        return dict(self._enrolled.speakers)
 
     @property
     def voice(self) -> Verifier:
@@ -98,11 +114,11 @@ class SpeakerStore:
             SpkverError: nobody has said which, or it is not where it was.
         """
         if self._voice is None:
-            if self._enrolled is None:
+            if self._enrolled is _NOBODY:
                 raise SpkverError(f"{self.folder}: is no speaker store yet; name the model of a new one (--model)")
             if not Path(self._enrolled.model).is_dir():
                 raise SpkverError(f"{self.folder}: its model is no longer at {self._enrolled.model}; name it (--model)")
-            voice = load(self._enrolled.model, self._system)
+            voice = load(self._enrolled.model, self._system, self._device)
             self._refuse_other_model(voice)
             self._voice = voice
         return self._voice
@@ -137,7 +153,7 @@ class SpeakerStore:
         new = [Recording(*row) for row in zip(files, embedded.durations.tolist(), embedded.magnitudes.tolist())]
         with changing(self.folder):
             # As it is now: another process may have enrolled somebody in the meantime.
-            self._enrolled = read_enrolled(self.folder)
+            self._enrolled = self._read()
             self._refuse_other_model(self.voice)
             self._refuse_known(name, known)
             self._refuse_damaged(except_for=name if known == "replace" else None)
@@ -163,7 +179,7 @@ class SpeakerStore:
             name = composed(name)
         self._refuse_unknown(name)
         with changing(self.folder):
-            self._enrolled = read_enrolled(self.folder)
+            self._enrolled = self._read()
             self._refuse_unknown(name)
             speakers = self.speakers
             rows = {other: self._enrolled.rows(other) for other in speakers if other != name}
@@ -176,13 +192,13 @@ class SpeakerStore:
         Raises:
             SpkverError: nobody is enrolled, the model has no threshold, or as `Verifier.embed`.
         """
-        threshold, models, embedded = self.voice.known_threshold(), self._models(), self._embedded()
+        (threshold, source), models, embedded = self.voice.known_threshold(), self._models(), self._embedded()
         scores = self.voice.scores(embedded, models, self.voice.embed_audio(audio, sample_rate))[:, 0]
         ranked = {models.names[place]: float(scores[place]) for place in np.argsort(-scores, kind="stable")}
         best, score = next(iter(ranked.items()))
         known = best if score >= threshold else None
         voice = self.voice
-        return Identification(known, score, threshold, voice.calibrated, ranked, voice.system, voice.threshold_source)
+        return Identification(known, score, threshold, voice.calibrated, ranked, voice.system, source)
 
     def who_speaks_when(
         self, audio: Audio, window_seconds: float = 3.0, hop_seconds: float = 1.5, sample_rate: int | None = None
@@ -196,23 +212,27 @@ class SpeakerStore:
         Raises:
             SpkverError: as `identify` and `Verifier.embed_windows`.
         """
-        threshold, models, enrolled = self.voice.known_threshold(), self._models(), self._embedded()
+        (threshold, _), models, enrolled = self.voice.known_threshold(), self._models(), self._embedded()
         times, embedded = self.voice.embed_audio_windows(audio, window_seconds, hop_seconds, sample_rate)
         if not len(times):
             return []
         scores = self.voice.scores(enrolled, models, embedded)
         best = scores.argmax(0)
-        found: list[list] = []
+        found: list[_OpenStretch] = []
         for (start, end), place, score in zip(times[:, 2:].tolist(), best.tolist(), scores.max(0).tolist()):
             speaker = models.names[place] if score >= threshold else None
-            if found and found[-1][2] == speaker and start - found[-1][1] <= hop_seconds:
-                found[-1][1] = end
-                found[-1][3].append(score)
+            last = found[-1] if found else None
+            if last is not None and last.speaker == speaker and start - last.end_seconds <= hop_seconds:
+                last.end_seconds = end
+                last.scores.append(score)
                 continue
-            if found and start < found[-1][1]:  # windows overlap: each has half of what both cover
-                start = found[-1][1] = (start + found[-1][1]) / 2
-            found.append([start, end, speaker, [score]])
-        return [Stretch(start, end, speaker, float(np.mean(many))) for start, end, speaker, many in found]
+            if last is not None and start < last.end_seconds:  # windows overlap: each has half of what both cover
+                start = last.end_seconds = (start + last.end_seconds) / 2
+            found.append(_OpenStretch(start, end, speaker, [score]))
+        return [Stretch(s.start_seconds, s.end_seconds, s.speaker, float(np.mean(s.scores))) for s in found]
+
+    def _read(self) -> Enrolled:
+        return read_enrolled(self.folder) or _NOBODY
 
     def _doubtful(self, name: str, n_new: int, threshold: float | None) -> list[tuple[str, float]]:
         """The last recordings of a speaker that score below a threshold against all the others together."""

@@ -134,7 +134,7 @@ def _embeddings(path: Path) -> np.ndarray:
         raise SpkverError(f"{path}: cannot be read ({error}); {_ADVICE}") from None
 
 
-def is_name(name) -> bool:
+def is_name(name: object) -> bool:
     """Whether something can be a speaker's name: printable text without spaces at its ends."""
     return isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name == name.strip() and name.isprintable()
 

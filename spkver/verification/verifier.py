@@ -18,6 +18,7 @@ from spkver.data.vad import BLOCK_SECONDS, SpeechWindow, speech_windows
 from spkver.embedding.extractor import Extracted, Extractor
 from spkver.errors import SpkverError
 from spkver.experiment.model_folder import load_model
+from spkver.models.device import choose_device
 from spkver.scoring.backend_folder import Backend
 from spkver.scoring.backends.enrolment import Models
 from spkver.scoring.metrics.polyline import bayes_threshold
@@ -34,7 +35,7 @@ from spkver.scoring.systems import (
     rated_embeddings,
 )
 
-Audio = str | os.PathLike | ArrayLike
+Audio = str | os.PathLike[str] | ArrayLike
 
 
 class Verification(NamedTuple):
@@ -68,17 +69,19 @@ class Verifier:
         folder: a model folder, such as ``exp/mini/model``.
         system: whose scores decide, such as ``cosine``, ``cosine+asnorm+calibration``, ``plda``; None: the first of
             cosine+asnorm, cosine and plda that the model was calibrated for, else the cosine.
+        device: where the encoder computes: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, a GPU where there is one. A GPU
+            takes longer to start than a few recordings take without it.
 
     Raises:
         SpkverError: there is no model in it, or it lacks what the system needs.
     """
 
-    def __init__(self, folder: str | os.PathLike, system: str | None = None):
+    def __init__(self, folder: str | os.PathLike[str], system: str | None = None, device: str = "cpu"):
         if not is_path(folder):
             raise SpkverError(f"expected the path of a model folder, such as exp/mini/model, got {shown(folder)}")
         if system is not None and not isinstance(system, str):
             raise SpkverError(f"expected the name of a system, such as cosine+asnorm, got {shown(system)}")
-        model = load_model(folder)
+        model = load_model(folder, choose_device(device, "the device"))
         self.folder = Path(folder)
         self.config = model.config
         self._backend = Backend(folder)
@@ -184,7 +187,8 @@ class Verifier:
         Raises:
             SpkverError: the audio is missing, unreadable, empty, silent, without speech, damaged, or no audio.
         """
-        return self.embed_audio(audio, sample_rate).embeddings[0]
+        embedding: np.ndarray = self.embed_audio(audio, sample_rate).embeddings[0]
+        return embedding
 
     def embed_audio(self, audio: Audio, sample_rate: int | None = None) -> EmbeddedAudio:
         """The same, with what else a score depends on."""
@@ -232,18 +236,15 @@ class Verifier:
                 raise SpkverError(f"{name} must be a number, got {shown(seconds)}")
         limit = self.config.scoring.batch_seconds
         blocks = self._blocks(audio, sample_rate)
-        times, embedded, waiting = (
-            [],
-            [EmbeddedAudio(np.zeros((0, self._extractor.embed_dim), np.float32), *np.zeros((2, 0)))],
-            [],
-        )
+        times: list[tuple[float, ...]] = []
+        embedded = [EmbeddedAudio(np.zeros((0, self._extractor.embed_dim), np.float32), np.zeros(0), np.zeros(0))]
+        waiting: list[SpeechWindow] = []
 
         def embed_waiting() -> None:
             if waiting:
                 embedded.append(self._extracted([window.speech for window in waiting], audio))
                 waiting.clear()
 
-        window: SpeechWindow
         for window in speech_windows(blocks, self._extractor.fbank, window_seconds, hop_seconds):
             times.append(window[:4])
             waiting.append(window)
@@ -265,14 +266,15 @@ class Verifier:
         except (TypeError, ValueError):
             raise SpkverError(f"the prior must lie between 0 and 1, got {shown(p_target)}") from None
 
-    def known_threshold(self) -> float:
-        """The threshold.
+    def known_threshold(self) -> Threshold:
+        """The threshold, and where it comes from.
 
         Raises:
             SpkverError: there is none.
         """
-        if self.threshold is not None:
-            return self.threshold
+        known = self._known_threshold()
+        if known is not None:
+            return known
         if self.system == "cosine":
             why = "it was trained without held-out speakers (data.held_out_speakers)"
         else:
@@ -288,10 +290,10 @@ class Verifier:
         Raises:
             SpkverError: as ``embed``, or the model has no threshold.
         """
-        threshold = self.known_threshold()
+        threshold, source = self.known_threshold()
         one = Models(["a"], np.array([0]), np.array([0, 1]))
         score = float(self.scores(self.embed_audio(a, sample_rate), one, self.embed_audio(b, sample_rate))[0, 0])
-        return Verification(score, score >= threshold, threshold, self.calibrated, self.system, self.threshold_source)
+        return Verification(score, score >= threshold, threshold, self.calibrated, self.system, source)
 
     def scores(self, enrolled: EmbeddedAudio, models: Models, tests: EmbeddedAudio) -> np.ndarray:
         """The score of each model, of one recording or several, with each test: (n_models, n_tests) float32."""
@@ -344,14 +346,14 @@ class Verifier:
             yield samples[start : start + block]
 
 
-def load(model_dir: str | os.PathLike, system: str | None = None) -> Verifier:
+def load(model_dir: str | os.PathLike[str], system: str | None = None, device: str = "cpu") -> Verifier:
     """Load a trained model, such as ``exp/mini/model``; see `Verifier`.
 
     >>> voice = spkver.load("exp/mini/model")                      # doctest: +SKIP
     >>> voice.verify("anna1.wav", "bob.wav").same_speaker          # doctest: +SKIP
     False
     """
-    return Verifier(model_dir, system)
+    return Verifier(model_dir, system, device)
 
 
 def _name(audio: Audio) -> str:

@@ -110,10 +110,12 @@ def test_numbers_in_scientific_notation_are_numbers():
         ("head.magin=0.1", "unknown key 'head.magin' (did you mean 'head.margin'?)"),
         ("optimizer.lr=fast", "key 'optimizer.lr' must be a number, got 'fast'"),
         ("optimizer.lr=-1.0", "key 'optimizer.lr' must be greater than 0, got -1.0"),
-        ("data.workers=1.5", "key 'data.workers' must be an integer, got 1.5"),
+        ("batch.speakers=1.5", "key 'batch.speakers' must be an integer, got 1.5"),
+        ("data.workers=-1", "key 'data.workers' must be auto or a number of processes, 0 or more, got -1"),
+        ("data.workers=true", "key 'data.workers' must be auto or a number of processes, 0 or more, got True"),
         (
             "training.precision=half",
-            "key 'training.precision' must be 'auto', 'bfloat16' or 'float32', got 'half'",
+            "key 'training.precision' must be 'auto', 'bfloat16', 'float16' or 'float32', got 'half'",
         ),
         (
             "head.name=arcface",

@@ -47,7 +47,7 @@ def test_utterances_keep_the_order_of_the_list_and_speakers_are_sorted(folder):
     assert [u.id for u in directory.utterances] == ["u3", "u1", "u2"]
     assert directory.utterances[0] == Utterance("u3", folder / "b/3.wav", "bert")
     assert directory.speakers == ["anna", "bert"]
-    assert directory.genders == {} and directory.durations is None
+    assert directory.genders == {} and directory.durations == {}
 
 
 def test_relative_paths_are_relative_to_the_directory_not_to_where_one_stands(folder, monkeypatch):

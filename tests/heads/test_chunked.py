@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spkver import native
 from spkver.errors import SpkverError
 from spkver.heads import ArcMarginProduct, ArcMarginProductIntertopkSubcenter, NormFace, Softmax
-from spkver.heads.chunked import chunked_loss
+from spkver.heads.chunked import chunked_loss, rows_a_chunk
 from spkver.heads.chunked_native import FusedLogits
 from spkver.heads.chunked_torch import ChunkPlan, LogitSummary
 
@@ -265,3 +265,9 @@ def test_ties_between_all_classes_are_not_correct():
     head = NormFace(IN, CLASSES)
     head.weight.data[:] = 1.0
     assert chunked_loss(head, torch.ones(BATCH, IN), LABEL)[1] == 0
+
+
+def test_chunks_are_of_a_size_that_suits_the_device():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [rows_a_chunk(cpu, batch) for batch in (1, 64, 512)] == [4096] * 3
+    assert [rows_a_chunk(gpu, batch) for batch in (64, 512, 1 << 20)] == [524_288, 65_536, 4096]

@@ -41,6 +41,7 @@ TESTS = [
 # A fixture that takes seconds: mutants that it does not call share the one that is made before the forks.
 SHARED = "trained"
 NOTICED = ("failed", "hung")  # of a mutant's tests
+BROKEN = 3  # the status of a fork that could not run tests
 
 
 class WithoutWording(ast.NodeTransformer):
@@ -60,8 +61,12 @@ def make_mutants() -> list[Path]:
     """Write ``mutants/`` anew where the package or the tests have changed; returns the files that have mutants."""
     os.environ["MUTANT_UNDER_TEST"] = "mutant_generation"
     MUTANTS.mkdir(exist_ok=True)
-    mutmut.copy_src_dir()
+    for old in (MUTANTS / "spkver").rglob("*.py"):
+        if not old.relative_to(MUTANTS).exists():
+            old.unlink()
+            old.with_name(f"{old.name}.meta").unlink(missing_ok=True)
     shutil.rmtree(MUTANTS / "tests", ignore_errors=True)
+    mutmut.copy_src_dir()
     mutmut.copy_also_copy_files()
     mutmut.create_mutants(1)
     mutmut.setup_source_paths()
@@ -104,7 +109,13 @@ class MutantRuns:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self.session, self.items = session, {item.nodeid: item for item in session.items}
         self.of_shared = self._make_shared()
-        self.calls = json.loads(CALLS.read_text()) if CALLS.exists() else {}
+        known = json.loads(CALLS.read_text()) if CALLS.exists() else {}
+        files = {item.path: zlib.crc32(item.path.read_bytes()) for item in session.items}
+        self.calls = {
+            test: known[test]
+            for test, item in self.items.items()
+            if test in known and known[test]["file"] == files[item.path]
+        }
         if self.items.keys() - self.calls.keys():
             if self._in_fork(self._note_calls, 7200) != 0:
                 raise pytest.UsageError("a test fails without any mutant")
@@ -124,12 +135,14 @@ class MutantRuns:
         called = set(state()._stats)
         trampoline._mutant_under_test = None
         self.session._setupstate.teardown_exact(elsewhere)
+        self.shared = user._fixtureinfo.name2fixturedefs[SHARED][-1]
+        assert self.shared.cached_result is not None and called
         return called
 
-    def _note_calls(self) -> None:
+    def _note_calls(self) -> int:
         """Write down which functions each test calls, and how long it takes."""
         trampoline._mutant_under_test = "stats"
-        calls = {test: self.calls[test] for test in self.items.keys() & self.calls.keys()}
+        calls = dict(self.calls)
         new = [item for test, item in self.items.items() if test not in calls]
         for done, (item, following) in enumerate(zip(new, [*new[1:], None])):
             say(f"{done} of {len(new)} tests have told which functions they call")
@@ -138,9 +151,14 @@ class MutantRuns:
             for report in runtestprotocol(item, log=False, nextitem=following):
                 if report.failed:
                     say(f"{item.nodeid} fails without any mutant:\n{report.longreprtext}")
-                    sys.exit(1)
-            calls[item.nodeid] = {"calls": sorted(state()._stats), "seconds": time.perf_counter() - began}
+                    return 1
+            calls[item.nodeid] = {
+                "calls": sorted(state()._stats),
+                "seconds": time.perf_counter() - began,
+                "file": zlib.crc32(item.path.read_bytes()),
+            }
         CALLS.write_text(json.dumps(calls))
+        return 0
 
     def _result(self, mutant: str) -> str:
         tests = self._tests_of(function_of(mutant))
@@ -148,6 +166,8 @@ class MutantRuns:
             return "no test"
         limit = 60 + 5 * sum(self.calls[test]["seconds"] for test in tests)
         status = self._in_fork(lambda: self._run_mutant(mutant, [self.items[test] for test in tests]), limit)
+        if status == BROKEN:
+            raise pytest.UsageError(f"{mutant}: its tests could not be run")
         return {0: "survived", None: "hung"}.get(status, "failed")
 
     def _tests_of(self, function: str) -> list[str]:
@@ -159,34 +179,43 @@ class MutantRuns:
             for test, item in self.items.items()
             if function in self.calls[test]["calls"] or (by_shared and SHARED in item.fixturenames)
         }
+
+        def cost(test: str) -> tuple:
+            return own not in test, by_shared and SHARED in self.items[test].fixturenames, seconds[test]
+
         tests, total = [], 0.0
-        for test in sorted(seconds, key=lambda test: (own not in test, seconds[test])):
+        for test in sorted(seconds, key=cost):
             total += seconds[test]
             if total <= self.seconds or not tests:
                 tests.append(test)
         return tests
 
-    def _run_mutant(self, mutant: str, items: list[pytest.Item]) -> None:
+    def _run_mutant(self, mutant: str, items: list[pytest.Item]) -> int:
         os.environ["MUTANT_UNDER_TEST"] = mutant
         os.dup2(1, 2)
         if function_of(mutant) in self.of_shared:  # made anew by the mutant when a test asks for it
-            self.session._fixturemanager._arg2fixturedefs[SHARED][-1].cached_result = None
+            self.shared.cached_result = None
+            self.shared._finalizers.clear()
         for item, following in zip(items, [*items[1:], None]):
-            if any(report.failed for report in runtestprotocol(item, log=False, nextitem=following)):
-                sys.exit(1)
+            try:
+                reports = runtestprotocol(item, log=False, nextitem=following)
+            except BaseException:  # what pytest itself would be stopped by
+                return 1
+            if any(report.failed for report in reports):
+                return 1
+        return 0
 
-    def _in_fork(self, work: Callable[[], None], limit: float) -> int | None:
+    def _in_fork(self, work: Callable[[], int], limit: float) -> int | None:
         """Work in a process and a folder of its own; its status, or None if it took longer than ``limit`` seconds."""
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             process = os.fork()
             if process == 0:
-                status = 1
+                status = BROKEN
                 try:
                     os.setpgid(0, 0)
                     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                     self.session.config._tmp_path_factory._basetemp = Path(folder)
-                    work()
-                    status = 0
+                    status = work()
                 finally:
                     os._exit(status)
             in_time = select.select([os.pidfd_open(process)], [], [], limit)[0]

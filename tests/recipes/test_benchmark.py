@@ -19,9 +19,8 @@ from spkver.data.directory import DataDirectory, Utterance, read_data_directory
 from spkver.errors import SpkverError
 from spkver.experiment.model_folder import load_model
 from spkver.heads import build_head
-from spkver.models import build_encoder
+from spkver.models import build_encoder, device
 from spkver.scoring.metrics import equal_error_rate
-from spkver.training import device
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARK = ROOT / "recipes" / "benchmark"

@@ -1,5 +1,7 @@
 """The final model: which epochs it averages, BatchNorm statistics of its own, its EER and threshold."""
 
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -67,7 +69,7 @@ def test_the_last_epochs_in_a_row_are_averaged_and_a_best_one_of_long_before_is_
     assert (done.held_out_eer, done.threshold) == pytest.approx((eer, threshold), abs=1e-6)
     found = {key: model.run[key] for key in ("epochs_averaged", "held_out_eer", "threshold")}
     assert found == {"epochs_averaged": [2, 3], "held_out_eer": done.held_out_eer, "threshold": done.threshold}
-    assert model.run["data"] == str(voices)  # what the run was made of stays
+    assert model.run["data"] == experiment.read()[1]["data"]  # what the run was made of stays
 
 
 def test_without_an_epoch_there_is_nothing_to_average(experiment, voices):
@@ -82,13 +84,20 @@ def test_what_was_averaged_is_said_in_a_line():
     assert str(Averaged([3, 4], None, None)) == "average of epochs 3-4"
 
 
-def test_the_data_is_what_was_named_or_what_the_run_knows(tmp_path):
-    assert directory_of({"data": str(tmp_path)}, None) == tmp_path
-    assert directory_of({"data": "/nowhere"}, tmp_path) == tmp_path
-    assert directory_of({}, tmp_path) == tmp_path
+def test_the_data_is_what_was_named_or_what_the_run_knows(experiment, voices, tmp_path):
+    def with_data(path):
+        text = re.sub(r"\n  data: .*", "" if path is None else f"\n  data: {path}", text_as_run)
+        experiment.config_file.write_text(text)
+        return experiment
+
+    text_as_run = experiment.config_file.read_text()
+    assert directory_of(with_data(voices), None) == voices  # as earlier versions kept it
+    assert directory_of(with_data(os.path.relpath(voices, experiment.folder)), None) == voices
+    assert directory_of(with_data("/nowhere"), tmp_path) == tmp_path
     with pytest.raises(SpkverError, match=r"^/nowhere: the data directory of this run is gone; name it with --data$"):
-        directory_of({"data": "/nowhere"}, None)
+        directory_of(with_data("/nowhere"), None)
     with pytest.raises(SpkverError, match=r"^/gone: the data directory of this run is gone"):
-        directory_of({"data": str(tmp_path)}, Path("/gone"))
-    with pytest.raises(SpkverError, match=r"^the run does not say where its data directory is; name it with --data$"):
-        directory_of({}, None)
+        directory_of(with_data(voices), Path("/gone"))
+    assert directory_of(with_data(None), tmp_path) == tmp_path
+    with pytest.raises(SpkverError, match=rf"^{experiment.folder}: does not say where its data directory is; name it"):
+        directory_of(with_data(None), None)

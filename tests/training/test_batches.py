@@ -15,8 +15,7 @@ from spkver.errors import SpkverError
 from spkver.training import batches as batches_module
 from spkver.training import stopping
 from spkver.training.batches import Batches, WorkerDied, _how_it_died
-from spkver.training.device import ignore_interrupts
-from spkver.training.stopping import StopNow, StopRequest
+from spkver.training.stopping import StopNow, StopRequest, ignore_interrupts
 
 N = 8
 

@@ -99,7 +99,7 @@ def test_a_checkpoint_of_torchs_muon_is_taken_up():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("hardware", [True, False])
 def test_products_are_in_the_precision_that_is_asked_for_whatever_the_machine_multiplies(monkeypatch, dtype, hardware):
-    monkeypatch.setattr("spkver.training.device._has_bfloat16", lambda device: hardware)
+    monkeypatch.setattr("spkver.models.device._has_bfloat16", lambda device: hardware)
     seen = []
     monkeypatch.setattr(
         muon, "orthogonalised", lambda matrix, dtype: seen.append(dtype) or orthogonalised(matrix, dtype)

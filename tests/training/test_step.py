@@ -238,3 +238,12 @@ def test_a_head_is_computed_in_chunks_from_so_many_rows_on(make_step, monkeypatc
     step = make_step(f"training.chunked_head_rows={rows}", "training.chunked_head_products=bfloat16")
     assert not step(batch_of(0), 0, 1, N_STEPS)["skipped"]
     assert asked == ([("bfloat16",)] if chunked else [])
+
+
+def test_logits_that_would_take_too_many_bytes_are_computed_in_chunks(make_step):
+    by_rows, by_bytes = make_step(), make_step("training.head_megabytes=1")
+    assert [by_rows._takes_chunks(rows, 10_000) for rows in (19_999, 20_000)] == [False, True]  # on a CPU, any batch
+    assert [by_bytes._takes_chunks(rows, 256) for rows in (1024, 1025)] == [False, True]  # 4 bytes each
+    by_rows.device = by_bytes.device = torch.device("cuda")
+    assert [by_rows._takes_chunks(rows, 512) for rows in (1 << 20, (1 << 20) + 1)] == [False, True]  # 2 GiB
+    assert [by_bytes._takes_chunks(rows, 256) for rows in (1024, 1025)] == [False, True]

@@ -4,8 +4,9 @@ import os
 import signal
 
 import pytest
+import torch
 
-from spkver.training.stopping import TRY_AGAIN, StopNow, Stopped, StopRequest
+from spkver.training.stopping import SIGNALS, TRY_AGAIN, StopNow, Stopped, StopRequest, ignore_interrupts
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,14 @@ def test_no_alarm_is_left_behind():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGALRM) is before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_data_worker_has_one_thread_and_ignores_every_signal_that_stops(signals_as_in_a_terminal):
+    torch.set_num_threads(2)
+    ignore_interrupts(0)
+    assert torch.get_num_threads() == 1
+    assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}
+    assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} == set(SIGNALS)
 
 
 def test_what_stopped_a_run_has_a_line_and_a_status():

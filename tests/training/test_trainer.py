@@ -18,11 +18,10 @@ from spkver.errors import SpkverError
 from spkver.experiment.log import read_log
 from spkver.experiment.model_folder import load_model, load_tensors
 from spkver.experiment.paths import Experiment
-from spkver.training import device
+from spkver.models import device
 from spkver.training import optim as muon
 from spkver.training.batches import Batches
 from spkver.training.checkpoint import epochs_kept
-from spkver.training.device import choose_device
 from spkver.training.held_out import HeldOut
 from spkver.training.profiling import profile_training
 from spkver.training.trainer import Trainer
@@ -269,12 +268,6 @@ def test_the_precision_of_a_run_reaches_all_of_a_step(make_trainer, monkeypatch,
     assert seen["encoder"] == seen["optimizer"] == {expected[precision]}
     # A chunked head has a precision of its own in the configuration, and a head held whole is float32.
     assert seen["head"] == ({torch.float32} if head_rows == 1 else set())
-
-
-def test_a_gpu_that_is_not_there_is_refused_and_auto_is_the_cpu():
-    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(SpkverError, match="torch sees no GPU; use auto or cpu"):
-        choose_device("cuda")
 
 
 @pytest.mark.parametrize("head", ["arc_margin", "intertopk_subcenter"])

@@ -111,7 +111,10 @@ class Calibration:
             )
         llrs = np.full(len(next(iter(columns.values()))), self.offset, dtype=np.float64)
         for name, weight in self.weights.items():
-            column = np.clip(columns[name], *self.ranges[name]) if name in self.ranges else columns[name]
+            column = columns[name]
+            if name in self.ranges:
+                lowest, highest = self.ranges[name]
+                column = column.clip(lowest, highest)
             llrs += np.multiply(column, weight, dtype=np.float64)
         return llrs.astype(np.float32)
 

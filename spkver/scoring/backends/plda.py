@@ -106,7 +106,7 @@ class Plda:
     def _diagonal(self) -> tuple[np.ndarray, np.ndarray]:
         return diagonalised(self.between, self.within)
 
-    def rows(self, embeddings: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A row and a constant of each embedding, such that the score of a trial (e, t) is a dot product:
         ``rows[e] @ rows[t] + constants[e] + constants[t]``.
 
@@ -132,7 +132,7 @@ class Plda:
             constants[part] -= 0.5 * (latent**2 @ (psi**2 / ((1 + psi) * (1 + 2 * psi))))
         return rows, constants
 
-    def adapted(self, embeddings: ArrayLike, within_scale: float, between_scale: float) -> "Plda":
+    def adapted(self, embeddings: np.ndarray, within_scale: float, between_scale: float) -> "Plda":
         """The model moved to another domain by unlabelled embeddings of it.
 
         The centre and the mean become those of the new embeddings. Their total covariance is looked at in the
@@ -212,7 +212,7 @@ class Plda:
 
 
 def fit_plda(
-    embeddings: ArrayLike,
+    embeddings: np.ndarray,
     speakers: ArrayLike,
     lda_dim: int | None = None,
     iterations: int = 20,

@@ -223,8 +223,8 @@ def _normalised(scores: ArrayLike, *sides: tuple[str, ArrayLike, CohortStatistic
     scores = np.asarray(scores)
     if scores.ndim != 1 or scores.dtype.kind not in "fiu":
         raise ValueError(f"scores must be (n_trials,) real numbers, got {scores.dtype} {scores.shape}")
-    sides = [(name, check_index(name, index, len(statistics.mean)), statistics) for name, index, statistics in sides]
-    for name, index, _ in sides:
+    checked = [(name, check_index(name, index, len(statistics.mean)), statistics) for name, index, statistics in sides]
+    for name, index, _ in checked:
         if len(index) != len(scores):
             raise ValueError(f"there are {len(scores)} scores, {name} has {len(index)} trials")
     normalised = np.empty(len(scores), dtype=np.float32)
@@ -235,9 +235,9 @@ def _normalised(scores: ArrayLike, *sides: tuple[str, ArrayLike, CohortStatistic
         if bad.size:
             raise ValueError(f"scores: the score of trial {start + bad[0]} is {raw[bad[0]]}")
         total = np.zeros(len(raw))
-        for _, index, statistics in sides:
+        for _, index, statistics in checked:
             total += (raw - statistics.mean[index[part]]) / statistics.std[index[part]]
-        normalised[part] = total / len(sides)
+        normalised[part] = total / len(checked)
     return normalised
 
 

@@ -19,7 +19,7 @@ sorted once; each resample is a pass of weighted sums, shared by all figures and
 (`spkver.scoring.metrics.comparison`), by all systems.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -161,7 +161,7 @@ def check_resampling(n: int, level: float) -> None:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
 
 
-def _progress(n: int) -> tqdm:
+def _progress(n: int) -> Iterable[int]:
     return tqdm(range(n), desc="resampling speakers", disable=None, leave=False)
 
 
@@ -199,7 +199,7 @@ def _speaker_indices(
             f"lengths differ: {len(labels)} labels, {len(enroll_speakers)} enroll_speakers, "
             f"{len(test_speakers)} test_speakers"
         )
-    sides = np.asarray(enroll_speakers), np.asarray(test_speakers)
+    sides = [np.asarray(enroll_speakers), np.asarray(test_speakers)]
     if not all(side.dtype.kind in "iu" for side in sides):
         sides = [side.astype(str) for side in sides]
     names, index = np.unique(np.concatenate(sides), return_inverse=True)

@@ -70,7 +70,7 @@ def compare(
     """
     check_resampling(n, level)
     curves = [_curve("scores_a", scores_a, labels), _curve("scores_b", scores_b, labels)]
-    observed = [figures(*curve.rates(), p_targets) for curve in curves]
+    of_a, of_b = (figures(*curve.rates(), p_targets) for curve in curves)
     replicates = resampled_figures(curves, labels, enroll_speakers, test_speakers, p_targets, n, seed)
     # Rounded, as no system is better for the last bit of an interpolation.
     differences = np.round(replicates[:, 1] - replicates[:, 0], 12)
@@ -78,7 +78,7 @@ def compare(
     b_better = (differences < 0).mean(axis=0)
     far_side = np.minimum((differences <= 0).sum(axis=0), (differences >= 0).sum(axis=0))
     p_values = np.minimum(2 * (far_side + 1) / (n + 1), 1)
-    columns = *observed, np.subtract(*observed[::-1]), lows, highs, b_better, p_values
+    columns = of_a, of_b, np.subtract(of_b, of_a), lows, highs, b_better, p_values
     return {name: Difference(*map(float, row)) for name, *row in zip(figure_names(p_targets), *columns)}
 
 

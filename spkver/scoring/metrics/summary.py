@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +23,7 @@ _FIGURE = re.compile(r"(eer|threshold|cllr|min_cllr|targets|nontargets|speakers|
 _MIN_DCF = re.compile(r"min_dcf_(\d*\.?\d+(e-?\d+)?)")
 MADE_OF_KEY = "made_of"  # of a record: the recordings and the trial list, see `spkver.experiment.provenance`
 _METRICS_ADVICE = "mend or remove the file"
+Record = dict[str, Any]  # a system's figures on a trial list by name, as JSON has them
 _LONGEST_WAIT_SECONDS = 60.0  # for other processes to write their records, each of which takes milliseconds
 
 
@@ -33,7 +35,7 @@ def summary(
     p_targets: Sequence[float] = (0.01, 0.05),
     n: int = 1000,
     seed: int = 0,
-) -> dict[str, float | int | list[float]]:
+) -> Record:
     """The record of one system on one trial list, as ``metrics.json`` keeps it.
 
     Cllr and actual DCF take the scores for natural log-likelihood ratios: what a calibrated system gives, and what
@@ -60,12 +62,12 @@ def summary(
         raise ValueError("give both enroll_speakers and test_speakers, or neither")
     ordered = SortedScores(scores, labels)
     eer, threshold = ordered.equal_error_rate()
-    record = {"eer": eer, "threshold": threshold}
+    record: Record = {"eer": eer, "threshold": threshold}
     record |= {min_dcf_key(p_target): ordered.min_dcf(p_target)[0] for p_target in p_targets}
     record |= {f"act_dcf_{p_target:g}": actual_dcf(scores, labels, p_target) for p_target in p_targets}
     record |= {"cllr": cllr(scores, labels), "min_cllr": hull_cllr(ordered)}
     record |= {"targets": len(ordered.targets), "nontargets": len(ordered.nontargets)}
-    if enroll_speakers is None or n == 0:
+    if enroll_speakers is None or test_speakers is None or n == 0:
         return record
     speakers = enroll_speakers, test_speakers
     found = intervals(scores, labels, *speakers, p_targets, n=n, seed=seed)
@@ -73,7 +75,7 @@ def summary(
     return record | {f"{name}_interval": list(ends) for name, ends in found.items()}
 
 
-def format_table(rows: Sequence[tuple[str, dict]], first_column: str = "system") -> str:
+def format_table(rows: Sequence[tuple[str, Record]], first_column: str = "system") -> str:
     """A table of systems and their figures with 95 % intervals, for a terminal.
 
     Args:
@@ -91,12 +93,12 @@ def format_table(rows: Sequence[tuple[str, dict]], first_column: str = "system")
     return "\n".join(line.rstrip() for line in padded)
 
 
-def _cells(record: dict, min_dcfs: Sequence[str]) -> tuple[str, ...]:
+def _cells(record: Record, min_dcfs: Sequence[str]) -> tuple[str, ...]:
     plain = (_cell(record, key, "{:.3f}") for key in (*min_dcfs, "cllr", "threshold"))
     return _cell(record, "eer", "{:6.2%}"), *plain
 
 
-def _cell(record: dict, key: str, form: str) -> str:
+def _cell(record: Record, key: str, form: str) -> str:
     """A figure, and its interval where there is one: ``5.06 % (4.19-6.05)``."""
     if record.get(key) is None:
         return "-"
@@ -105,7 +107,7 @@ def _cell(record: dict, key: str, form: str) -> str:
     return figure + (f" ({'-'.join(ends)})" if ends else "")
 
 
-def update_metrics_json(path: str | os.PathLike, trial_list: str, system: str, record: dict) -> None:
+def update_metrics_json(path: str | os.PathLike[str], trial_list: str, system: str, record: Record) -> None:
     """Put a record into ``metrics.json`` as ``{trial_list: {system: record}}``; the other records stay.
 
     An earlier record of the same system on the same list is replaced as a whole. Processes that do this at the same
@@ -121,7 +123,7 @@ def update_metrics_json(path: str | os.PathLike, trial_list: str, system: str, r
         write_json(path, metrics)
 
 
-def read_metrics(path: str | os.PathLike) -> dict[str, dict[str, dict]]:
+def read_metrics(path: str | os.PathLike[str]) -> dict[str, dict[str, Record]]:
     """Read ``metrics.json``: ``{trial list: {system: record}}``.
 
     Raises:
@@ -155,7 +157,7 @@ def _check_record(where: str, record: object) -> None:
             raise SpkverError(f"{where} has {_shown(value)} for '{key}', expected {wanted}; {_METRICS_ADVICE}")
 
 
-def _is_made_of(value: object) -> bool:
+def _is_made_of(value: Any) -> bool:
     try:
         return has_part(value, "data") and has_part(value, "trials")
     except (AttributeError, TypeError, KeyError):

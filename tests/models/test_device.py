@@ -1,14 +1,13 @@
-"""Where a run computes, in which precision, and what a data worker leaves to the main process."""
+"""Where an encoder computes, and in which precision."""
 
 import os
-import signal
 
 import pytest
 import torch
 
-from spkver.training import device
-from spkver.training.device import choose_device, choose_dtype, ignore_interrupts
-from spkver.training.stopping import SIGNALS
+from spkver.errors import SpkverError
+from spkver.models import device
+from spkver.models.device import allow_tf32, choose_device, choose_dtype, full_float32
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -55,16 +54,44 @@ def test_a_torch_that_cannot_say_so_means_no(monkeypatch, hardware_asked):
 
 
 @pytest.mark.parametrize("natively", [True, False])
-def test_a_gpu_that_would_emulate_bfloat16_takes_float32(monkeypatch, hardware_asked, natively):
+def test_a_gpu_that_would_emulate_bfloat16_takes_float16(monkeypatch, hardware_asked, natively):
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or natively
     )
     assert hardware_asked(GPU) == natively
+    monkeypatch.setattr(device, "_has_bfloat16", hardware_asked)
+    assert choose_dtype("auto", GPU) == (torch.bfloat16 if natively else torch.float16)
 
 
-def test_a_data_worker_has_one_thread_and_ignores_every_signal_that_stops(signals_as_in_a_terminal):
-    torch.set_num_threads(2)
-    ignore_interrupts(0)
-    assert torch.get_num_threads() == 1
-    assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}
-    assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} == set(SIGNALS)
+def test_a_gpu_is_named_by_its_number(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(SpkverError, match=r"^--device is cuda:2, but torch sees 2 GPUs, counted from cuda:0$"):
+        choose_device("cuda:2", "--device")
+    for name in ("gpu", "cuda:", "cuda:-1", "cuda:1x", "mps"):
+        with pytest.raises(SpkverError, match="use auto, cpu, cuda or cuda:N"):
+            choose_device(name)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == CPU
+    for name in ("cuda", "cuda:0"):
+        with pytest.raises(SpkverError, match=f"^training.device is {name}, but torch sees no GPU; use auto or cpu$"):
+            choose_device(name)
+
+
+def test_embeddings_are_made_in_full_float32_whatever_training_allows():
+    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = conv.fp32_precision, matmul.fp32_precision
+    try:
+        allow_tf32(True)
+        assert (conv.fp32_precision, matmul.fp32_precision) == ("tf32", "tf32")
+        with full_float32():
+            assert (conv.fp32_precision, matmul.fp32_precision) == ("ieee", "ieee")
+        assert (conv.fp32_precision, matmul.fp32_precision) == ("tf32", "tf32")
+        allow_tf32(False)
+        assert (conv.fp32_precision, matmul.fp32_precision) == ("ieee", "ieee")
+    finally:
+        conv.fp32_precision, matmul.fp32_precision = before
