@@ -7,7 +7,7 @@ from pathlib import Path
 from spkver.corpora.found_recordings import encoded
 
 
-def audio_tree(folder: str | os.PathLike, depth: int, suffixes: Sequence[str]) -> dict[str, Path]:
+def audio_tree(folder: str | os.PathLike[str], depth: int, suffixes: Sequence[str]) -> dict[str, Path]:
     """Audio files exactly ``depth`` folders below a folder, by their relative names without suffix.
 
     Empty files, as broken downloads leave them, and hidden ones count as not there; so do those with a line end in

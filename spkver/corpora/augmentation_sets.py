@@ -23,7 +23,7 @@ RIRS_MD5 = "e6f48e257286e05de56413b4779d8ffb"
 RIRS_COUNTS = {"smallroom": 20_000, "mediumroom": 20_000, "largeroom": 20_000}
 
 
-def prepare_musan(corpus: str | os.PathLike, folder: str | os.PathLike, partial: bool = False) -> str:
+def prepare_musan(corpus: str | os.PathLike[str], folder: str | os.PathLike[str], partial: bool = False) -> str:
     """Write the lists ``noise``, ``music``, ``speech`` and ``noise_and_music`` into ``folder``.
 
     Args:
@@ -39,7 +39,7 @@ def prepare_musan(corpus: str | os.PathLike, folder: str | os.PathLike, partial:
     return _write(Path(folder), {**lists, "noise_and_music": lists["noise"] | lists["music"]})
 
 
-def prepare_rirs_noises(corpus: str | os.PathLike, folder: str | os.PathLike, partial: bool = False) -> str:
+def prepare_rirs_noises(corpus: str | os.PathLike[str], folder: str | os.PathLike[str], partial: bool = False) -> str:
     """Write ``simulated_rirs`` (60,000 rooms), ``small_and_medium_rirs`` and ``pointsource_noises`` into ``folder``.
 
     The recorded responses of the archive are left out: they are of microphone arrays, whose channels would be averaged.
@@ -60,7 +60,7 @@ def prepare_rirs_noises(corpus: str | os.PathLike, folder: str | os.PathLike, pa
     return _write(Path(folder), lists | ({"pointsource_noises": noises} if noises else {}))
 
 
-def download_musan(folder: str | os.PathLike, url: str = MUSAN_URL) -> Path:
+def download_musan(folder: str | os.PathLike[str], url: str = MUSAN_URL) -> Path:
     """Fetch and unpack MUSAN (11 GB) to ``folder/musan``, unless it is there."""
     root = Path(folder) / "musan"
     if not root.exists():
@@ -68,7 +68,7 @@ def download_musan(folder: str | os.PathLike, url: str = MUSAN_URL) -> Path:
     return root
 
 
-def download_rirs_noises(folder: str | os.PathLike, url: str = RIRS_URL) -> Path:
+def download_rirs_noises(folder: str | os.PathLike[str], url: str = RIRS_URL) -> Path:
     """Fetch and unpack RIRS_NOISES (1.3 GB) to ``folder/RIRS_NOISES``, unless it is there."""
     root = Path(folder) / "RIRS_NOISES"
     if not root.exists():

@@ -59,7 +59,7 @@ _AUDIO = (".flac", ".wav")
 
 
 def prepare_cnceleb(
-    corpus: str | os.PathLike, folder: str | os.PathLike, train: str = "cn1+cn2", partial: bool = False
+    corpus: str | os.PathLike[str], folder: str | os.PathLike[str], train: str = "cn1+cn2", partial: bool = False
 ) -> str:
     """Write the data directories ``folder/train`` and ``folder/test``, both trial lists and the enrolment.
 
@@ -100,7 +100,7 @@ def prepare_cnceleb(
     )
 
 
-def download_cnceleb(folder: str | os.PathLike, train: str = "cn1+cn2", url: str = URL) -> Path:
+def download_cnceleb(folder: str | os.PathLike[str], train: str = "cn1+cn2", url: str = URL) -> Path:
     """Fetch and unpack the corpus into ``folder``; what is there already is not fetched again.
 
     Args:

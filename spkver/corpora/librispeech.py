@@ -45,8 +45,8 @@ SUBSETS = {
 
 
 def prepare_librispeech(
-    corpus: str | os.PathLike,
-    folder: str | os.PathLike,
+    corpus: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     train: Sequence[str],
     test: Sequence[str],
     seed: int = 12,
@@ -89,7 +89,7 @@ def prepare_librispeech(
     return f"{described(train_data)} to train on, {described(test_data)} to test, {made} -> {folder}"
 
 
-def download_librispeech(folder: str | os.PathLike, names: Sequence[str], url: str = _URL) -> Path:
+def download_librispeech(folder: str | os.PathLike[str], names: Sequence[str], url: str = _URL) -> Path:
     """Fetch and unpack subsets to ``folder/NAME``; what is there already is not fetched again.
 
     Args:
@@ -108,7 +108,7 @@ def download_librispeech(folder: str | os.PathLike, names: Sequence[str], url: s
     return folder
 
 
-def read_subset(corpus: str | os.PathLike, name: str, partial: bool = False) -> DataDirectory:
+def read_subset(corpus: str | os.PathLike[str], name: str, partial: bool = False) -> DataDirectory:
     """Read ``NAME/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac``, and hold it to its transcripts and counts."""
     subset, folder = _known(name), _find_subset(Path(corpus), name)
     genders, own = _read_speakers(folder.parent / "SPEAKERS.TXT", name)

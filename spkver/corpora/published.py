@@ -28,7 +28,7 @@ class Published:
 
 
 def check_published(
-    place: str | os.PathLike,
+    place: str | os.PathLike[str],
     utterances: Sequence[Utterance],
     published: Published,
     missing: Collection[str] = (),

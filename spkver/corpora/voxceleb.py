@@ -42,12 +42,12 @@ _AUDIO_FOLDERS = ("", "flac", "wav", "aac", "m4a")
 
 
 def prepare_voxceleb(
-    corpus: str | os.PathLike | None,
-    folder: str | os.PathLike,
+    corpus: str | os.PathLike[str] | None,
+    folder: str | os.PathLike[str],
     train: str = "vox2",
     lists: Sequence[str] | None = None,
-    downloads: str | os.PathLike = "downloads/voxceleb",
-    converted: str | os.PathLike | None = None,
+    downloads: str | os.PathLike[str] = "downloads/voxceleb",
+    converted: str | os.PathLike[str] | None = None,
     audio_format: str = "flac",
     jobs: int | None = None,
     partial: bool = False,

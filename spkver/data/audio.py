@@ -50,7 +50,7 @@ class AudioFile(soundfile.SoundFile):
 
     _rewritten = None  # where opening fails, too
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
         checked = check_container(path)
         self.last_page_frames = checked.last_page_frames
         self._rewritten = checked.rewritten
@@ -70,7 +70,7 @@ class AudioFile(soundfile.SoundFile):
 
 
 def read_audio(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     sample_rate: int,
     start_seconds: float = 0.0,
     duration_seconds: float | None = None,
@@ -116,7 +116,7 @@ def read_audio(
     return resample_up_down(samples, up, down)[first - skip : last - skip]
 
 
-def audio_info(path: str | os.PathLike) -> tuple[int, int, int]:
+def audio_info(path: str | os.PathLike[str]) -> tuple[int, int, int]:
     """Sample rate in Hz, frames and channels, from the header if it tells (an MP3's frames may be an estimate).
 
     Raises:
@@ -126,7 +126,7 @@ def audio_info(path: str | os.PathLike) -> tuple[int, int, int]:
         return file.samplerate, file.n_frames, file.channels
 
 
-def is_16_bit_audio(path: str | os.PathLike, sample_rate: int) -> bool:
+def is_16_bit_audio(path: str | os.PathLike[str], sample_rate: int) -> bool:
     """Whether `read_audio` gives whole steps of 16 bits, by the header; False where it does not open."""
     try:
         with open_audio(path) as file:
@@ -162,7 +162,7 @@ def wrap_to(samples: np.ndarray, n: int) -> np.ndarray:
     return samples[:n] if n <= samples.size else np.resize(samples, n)
 
 
-def open_audio(path: str | os.PathLike) -> AudioFile:
+def open_audio(path: str | os.PathLike[str]) -> AudioFile:
     """Open a file for decoding.
 
     Raises:
@@ -178,7 +178,7 @@ def open_audio(path: str | os.PathLike) -> AudioFile:
     return file
 
 
-def _open(path: str | os.PathLike) -> AudioFile:
+def _open(path: str | os.PathLike[str]) -> AudioFile:
     try:
         file = AudioFile(path)
     except (soundfile.LibsndfileError, TypeError) as error:
@@ -193,7 +193,7 @@ def _open(path: str | os.PathLike) -> AudioFile:
     return file
 
 
-def read_frames(path: str | os.PathLike, file: AudioFile, n_frames: int) -> np.ndarray:
+def read_frames(path: str | os.PathLike[str], file: AudioFile, n_frames: int) -> np.ndarray:
     """The next frames, channels averaged: ``(n_frames,)`` float32, fewer where the file ends.
 
     Raises:
@@ -214,7 +214,7 @@ def read_frames(path: str | os.PathLike, file: AudioFile, n_frames: int) -> np.n
     return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, np.float32), *pieces])
 
 
-def skip_frames(path: str | os.PathLike, file: AudioFile, n_frames: int) -> int:
+def skip_frames(path: str | os.PathLike[str], file: AudioFile, n_frames: int) -> int:
     """Decode frames and forget them; how many there were. Errors are those of `read_frames`."""
     left = n_frames
     while left > 0 and (n_read := len(read_frames(path, file, min(left, _DECODED_AT_ONCE)))):
@@ -222,14 +222,14 @@ def skip_frames(path: str | os.PathLike, file: AudioFile, n_frames: int) -> int:
     return n_frames - left
 
 
-def refuse_missing(path: str | os.PathLike, file: AudioFile, missing: int) -> None:
+def refuse_missing(path: str | os.PathLike[str], file: AudioFile, missing: int) -> None:
     """Raise where more frames are missing than a whole file may lack: an MP3's number of them is an estimate."""
     allowed = 2 * _MP3_FRAME + file.n_frames // 100 if file.subtype.startswith("MPEG") else 0
     if missing > allowed:
         raise AudioError(f"{path}: truncated, {missing} of {file.n_frames} frames are missing", "truncated")
 
 
-def _decode(path: str | os.PathLike, file: AudioFile, begin: int, end: int) -> np.ndarray:
+def _decode(path: str | os.PathLike[str], file: AudioFile, begin: int, end: int) -> np.ndarray:
     """Frames ``begin`` to ``end``, channels averaged, ``(n_frames,)``, the same as a full decode gives."""
     origin = begin if _EXACT_SEEK.match(file.subtype) else 0
     if file.subtype == "VORBIS":
@@ -249,7 +249,7 @@ def _decode(path: str | os.PathLike, file: AudioFile, begin: int, end: int) -> n
     return samples
 
 
-def _mono(path: str | os.PathLike, frames: np.ndarray) -> np.ndarray:
+def _mono(path: str | os.PathLike[str], frames: np.ndarray) -> np.ndarray:
     """The average of the channels of ``(n_frames, n_channels)``."""
     low, high = float(frames.min()), float(frames.max())
     if not (math.isfinite(low) and math.isfinite(high)):

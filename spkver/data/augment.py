@@ -44,7 +44,7 @@ class AudioFiles:
         SpkverError: a fault of the list, with ``file:line``; on drawing, of a file.
     """
 
-    def __init__(self, list_path: str | os.PathLike, sample_rate: int):
+    def __init__(self, list_path: str | os.PathLike[str], sample_rate: int):
         self.paths = list(read_path_list(list_path).values())
         self.sample_rate = sample_rate
 

@@ -98,7 +98,7 @@ _FORMS = {
 _SAMPLE_CHUNKS = (b"data", b"SSND", b"BODY")
 
 
-def open_regular(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open an audio file for reading its bytes.
 
     Raises:
@@ -119,7 +119,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
         raise AudioError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-def check_container(path: str | os.PathLike) -> Checked:
+def check_container(path: str | os.PathLike[str]) -> Checked:
     """Compare what a file's container promises with the file, by its headers and its last bytes.
 
     Raises:
@@ -150,7 +150,7 @@ def check_container(path: str | os.PathLike) -> Checked:
     return Checked()
 
 
-def check_joined(path: str | os.PathLike) -> None:
+def check_joined(path: str | os.PathLike[str]) -> None:
     """Look through all of a FLAC or Ogg file for a second one behind the first.
 
     Raises:
@@ -172,7 +172,7 @@ def check_joined(path: str | os.PathLike) -> None:
             begin += max(len(block) - 7, 1) if len(block) == _SCANNED_AT_ONCE else len(block)
 
 
-def _joined(path: str | os.PathLike) -> AudioError:
+def _joined(path: str | os.PathLike[str]) -> AudioError:
     return AudioError(
         f"{path}: several audio files joined into one, of which only the first would be read; "
         "decode it to one WAV or FLAC file",
@@ -199,7 +199,7 @@ def _behind_id3(file: BinaryIO, place: int = 0) -> int:
     return place + 10 + (tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9])
 
 
-def _check_promise(path: str | os.PathLike, file: BinaryIO, size: int, promise: Promise, head: bytes) -> None:
+def _check_promise(path: str | os.PathLike[str], file: BinaryIO, size: int, promise: Promise, head: bytes) -> None:
     """Raise where samples that are promised are not there, or where another file of the kind begins behind them."""
     refuse_cut(path, promise, size)
     form = _FORMS.get(head[:4])
@@ -212,7 +212,7 @@ def _check_promise(path: str | os.PathLike, file: BinaryIO, size: int, promise: 
         raise _joined(path)
 
 
-def refuse_cut(path: str | os.PathLike, promise: Promise, size: int) -> None:
+def refuse_cut(path: str | os.PathLike[str], promise: Promise, size: int) -> None:
     """Raise where more bytes are promised than a file of ``size`` bytes has, and not merely by a header's length."""
     there = max(size - promise.begin, 0)
     missing = promise.n_bytes - there
@@ -261,7 +261,7 @@ def _is_chunk(file: BinaryIO, form: _Form, place: int) -> bool:
     return name == b"data" or name in _WAV_CHUNKS + _RIFF or (printable and ends <= os.fstat(file.fileno()).st_size)
 
 
-def _check_wav(path: str | os.PathLike, file: BinaryIO, start: int, size: int) -> "_Rewritten | None":
+def _check_wav(path: str | os.PathLike[str], file: BinaryIO, start: int, size: int) -> "_Rewritten | None":
     """A WAV file with a header that fits, where its own does not; None where it does.
 
     Raises:
@@ -296,7 +296,7 @@ def _check_wav(path: str | os.PathLike, file: BinaryIO, start: int, size: int) -
     return _with_header(path, form, magic, layout, Promise(chunk.begin, n_bytes))
 
 
-def _samples_end(path: str | os.PathLike, file: BinaryIO, form: _Form, end: int, inside: bool) -> bool:
+def _samples_end(path: str | os.PathLike[str], file: BinaryIO, form: _Form, end: int, inside: bool) -> bool:
     """Whether a WAV's samples end where the header says, as a chunk, a tag or a little padding is there.
 
     Args:
@@ -317,7 +317,9 @@ def _samples_end(path: str | os.PathLike, file: BinaryIO, form: _Form, end: int,
     return os.fstat(file.fileno()).st_size - end <= (form.header.size if inside else _MOST_PADDING)
 
 
-def _with_header(path: str | os.PathLike, form: _Form, magic: bytes, layout: bytes, samples: Promise) -> "_Rewritten":
+def _with_header(
+    path: str | os.PathLike[str], form: _Form, magic: bytes, layout: bytes, samples: Promise
+) -> "_Rewritten":
     """The samples of a WAV file behind a new header."""
     magic = b"RIFX" if magic == b"RIFX" else b"RIFF"
     data = form.header.pack(b"data", min(samples.n_bytes, 0xFFFF_FFFF))
@@ -388,7 +390,7 @@ def _is_mp3_frame(head: bytes) -> bool:
     return version != 1 and layer != 0 and bit_rate != 15 and rate != 3
 
 
-def _check_mp3(path: str | os.PathLike, file: BinaryIO, start: int, size: int) -> None:
+def _check_mp3(path: str | os.PathLike[str], file: BinaryIO, start: int, size: int) -> None:
     """Raise where another MP3 file begins behind the bytes that the first frame counts, if it does (Xing, LAME)."""
     frame = _read_at(file, start, 64)
     tag = _xing_tag(frame)
@@ -422,7 +424,7 @@ def _behind_tags(file: BinaryIO, place: int) -> int:
     return place
 
 
-def _last_ogg_page(path: str | os.PathLike, file: BinaryIO, size: int) -> int | None:
+def _last_ogg_page(path: str | os.PathLike[str], file: BinaryIO, size: int) -> int | None:
     """Frames in the last page (RFC 3533); None where the pages do not tell.
 
     Raises:

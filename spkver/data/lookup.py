@@ -29,7 +29,7 @@ class Rows:
         SpkverError: as `check_ids`.
     """
 
-    def __init__(self, utts: Sequence[str], source: str | os.PathLike) -> None:
+    def __init__(self, utts: Sequence[str], source: str | os.PathLike[str]) -> None:
         check_ids(utts, lambda _: source)
         self._utts = pa.array(utts, pa.string())
         self.source = source

@@ -14,7 +14,7 @@ from spkver.data.containers import check_joined
 from spkver.data.resampling import resample_grid, resample_margin, resample_ratio, resample_up_down
 
 
-def audio_blocks(path: str | os.PathLike, sample_rate: int, block_seconds: float) -> Iterator[np.ndarray]:
+def audio_blocks(path: str | os.PathLike[str], sample_rate: int, block_seconds: float) -> Iterator[np.ndarray]:
     """Read a file piece by piece as mono samples at ``sample_rate``.
 
     Args:
@@ -41,7 +41,7 @@ def audio_blocks(path: str | os.PathLike, sample_rate: int, block_seconds: float
             yield from _resampled(frames, up, down, margin)
 
 
-def _mono_frames(path: str | os.PathLike, file: AudioFile, step: int) -> Iterator[np.ndarray]:
+def _mono_frames(path: str | os.PathLike[str], file: AudioFile, step: int) -> Iterator[np.ndarray]:
     """The file's own frames, channels averaged, ``step`` at a time."""
     done = 0
     # MP3: what is decoded beyond the frames that the header promises does not count in `read_audio` either.

@@ -55,7 +55,7 @@ class Block:
 
 
 def read_blocks(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     start: int = 0,
     numbers: Sequence[int] = (),
     block_bytes: int = BLOCK_BYTES,
@@ -88,7 +88,7 @@ def read_blocks(
         raise SpkverError(f"{path}: the list is empty")
 
 
-def table_rows(path: str | os.PathLike) -> Iterator[tuple[int, list[str]]]:
+def table_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
     """Yield ``(line number, columns)`` for each line that is not blank: the careful way, line by line.
 
     Raises:
@@ -123,7 +123,7 @@ def joined_lines(*columns: pa.Array) -> pa.Buffer:
     return text[ends[0] : ends[1]]
 
 
-def line_number(path: str | os.PathLike, index: int) -> int:
+def line_number(path: str | os.PathLike[str], index: int) -> int:
     """The line on which entry ``index`` of a table stands: only looked up for a message."""
     return next(line for entry, (line, _) in enumerate(table_rows(path)) if entry == index)
 

@@ -40,12 +40,12 @@ class TrialTable:
     conditions: dict[str, np.ndarray]
 
 
-def is_table(path: str | os.PathLike) -> bool:
+def is_table(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a table with a header, by its name."""
     return Path(path).suffix.lower() in SEPARATORS
 
 
-def read_trial_table(path: str | os.PathLike) -> TrialTable:
+def read_trial_table(path: str | os.PathLike[str]) -> TrialTable:
     """Read a ``.csv`` or ``.tsv`` file of trials.
 
     Raises:
@@ -108,7 +108,7 @@ def _composed(column: pa.Array, where: str) -> pa.Array:
     return pc.utf8_normalize(column.cast(pa.string()), form="NFC")
 
 
-def _labels(path: str | os.PathLike, column: pa.DictionaryArray | None) -> np.ndarray | None:
+def _labels(path: str | os.PathLike[str], column: pa.DictionaryArray | None) -> np.ndarray | None:
     if column is None:
         return None
     words = column.dictionary.to_pylist()
@@ -121,7 +121,7 @@ def _labels(path: str | os.PathLike, column: pa.DictionaryArray | None) -> np.nd
     return np.array([_LABELS[word] for word in words], np.int8)[index]
 
 
-def _scores(path: str | os.PathLike, column: pa.Array | None) -> np.ndarray | None:
+def _scores(path: str | os.PathLike[str], column: pa.Array | None) -> np.ndarray | None:
     if column is None:
         return None
     try:

@@ -16,7 +16,7 @@ from spkver.errors import SpkverError
 
 
 @contextmanager
-def readable(name: str | os.PathLike, advice: str) -> Iterator[None]:
+def readable(name: str | os.PathLike[str], advice: str) -> Iterator[None]:
     """One line for what a damaged file makes numpy, zipfile, zlib or tokenize raise, which is no closed list.
 
     Args:
@@ -34,7 +34,7 @@ def readable(name: str | os.PathLike, advice: str) -> Iterator[None]:
         raise SpkverError(f"{name}: cannot be read as arrays ({reason or type(error).__name__}); {advice}") from None
 
 
-def read_npy(path: str | os.PathLike, advice: str) -> np.ndarray:
+def read_npy(path: str | os.PathLike[str], advice: str) -> np.ndarray:
     """Read the array of a ``.npy`` file.
 
     Raises:
@@ -44,7 +44,7 @@ def read_npy(path: str | os.PathLike, advice: str) -> np.ndarray:
         return read_array(file, os.fstat(file.fileno()).st_size)
 
 
-def read_npz(path: str | os.PathLike, advice: str) -> dict[str, np.ndarray]:
+def read_npz(path: str | os.PathLike[str], advice: str) -> dict[str, np.ndarray]:
     """Read the arrays of a ``.npz`` file by name.
 
     Raises:
@@ -92,7 +92,7 @@ def read_array(file: IO[bytes], n_bytes: int) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C").copy()
 
 
-def map_npy(path: str | os.PathLike, advice: str) -> np.memmap:
+def map_npy(path: str | os.PathLike[str], advice: str) -> np.memmap:
     """Map the array of a ``.npy`` file: it takes memory only as far as it is looked at.
 
     Raises:

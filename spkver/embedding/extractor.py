@@ -152,7 +152,7 @@ class Extractor:
                 return self.middle(read_audio(utterance.path, self.sample_rate))
             raise SpkverError(f"{error} (utterance '{utterance.id}'); leave it out") from None
 
-    def read(self, path: str | os.PathLike) -> Chosen:
+    def read(self, path: str | os.PathLike[str]) -> Chosen:
         """What is to be embedded of a file: all of it, or of a long one so much of its speech.
 
         Raises:
@@ -167,7 +167,7 @@ class Extractor:
         chosen = choose_speech(lambda: audio_blocks(path, self.sample_rate, BLOCK_SECONDS), self.fbank, most)
         return _refuse_no_speech(chosen, path)
 
-    def choose(self, samples: np.ndarray, name: str | os.PathLike) -> Chosen:
+    def choose(self, samples: np.ndarray, name: str | os.PathLike[str]) -> Chosen:
         """The same of samples ``(n_samples,)`` at the configured rate; ``name`` begins what is said of them.
 
         Raises:
@@ -224,7 +224,7 @@ class _Evaluating:
                         module.training = True
 
 
-def _refuse_no_speech(chosen: Chosen, name: str | os.PathLike) -> Chosen:
+def _refuse_no_speech(chosen: Chosen, name: str | os.PathLike[str]) -> Chosen:
     if not len(chosen.samples):
         found = "nothing but a steady sound, as silence, hiss or hum is"
         raise AudioError(f"{name}: no speech found, {found}", NO_SPEECH)

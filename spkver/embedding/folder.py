@@ -53,7 +53,7 @@ def refuse_other_data(folder: Path, record: dict) -> None:
 
 
 def write_embeddings(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     embeddings: np.ndarray,
     utts: Sequence[str],
     measures: Mapping[str, np.ndarray] | None = None,
@@ -90,7 +90,7 @@ def write_embeddings(
         _write_measures(folder / "measures.npz", measures or {}, len(utts))
 
 
-def read_measures(folder: str | os.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
+def read_measures(folder: str | os.PathLike[str], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Read measures of the utterances of a folder of embeddings by name; each (N,) float64.
 
     Raises:
@@ -130,7 +130,7 @@ def _write_measures(path: Path, measures: Mapping[str, np.ndarray], n: int) -> N
         np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs take any of them for allow_pickle
 
 
-def read_embeddings(folder: str | os.PathLike) -> tuple[np.memmap, list[str]]:
+def read_embeddings(folder: str | os.PathLike[str]) -> tuple[np.memmap, list[str]]:
     """Read what `write_embeddings` wrote.
 
     Returns:

@@ -30,8 +30,8 @@ _SAVE_AGAIN = "save it again as float32, ids as np.array(utts, dtype=str), witho
 
 
 def import_embeddings(
-    source: str | os.PathLike,
-    utts: str | os.PathLike | None = None,
+    source: str | os.PathLike[str],
+    utts: str | os.PathLike[str] | None = None,
     basenames: bool = False,
 ) -> tuple[np.ndarray, list[str]]:
     """Read embeddings of any toolkit.
@@ -69,7 +69,7 @@ def import_embeddings(
 
 
 def export_kaldi(
-    embeddings: np.ndarray, utts: Sequence[str], ark_path: str | os.PathLike, scp_path: str | os.PathLike
+    embeddings: np.ndarray, utts: Sequence[str], ark_path: str | os.PathLike[str], scp_path: str | os.PathLike[str]
 ) -> None:
     """Write a binary archive of float vectors and its scp, each whole or not at all, the scp last.
 
@@ -87,7 +87,7 @@ def export_kaldi(
     write_ark(_exportable(embeddings, utts, ark_path), utts, ark_path, scp_path)
 
 
-def export_npz(embeddings: np.ndarray, utts: Sequence[str], path: str | os.PathLike) -> None:
+def export_npz(embeddings: np.ndarray, utts: Sequence[str], path: str | os.PathLike[str]) -> None:
     """Write arrays ``embeddings`` (N, D) float32 and ``utts`` (N,) of text, whole or not at all.
 
     Raises:
@@ -228,7 +228,7 @@ def _checked(array: np.ndarray, utts: Sequence[str], name: str, where: Where) ->
     return rows
 
 
-def _exportable(embeddings: np.ndarray, utts: Sequence[str], path: str | os.PathLike) -> np.ndarray:
+def _exportable(embeddings: np.ndarray, utts: Sequence[str], path: str | os.PathLike[str]) -> np.ndarray:
     embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiu":
         raise ValueError(f"embeddings must be (N, D) numbers, got {embeddings.dtype} {embeddings.shape}")

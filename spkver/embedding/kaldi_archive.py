@@ -45,7 +45,7 @@ def starts_entry(content: bytes) -> bool:
     return key is not None and (content.startswith(b"\0B", key.end()) or content[key.end() :].lstrip()[:1] == b"[")
 
 
-def read_ark(path: str | os.PathLike) -> tuple[np.ndarray, list[str]]:
+def read_ark(path: str | os.PathLike[str]) -> tuple[np.ndarray, list[str]]:
     """Read all vectors of an archive, in its order.
 
     Returns:
@@ -80,7 +80,7 @@ def read_ark(path: str | os.PathLike) -> tuple[np.ndarray, list[str]]:
     return stacked(enumerate(vectors), utts, where), utts
 
 
-def read_scp(path: str | os.PathLike) -> tuple[np.ndarray, list[str]]:
+def read_scp(path: str | os.PathLike[str]) -> tuple[np.ndarray, list[str]]:
     """Read the vectors that an scp lists, in its order; a line is ``utt FILE:BYTE``, or ``utt FILE`` for byte 0.
 
     Returns:
@@ -112,7 +112,7 @@ def read_scp(path: str | os.PathLike) -> tuple[np.ndarray, list[str]]:
 
 
 def write_ark(
-    embeddings: np.ndarray, utts: Sequence[str], ark_path: str | os.PathLike, scp_path: str | os.PathLike
+    embeddings: np.ndarray, utts: Sequence[str], ark_path: str | os.PathLike[str], scp_path: str | os.PathLike[str]
 ) -> None:
     """Write checked rows as a binary archive of float vectors, and its scp, which has ``ark_path`` as given.
 

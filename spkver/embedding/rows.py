@@ -44,7 +44,7 @@ def stacked(vectors: Iterable[tuple[int, np.ndarray]], utts: Sequence[str], wher
     return embeddings
 
 
-def check_embeddings(embeddings: np.ndarray, utts: Sequence[str], name: str | os.PathLike, where: Where) -> None:
+def check_embeddings(embeddings: np.ndarray, utts: Sequence[str], name: str | os.PathLike[str], where: Where) -> None:
     """Refuse embeddings (N, D) whose ids or rows cannot be used.
 
     Raises:

@@ -19,7 +19,7 @@ _KEYS = {"data": {"path", "ids", "list", "recordings"}, "trials": {"path", "dige
 _RECORDINGS_COMPARED, _BYTES_COMPARED = 16, 4096
 
 
-def data_name(data: str | os.PathLike) -> str:
+def data_name(data: str | os.PathLike[str]) -> str:
     """The name by which an experiment knows a data directory: the last one of its path, links and ``..`` resolved.
 
     Raises:
@@ -31,7 +31,7 @@ def data_name(data: str | os.PathLike) -> str:
     return name
 
 
-def data_record(data: str | os.PathLike) -> dict:
+def data_record(data: str | os.PathLike[str]) -> dict:
     """What a data directory is: path, and digests of its ids, its list, and a few of its recordings.
 
     Raises:
@@ -60,7 +60,7 @@ def same_data(one: dict, other: dict) -> bool:
     return one["recordings"] == other["recordings"] if there else one["list"] == other["list"]
 
 
-def file_record(path: str | os.PathLike) -> dict:
+def file_record(path: str | os.PathLike[str]) -> dict:
     """What a trial list or a list of models is: path, and a digest of its content.
 
     Raises:

@@ -58,7 +58,7 @@ class Backend:
         SpkverError: there is no model in it.
     """
 
-    def __init__(self, model: str | os.PathLike) -> None:
+    def __init__(self, model: str | os.PathLike[str]) -> None:
         self.folder = Path(model) / "backend"
         self.digest = embedding_fingerprint(model)
 

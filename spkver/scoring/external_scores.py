@@ -50,7 +50,7 @@ class Matched(NamedTuple):
         return "; ".join(said)
 
 
-def match_scores(path: str | os.PathLike, trials: Trials) -> Matched:
+def match_scores(path: str | os.PathLike[str], trials: Trials) -> Matched:
     """Read a score file of any known form and bring it into the order of a trial list.
 
     Raises:
@@ -79,7 +79,7 @@ class _Entries(NamedTuple):
 
 
 def _by_names(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     trials: Trials,
     enroll: np.ndarray,
     test: np.ndarray,
@@ -121,7 +121,7 @@ def _by_names(
     )
 
 
-def _check_labels(path: str | os.PathLike, trials: Trials, labels: np.ndarray | None, entries: np.ndarray) -> None:
+def _check_labels(path: str | os.PathLike[str], trials: Trials, labels: np.ndarray | None, entries: np.ndarray) -> None:
     """Refuse labels of a score file that are not those of the list; ``entries``: (n_trials,) a line of each trial."""
     if labels is None or trials.labels is None:
         return
@@ -141,7 +141,7 @@ def _check_labels(path: str | os.PathLike, trials: Trials, labels: np.ndarray | 
         )
 
 
-def _read(path: str | os.PathLike, trials: Trials) -> _Entries:
+def _read(path: str | os.PathLike[str], trials: Trials) -> _Entries:
     if is_table(path):
         table = read_trial_table(path)
         if table.scores is None:
@@ -177,7 +177,7 @@ class _Roles(NamedTuple):
     label: int | None
 
 
-def _roles(path: str | os.PathLike, block: Block, trials: Trials) -> _Roles:
+def _roles(path: str | os.PathLike[str], block: Block, trials: Trials) -> _Roles:
     """Tell the columns of a file apart by its first block."""
     columns = range(len(block.columns))
     words = [block.columns[column].dictionary for column in columns]
@@ -228,7 +228,7 @@ def _columns_of_pairs(block: Block, named: Sequence[int], trials: Trials) -> lis
     return list(winners[0]) if len(winners) == 1 else []
 
 
-def _part(path: str | os.PathLike, block: Block, roles: _Roles, trials: Trials) -> _Entries:
+def _part(path: str | os.PathLike[str], block: Block, roles: _Roles, trials: Trials) -> _Entries:
     column = block.columns[roles.score]
     try:
         scores = pc.cast(column.dictionary, pa.float32()).to_numpy()[column.indices.to_numpy()]
@@ -262,7 +262,7 @@ def _positions(names: pa.Array, trials: Trials) -> np.ndarray:
     return pc.fill_null(pc.index_in(names, value_set=trials.names), -1).to_numpy().astype(np.int64)
 
 
-def _bad_score(path: str | os.PathLike, column: int) -> str:
+def _bad_score(path: str | os.PathLike[str], column: int) -> str:
     """The complaint about the first score that is no finite number."""
     for line, columns in table_rows(path):
         try:
@@ -272,13 +272,13 @@ def _bad_score(path: str | os.PathLike, column: int) -> str:
     return f"{path}: a score is not a finite float32 number"
 
 
-def _bad_label(path: str | os.PathLike, column: int) -> str:
+def _bad_label(path: str | os.PathLike[str], column: int) -> str:
     """The complaint about the first label that is none."""
     line, word = next((line, columns[column]) for line, columns in table_rows(path) if columns[column] not in _LABELS)
     return f"{path}:{line}: unknown label '{word}'; expected target or nontarget, or 1 or 0"
 
 
-def _complaint(path: str | os.PathLike) -> str:
+def _complaint(path: str | os.PathLike[str]) -> str:
     """The complaint about a file whose lines differ in width."""
     width = None
     for line, columns in table_rows(path):
@@ -288,5 +288,5 @@ def _complaint(path: str | os.PathLike) -> str:
     return f"{path}: is no table of one width"
 
 
-def _line(path: str | os.PathLike, entry: int) -> str:
+def _line(path: str | os.PathLike[str], entry: int) -> str:
     return f"{path}:{entry + 2 if is_table(path) else line_number(path, int(entry))}"

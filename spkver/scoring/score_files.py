@@ -25,7 +25,7 @@ from spkver.files import atomic_write, locked, write_json, writing
 _WRITTEN_AT_ONCE = 1 << 18
 
 
-def write_scores(path: str | os.PathLike, trials: Trials, scores: np.ndarray) -> None:
+def write_scores(path: str | os.PathLike[str], trials: Trials, scores: np.ndarray) -> None:
     """Write ``enroll test score [target|nontarget]``, one trial a line, in the order of the trials.
 
     Args:
@@ -48,8 +48,8 @@ def write_scores(path: str | os.PathLike, trials: Trials, scores: np.ndarray) ->
 
 
 def score_list(
-    path: str | os.PathLike,
-    trial_list: str | os.PathLike,
+    path: str | os.PathLike[str],
+    trial_list: str | os.PathLike[str],
     rows: tuple[Rows, Rows],
     score: Callable[[np.ndarray, np.ndarray], np.ndarray],
     fingerprint: dict,
@@ -111,7 +111,7 @@ def _score_list(path: Path, trial_list, rows, score, fingerprint: dict, block_by
     return n_done
 
 
-def read_scores(path: str | os.PathLike) -> tuple[Trials, np.ndarray]:
+def read_scores(path: str | os.PathLike[str]) -> tuple[Trials, np.ndarray]:
     """Read what `write_scores` wrote.
 
     Returns:
@@ -133,7 +133,7 @@ def read_scores(path: str | os.PathLike) -> tuple[Trials, np.ndarray]:
     return trials, np.concatenate([scores for _, scores in blocks])
 
 
-def file_fingerprint(path: str | os.PathLike) -> dict:
+def file_fingerprint(path: str | os.PathLike[str]) -> dict:
     """What tells that a file is still the same: its absolute path, size and time of change."""
     path = Path(path)
     try:
@@ -203,7 +203,7 @@ def _lines(trials: Trials, scores: np.ndarray, part: slice = slice(None)) -> pa.
     return joined_lines(*trials.columns(part), written, *trials.label_words(part))
 
 
-def _scored(block: Block, path: str | os.PathLike, width: int) -> tuple[Trials, np.ndarray]:
+def _scored(block: Block, path: str | os.PathLike[str], width: int) -> tuple[Trials, np.ndarray]:
     """The trials and scores of a block; Irregular where something is not as it should be."""
     scores = block.columns[2].to_numpy() if len(block.columns) == width else np.array([np.nan])
     if not np.isfinite(scores).all():
@@ -213,7 +213,7 @@ def _scored(block: Block, path: str | os.PathLike, width: int) -> tuple[Trials, 
     return Trials.of_columns(enroll, test, labels, path, 0), scores
 
 
-def _read_line_by_line(path: str | os.PathLike) -> tuple[Trials, np.ndarray]:
+def _read_line_by_line(path: str | os.PathLike[str]) -> tuple[Trials, np.ndarray]:
     """The same, or the complaint about the first line that cannot be read."""
     enroll, test, scores, labels = [], [], [], []
     width = None

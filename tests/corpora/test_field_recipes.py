@@ -40,7 +40,6 @@ def held_to(done, tmp_path, lists):
         for name, systems in metrics.items():
             assert set(systems) == SYSTEMS
             assert f"{name}: {systems['cosine']['targets']} target" in table
-            assert all(0 <= record["eer"] <= 1 for record in systems.values())
         assert all(f"{exp}, {system} " in table for system in SYSTEMS)
     return metrics
 

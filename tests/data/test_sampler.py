@@ -78,6 +78,10 @@ def test_batches_depend_on_seed_and_epoch_only():
     assert batches(1, 4) == batches(1, 4, before=[0, 1, 2, 3]) == batches(1, 4, before=[9, 2])
     assert batches(1, 4) != batches(2, 4)
     assert items(batches(1, 4)) != items(batches(1, 5))
+    # Where each speaker gives as much in every epoch, it is the order that is another.
+    labels = labels_of([4] * 12)
+    orders = [labels[np.concatenate(items(batches(1, epoch)))].tolist() for epoch in (0, 1)]
+    assert sorted(orders[0]) == sorted(orders[1]) and orders[0] != orders[1]
 
 
 def test_resuming_inside_an_epoch_gives_the_batches_that_are_left():

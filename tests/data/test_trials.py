@@ -105,6 +105,12 @@ def test_two_columns_are_trials_without_labels(tmp_path):
     assert (trials.enroll, trials.test, trials.labels) == (["a", "1"], ["b", "c"], None)
 
 
+def test_labels_are_known_or_asking_for_them_is_refused():
+    assert Trials.of(["a"], ["b"], [1]).known_labels.tolist() == [1]
+    with pytest.raises(ValueError, match="labels of these trials are unknown"):
+        _ = Trials.of(["a"], ["b"]).known_labels
+
+
 def test_a_target_word_in_the_third_column_wins_over_0_and_1_in_the_first(tmp_path):
     trials = read_trials(written(tmp_path, "1 0 nontarget\n0 1 nontarget\n0 x target\n"))
     assert (trials.enroll, trials.test) == (["1", "0", "0"], ["0", "1", "x"])

@@ -69,6 +69,7 @@ def test_label_of_another_shape_or_type_is_refused(head, embedding, label):
 
 def test_update_is_accepted_by_every_head(head, embedding):
     head.update(0.3)
+    assert getattr(head, "margin", 0.3) == 0.3
     assert head(embedding, LABEL).isfinite().all()
 
 

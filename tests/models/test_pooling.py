@@ -107,3 +107,9 @@ def test_bfloat16_frames_are_pooled_as_near_as_bfloat16_allows():
 def test_pooling_is_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         assert build_pooling("attentive_statistics", 8, 4)(torch.randn(2, 30, 8).bfloat16()).dtype == torch.float32
+
+
+def test_a_constant_channel_has_finite_gradients():
+    frames = torch.ones(2, 10, 4, requires_grad=True)
+    build_pooling("attentive_statistics", 4, 3)(frames).sum().backward()
+    assert torch.isfinite(frames.grad).all()

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from spkver.models.pooling import build_pooling
 from spkver.models.speech_encoder_v3 import SpeechEncoderV3, _attention
 
 SMALL = {
@@ -171,32 +170,6 @@ def test_attention_of_training_equals_that_of_inference():
     fused = _attention(query, key, value, None)
     products = _attention(query.requires_grad_(), key, value, None)
     assert (fused - products).abs().max() < 1e-12
-
-
-@pytest.mark.parametrize("name", ["attentive_statistics", "statistics", "mean"])
-@torch.no_grad()
-def test_pooling_ignores_masked_frames(name):
-    torch.manual_seed(0)
-    pooling = build_pooling(name, 12, 8)
-    frames = torch.randn(2, 30, 12)
-    mask = torch.arange(30) < torch.tensor([[17], [30]])
-    pooled = pooling(frames.masked_fill(~mask.unsqueeze(2), 50.0), mask)
-    assert pooled.shape == (2, pooling.out_features)
-    assert torch.allclose(pooled[:1], pooling(frames[:1, :17]), atol=1e-6)
-
-
-@torch.no_grad()
-def test_statistics_pooling_is_mean_and_standard_deviation():
-    frames = torch.randn(3, 50, 6)
-    pooled = build_pooling("statistics", 6, 1)(frames)
-    assert torch.allclose(pooled[:, :6], frames.mean(1), atol=1e-6)
-    assert torch.allclose(pooled[:, 6:], frames.std(1, correction=0), atol=1e-4)
-
-
-def test_pooling_a_constant_channel_has_finite_gradients():
-    frames = torch.ones(2, 10, 4, requires_grad=True)
-    build_pooling("attentive_statistics", 4, 3)(frames).sum().backward()
-    assert torch.isfinite(frames.grad).all()
 
 
 def test_channel_dropout_keeps_the_mean_and_drops_the_configured_share():

@@ -97,7 +97,7 @@ def test_the_command_writes_gif_numbers_and_frames(scored, tmp_path, capsys):
         assert numbers["confusion"].shape[0] == 5
 
 
-def test_frames_differ_and_the_last_shows_the_last_epoch(scored):
+def test_frames_of_different_epochs_differ(scored):
     frames = [np.asarray(frame) for frame in animate(Run(scored), ["pca"], n_frames=3, pixels=200).frames()]
     assert (frames[0] != frames[1]).any()
     assert (frames[1] != frames[2]).any()

@@ -89,6 +89,15 @@ def test_audio_stops_at_its_size_with_as_many_clips_of_every_speaker(scored, tmp
     assert max(counts) - min(counts) <= 1
 
 
+def test_audio_of_a_run_that_does_not_say_its_data_is_left_out(scored, tmp_path):
+    run = Run(scored)
+    del run.about["data"]
+    path, left_out = write_report(tmp_path / "r.html", [run], audio=True)
+    assert "audio" not in data_of(path)["runs"][0]
+    config = scored / "config.yaml"
+    assert left_out == [f"no audio of {run.name}: {config}: does not say on what data it was trained"]
+
+
 def test_margin_tables_are_the_heads_logits():
     tables = margin_tables(0.2, 32.0)
     curves = unpacked(tables["curves"]["ArcFace"], "<f4").reshape(len(MARGINS), 181)

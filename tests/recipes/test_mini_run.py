@@ -1,4 +1,4 @@
-"""The built-in corpus from nothing to an equal error rate, which stays what it was."""
+"""The built-in corpus from nothing to losses and an equal error rate that stay what they were."""
 
 import json
 from importlib.metadata import version
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from spkver.cli import main
+from spkver.experiment.log import read_log
 
 pytest.importorskip("espeakng_loader", reason="needs the synthesiser: pip install spkver[mini]")
 
@@ -18,12 +19,12 @@ SMALL = [
     "lr_schedule.warmup_epochs=0.5", "margin_schedule.start_epoch=0", "margin_schedule.end_epoch=1",
     "training.precision=float32", "training.device=cpu", "training.threads=1",
 ]  # fmt: skip
-# A rate and a seed with which the rounding of another CPU, or of torch instead of the kernels, moves scores by 1e-6
-# only, and with which noise of 1e-3 on all scores leaves the EER where it is.
-STEADY = ["optimizer.lr=5.0e-4", "seed=3"]
+# With this seed the rounding of another CPU, or of torch instead of the kernels, moves scores by 1e-4 and losses by
+# 1e-6, with others scores by up to 1e-2. Noise of 3e-4 on all scores leaves the EER where it is.
+STEADY = ["seed=2"]
 
 
-def test_two_epochs_of_the_built_in_corpus_reach_the_same_eer_as_ever(tmp_path, in_this_process):
+def test_two_epochs_of_the_built_in_corpus_come_to_the_same_losses_and_eer_as_ever(tmp_path, in_this_process):
     if version("espeakng-loader") != "0.2.4":
         pytest.skip("the EER was measured with the voices of espeakng-loader 0.2.4")
     data, exp = tmp_path / "data", tmp_path / "exp"
@@ -39,4 +40,6 @@ def test_two_epochs_of_the_built_in_corpus_reach_the_same_eer_as_ever(tmp_path, 
         assert main([str(word) for word in words]) == 0
     metrics = json.loads((exp / "metrics.json").read_text())["test/trials"]["cosine"]
     # 480 target and 512 nontarget trials.
-    assert metrics["eer"] == pytest.approx(0.1191, abs=0.002)
+    assert metrics["eer"] == pytest.approx(0.1958, abs=0.002)
+    losses = [record["loss"] for record in read_log(exp / "log.jsonl", "epoch")]
+    assert losses == pytest.approx([12.4215, 10.9607], rel=1e-3)

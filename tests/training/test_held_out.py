@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import spkver
 from spkver.data.audio_check import keep_usable
 from spkver.data.directory import DataDirectory, Utterance, read_data_directory
 from spkver.errors import SpkverError
-from spkver.experiment.model_folder import load_model, read_speakers
 from spkver.scoring.metrics import equal_error_rate
 from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
 
@@ -120,15 +118,3 @@ def test_held_out_speakers_are_apart_from_training_and_share_the_genders(directo
     assert sorted(directory.genders[speaker] for speaker in held_out) == ["f", "f", "m", "m"]
     assert split_speakers(directory, 4, seed=1) == (train, held_out)
     assert any(split_speakers(directory, 4, seed=seed)[1] != held_out for seed in (2, 3, 4))
-
-
-def test_the_final_models_threshold_is_the_score_at_which_both_errors_are_equal(trained, directory):
-    run = load_model(trained / "model").run
-    known = set(read_speakers(trained / "model"))
-    held_out = directory.subset(speakers=[speaker for speaker in directory.speakers if speaker not in known])
-    voice = spkver.load(trained / "model")
-    rows = np.stack([voice.embed(utterance.path) for utterance in held_out.utterances])
-    trials = HeldOut.of(held_out, 10_000, seed=1)
-    scores = (rows[trials.enroll] * rows[trials.test]).sum(1)
-    assert (run["held_out_eer"], run["threshold"]) == pytest.approx(equal_error_rate(scores, trials.labels), abs=1e-4)
-    assert voice.threshold == run["threshold"]

@@ -126,21 +126,6 @@ def test_after_a_skipped_step_the_next_is_as_if_it_had_not_been(make_step):
     assert_equal(state_of(plain), state_of(skipping))
 
 
-def test_random_numbers_of_a_step_depend_on_seed_epoch_and_step_alone(make_step):
-    def masks(seed, epoch, number, before=0):
-        """The features of a batch with what SpecAugment has masked, as the encoder gets them."""
-        step, seen = make_step(f"seed={seed}"), []
-        torch.manual_seed(before)
-        step.encoder.register_forward_pre_hook(lambda encoder, inputs: seen.append(inputs[0].clone()))
-        step(batch_of(0), epoch, number, N_STEPS)
-        return seen[0]
-
-    there = masks(1, 2, 3)
-    assert torch.equal(masks(1, 2, 3, before=7), there)
-    for other in ((2, 2, 3), (1, 1, 3), (1, 2, 4), (1, 3, 2)):
-        assert not torch.equal(masks(*other), there)
-
-
 def test_a_good_step_takes_its_batch_into_the_statistics(make_step):
     step = make_step()
     before = step.encoder.pooled_norm.running_mean.clone()

@@ -1,7 +1,6 @@
 """Training: the records it leaves, its independence of workers, and what it does with bad steps."""
 
 import contextlib
-import json
 import math
 import multiprocessing
 import os
@@ -77,16 +76,6 @@ def test_the_experiment_holds_the_configuration_as_run_and_the_last_checkpoints(
     assert {2, 3} <= kept
 
 
-def test_the_model_is_the_average_and_knows_its_threshold(trained):
-    model = load_model(trained / "model")
-    assert model.run["epochs_averaged"] == [2, 3]
-    assert -1 < model.run["threshold"] < 1
-    files = [load_tensors(trained / "checkpoints" / f"epoch-00{epoch}.safetensors") for epoch in (2, 3)]
-    name = "embedding.weight"
-    mean = (files[0][f"encoder.{name}"] + files[1][f"encoder.{name}"]) / 2
-    assert torch.allclose(model.encoder.state_dict()[name], mean, atol=1e-7)
-
-
 def test_the_losses_do_not_depend_on_the_number_of_workers(make_trainer):
     one = make_trainer("training.epochs=1", exp="w0")
     one.run({})
@@ -96,7 +85,8 @@ def test_the_losses_do_not_depend_on_the_number_of_workers(make_trainer):
 
 
 def test_another_seed_gives_other_losses(make_trainer):
-    one, two = make_trainer("training.epochs=1", exp="s1"), make_trainer("training.epochs=1", "seed=2", exp="s2")
+    short = ["training.epochs=1", "snapshots.speakers=0", "data.held_out_speakers=0", "augment.speed_factors=[1.0]"]
+    one, two = make_trainer(*short, exp="s1"), make_trainer(*short, "seed=2", exp="s2")
     one.run({})
     two.run({})
     assert losses(one)[1:] != losses(two)[1:]
@@ -282,12 +272,6 @@ def test_the_precision_of_a_run_reaches_all_of_a_step(make_trainer, monkeypatch,
     assert seen["encoder"] == seen["optimizer"] == {expected[precision]}
     # A chunked head has a precision of its own in the configuration, and a head held whole is float32.
     assert seen["head"] == ({torch.float32} if head_rows == 1 else set())
-
-
-def test_the_log_leaves_out_a_line_that_a_stop_cut_short(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text(json.dumps({"kind": "step", "epoch": 1, "loss": 1.0}) + "\n" + '{"kind": "st')
-    assert read_log(path, "step") == [{"epoch": 1, "loss": 1.0}]
 
 
 @pytest.mark.parametrize("head", ["arc_margin", "intertopk_subcenter"])

@@ -118,12 +118,12 @@ class Calibration:
             llrs += np.multiply(column, weight, dtype=np.float64)
         return llrs.astype(np.float32)
 
-    def write(self, path: str | os.PathLike) -> None:
+    def write(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON, whole or not at all; every number is read back to the bit."""
         write_json(path, asdict(self))
 
 
-def read_calibration(path: str | os.PathLike, advice: str = "make the calibration again") -> Calibration:
+def read_calibration(path: str | os.PathLike[str], advice: str = "make the calibration again") -> Calibration:
     """Read what `Calibration.write` wrote.
 
     Args:

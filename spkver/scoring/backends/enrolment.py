@@ -46,7 +46,7 @@ class Models:
         return np.add.reduceat(np.asarray(values)[self.rows].astype(np.float64), self.starts[:-1], axis=0)
 
 
-def read_models(path: str | os.PathLike, rows: Rows) -> Models:
+def read_models(path: str | os.PathLike[str], rows: Rows) -> Models:
     """Read a model list and look its utterances up.
 
     Args:
@@ -82,7 +82,7 @@ def read_models(path: str | os.PathLike, rows: Rows) -> Models:
     return Models(names, places, starts)
 
 
-def keep_models(scores: Path, models_file: str | os.PathLike | None) -> None:
+def keep_models(scores: Path, models_file: str | os.PathLike[str] | None) -> None:
     """Keep a model list beside the scores of its models, or note that these scores are of none."""
     kept = _kept(scores)
     if models_file is None:

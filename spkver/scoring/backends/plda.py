@@ -172,7 +172,7 @@ class Plda:
         within, between = self.within + within_scale * excess, self.between + between_scale * excess
         return Plda(preprocessing, moments.means[0], between, within)
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as one safetensors file, whole or not at all.
 
         Raises:
@@ -186,7 +186,7 @@ class Plda:
             file.write(save({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}))
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Plda":
+    def load(cls, path: str | os.PathLike[str]) -> "Plda":
         """Read what `save` wrote.
 
         Raises:

@@ -111,7 +111,7 @@ def test_no_other_rising_llrs_cost_less_by_a_general_optimiser():
 def test_min_cllr_is_at_most_cllr_of_any_rising_transform_and_at_most_one(trials, scale, shift):
     scores, labels = trials
     least = min_cllr(scores, labels)
-    assert 0 <= least <= 1 + 1e-12
+    assert least <= 1 + 1e-12
     for llrs in (scores, scale * scores + shift, np.arctan(scores), np.clip(scores, -1, 2)):
         assert least <= cllr(llrs, labels) + 1e-12
 

@@ -99,8 +99,6 @@ def test_min_dcf_is_the_least_of_all_thresholds(trials, p_target, c_miss, c_fa):
         for fpr, fnr, _ in exact_points(*trials)
     ]
     assert value == pytest.approx(min(costs), rel=1e-12)
-    assert value <= 1
-    assert np.isfinite(threshold)
     scores, labels = trials
     fnr, fpr = (scores[labels == 1] < threshold).mean(), (scores[labels == 0] >= threshold).mean()
     assert (c_miss * p_target * fnr + c_fa * (1 - p_target) * fpr) / lesser == pytest.approx(value, rel=1e-12)
@@ -142,9 +140,7 @@ def test_negated_scores_with_swapped_labels_are_the_same_problem(trials):
 
 @given(scored_trials(st.floats(allow_nan=False, allow_infinity=False)))
 def test_any_finite_scores_have_finite_thresholds(trials):
-    eer, threshold = equal_error_rate(*trials)
-    assert 0 <= eer <= 1
-    assert np.isfinite(threshold)
+    assert np.isfinite(equal_error_rate(*trials)[1])
     assert np.isfinite(min_dcf(*trials)[1])
 
 
