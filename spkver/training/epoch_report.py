@@ -17,7 +17,7 @@ class RunningMeans:
 
     def add(self, record: dict, items: int, seconds: float) -> None:
         """Add a step's record."""
-        new = {"steps": 1, "items": items, "seconds": seconds, "skipped": record["skipped"]}
+        new = {"items": items, "seconds": seconds, "skipped": record["skipped"]}
         if not record["skipped"]:
             new |= {key: record[key] for key in ("loss", "accuracy", "grad_norm", "clipped")} | {"finite": 1}
         for key, value in new.items():

@@ -1,5 +1,7 @@
 """The chunked loss against the plain heads: values, gradients, accuracy, memory, and what it refuses."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spkver import native
 from spkver.errors import SpkverError
 from spkver.heads import ArcMarginProduct, ArcMarginProductIntertopkSubcenter, NormFace, Softmax
+from spkver.heads import chunked as chunked_module
 from spkver.heads.chunked import chunked_loss, rows_a_chunk
 from spkver.heads.chunked_native import FusedLogits
 from spkver.heads.chunked_torch import ChunkPlan, LogitSummary
@@ -265,6 +268,69 @@ def test_ties_between_all_classes_are_not_correct():
     head = NormFace(IN, CLASSES)
     head.weight.data[:] = 1.0
     assert chunked_loss(head, torch.ones(BATCH, IN), LABEL)[1] == 0
+
+
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+def test_autocast_around_the_loss_changes_nothing(head, embedding, products):
+    loss_of = chunked(head, products=products, chunk_rows=12)
+
+    def under_autocast(embedding):
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss_of(embedding)
+
+    expected, ours = gradients(head, embedding, loss_of), gradients(head, embedding, under_autocast)
+    assert torch.equal(ours[0], expected[0])
+    assert ours[1] == expected[1]
+    assert all(torch.equal(mine, other) for mine, other in zip(ours[2], expected[2], strict=True))
+
+
+def test_a_bias_of_other_classes_is_refused(embedding):
+    head = Softmax(IN, CLASSES)
+    for bias in (torch.zeros(CLASSES - 1), torch.zeros(1, CLASSES), torch.zeros(2 * CLASSES)):
+        head.bias.data = bias
+        said = rf"^head.bias must be \({CLASSES},\), not {re.escape(str(tuple(bias.shape)))}$"
+        with pytest.raises(ValueError, match=said):
+            chunked_loss(head, embedding, LABEL)
+
+
+@pytest.mark.parametrize("rows_per_class", [1, 2])
+def test_a_weight_of_other_classes_is_refused(embedding, rows_per_class):
+    head = ArcMarginProductIntertopkSubcenter(IN, CLASSES, K=rows_per_class)
+    whole, rows = head.weight.data, CLASSES * rows_per_class
+    for weight in (whole[:-1], whole[:, None], whole.repeat(2, 1)):
+        head.weight.data = weight
+        said = rf"^head.weight must have {rows} rows, not the shape {re.escape(str(tuple(weight.shape)))}$"
+        with pytest.raises(ValueError, match=said):
+            chunked_loss(head, embedding, LABEL)
+
+
+class Marked(torch.Tensor):
+    """A tensor of a library that has its own way to compute, which kernels would pass by."""
+
+
+@pytest.mark.parametrize("what", ["none", "embedding", "weight", "bias", "label"])
+def test_what_no_kernel_may_read_goes_torchs_way(monkeypatch, what):
+    taken = []
+
+    class Noting:
+        @staticmethod
+        def apply(*arguments):
+            taken.append(1)
+            return FusedLogits.apply(*arguments)
+
+    monkeypatch.setattr(chunked_module, "FusedLogits", Noting)
+    head = Softmax(IN, CLASSES)
+    embedding, label = torch.randn(BATCH, IN, generator=torch.Generator().manual_seed(8)), LABEL
+    expected = F.cross_entropy(head(embedding, label), label)
+    if what == "embedding":
+        embedding = embedding.as_subclass(Marked)
+    if what == "label":
+        label = label.as_subclass(Marked)
+    if what in ("weight", "bias"):
+        setattr(head, what, torch.nn.Parameter(getattr(head, what).detach().as_subclass(Marked)))
+    loss, _ = chunked_loss(head, embedding, label)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert len(taken) == (native.AVAILABLE and what == "none")
 
 
 def test_chunks_are_of_a_size_that_suits_the_device():

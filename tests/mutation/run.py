@@ -2,7 +2,8 @@
 
 mutmut writes a copy of the package into ``mutants/`` that has every mutant of every function; an environment variable
 chooses one. Here the tests are collected once, and for each mutant a fork runs those that call its function, until one
-fails: its own test file's first, then the quickest, and no more than take ``--seconds`` in all.
+fails: the quickest first, those of its own test file before others that take half as long, and no more than take
+``--seconds`` in all.
 
 What mutmut does not mutate: code outside functions, and functions with a decorator. What no test should hold is not
 counted: the wording of messages (any text with a space in it), what is printed, that text files are UTF-8 by name, and
@@ -39,7 +40,7 @@ TESTS = [
     *("tests/verification", "tests/cli/test_verify.py"),
 ]
 # A fixture that takes seconds: mutants that it does not call share the one that is made before the forks.
-SHARED = "trained"
+SHARED, SHARED_SECONDS = "trained", 5
 NOTICED = ("failed", "hung")  # of a mutant's tests
 BROKEN = 3  # the status of a fork that could not run tests
 
@@ -180,8 +181,9 @@ class MutantRuns:
             if function in self.calls[test]["calls"] or (by_shared and SHARED in item.fixturenames)
         }
 
-        def cost(test: str) -> tuple:
-            return own not in test, by_shared and SHARED in self.items[test].fixturenames, seconds[test]
+        def cost(test: str) -> float:
+            of_shared = SHARED_SECONDS if by_shared and SHARED in self.items[test].fixturenames else 0
+            return (seconds[test] + of_shared) * (1 if own in test else 2)
 
         tests, total = [], 0.0
         for test in sorted(seconds, key=cost):
@@ -230,20 +232,28 @@ def say(line: str) -> None:
     print(line, file=sys.__stderr__, flush=True)
 
 
-def report(results: dict[Path, dict[str, str]]) -> None:
-    """A line for each mutant that nothing noticed, and the shares by file and by room."""
-    tried, noticed = Counter(), Counter()
+def report(results: dict[Path, dict[str, str]], numbers: dict[Path, int]) -> None:
+    """A line for each mutant that nothing noticed, and the shares by file and by room.
+
+    Args:
+        results: of each file's mutants that were tried.
+        numbers: of mutants that each file has; of a sample, a room's share is that of its files in these proportions.
+    """
+    tried, noticed, estimated, has = Counter(), Counter(), Counter(), Counter()
     for source, by_name in results.items():
-        room = str(source if source.name == "sampler.py" else source.parent)
         for name, result in sorted(by_name.items()):
-            tried.update({str(source), room, "all"})
-            if result in NOTICED:
-                noticed.update({str(source), room, "all"})
-            else:
+            if result not in NOTICED:
                 print(f"{result}: {name}")
+        n = sum(result in NOTICED for result in by_name.values())
+        for place in {str(source), str(source if source.name == "sampler.py" else source.parent), "all"}:
+            if by_name:
+                tried[place] += len(by_name)
+                noticed[place] += n
+                has[place] += numbers[source]
+                estimated[place] += numbers[source] * n / len(by_name)
     for place in sorted(tried):
-        share = noticed[place] / tried[place]
-        print(f"{place:45} {tried[place]:5} tried {noticed[place]:5} noticed {share:7.1%}")
+        share = estimated[place] / has[place]
+        print(f"{place:42} {has[place]:5} mutants {tried[place]:5} tried {noticed[place]:5} noticed {share:7.1%}")
 
 
 def main() -> None:
@@ -285,9 +295,10 @@ def main() -> None:
         RESULTS.write_text(json.dumps(known))
     if options.control:
         sys.exit(any(result in NOTICED for result in runs.results.values()))
-    report(
-        {source: {name: known[keys[name]] for name in names if keys[name] in known} for source, names in chosen.items()}
-    )
+    results = {
+        source: {name: known[keys[name]] for name in names if keys[name] in known} for source, names in chosen.items()
+    }
+    report(results, {source: len(mutants) for source, mutants in counted.items()})
 
 
 if __name__ == "__main__":

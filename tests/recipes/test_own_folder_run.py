@@ -8,6 +8,7 @@ import json
 
 from spkver.cli import main
 from spkver.config import load_config
+from spkver.config.shipped import CONFIGURATIONS
 
 SMALL = [
     "data.crop_seconds=0.5", "data.workers=0", "model.channels=[8, 8]", "model.groups=4", "model.d_model=16",
@@ -27,6 +28,7 @@ def test_from_a_folder_to_thresholds_and_a_page(noted, voices, monkeypatch, caps
     options = ["--audio", voices, "--min-seconds", "0.5", "--far", "0.05"]
     done = noted.recipe("own_folder", *options, *SMALL, *SHORT, "head.margin=0.3", *lmf)
     assert done.returncode == 0, done.stderr
+    (noted.root / "conf").symlink_to(CONFIGURATIONS)
     monkeypatch.chdir(noted.root)
     for program, *words in noted.calls():
         assert program == "spkver"

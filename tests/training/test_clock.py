@@ -22,7 +22,7 @@ def advance(monkeypatch):
 
 def test_seconds_add_up_by_part(advance):
     timer = StageTimer(torch.device("cpu"))
-    assert not timer.exact
+    assert timer.exact is False
     for seconds, part in ((1.0, "a"), (0.5, "b"), (2.0, "a")):
         with timer(part):
             advance(seconds)

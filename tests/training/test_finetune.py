@@ -22,7 +22,7 @@ from spkver.experiment.paths import Experiment
 from spkver.features import Fbank, mean_normalise
 from spkver.heads import build_head
 from spkver.models import build_encoder
-from spkver.training.finetune import spread_rows
+from spkver.training.finetune import Start, freeze, learning_rate_factors, spread_rows
 from spkver.training.trainer import Trainer
 
 NEW_HEAD = "head={name: intertopk_subcenter, scale: 32.0, margin: 0.2, easy_margin: false, K: 3, mp: 0.06, k_top: 5, "
@@ -263,3 +263,67 @@ def test_a_run_that_never_reached_a_checkpoint_begins_again_from_its_model(
     capsys.readouterr()
     assert main([*words, "--resume"]) == 0
     assert capsys.readouterr().out.startswith(f"{trained / 'model'}: kept 0, new 7, dropped 7 speakers")
+
+
+def test_what_became_of_a_head_is_said_in_a_line():
+    assert str(Start(kept=3, new=2, dropped=1, classes=10, classes_kept=6)) == (
+        "kept 3, new 2, dropped 1 speakers; 6 of 10 classes keep their rows, 4 start at the mean of their embeddings"
+    )
+    assert str(Start(5, 0, 0, 10, 10)) == "kept 5, new 0, dropped 0 speakers; 10 of 10 classes keep their rows"
+
+
+class Encoder(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.front = torch.nn.Linear(2, 2)
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
+        self.norm = torch.nn.BatchNorm1d(2)
+
+
+def test_frozen_weights_leave_training_and_modules_of_nothing_else_are_named():
+    encoder = Encoder()
+    modules = freeze(encoder, ["front.*", "layers.[1].weight", "norm.*"])
+    assert modules == [encoder.front, encoder.norm]
+    assert [name for name, parameter in encoder.named_parameters() if parameter.requires_grad] == [
+        "layers.0.weight",
+        "layers.0.bias",
+        "layers.1.bias",
+    ]
+    with pytest.raises(SpkverError, match=r"^optimizer.freeze: 'norm.running_mean' moves while 'norm' learns; free"):
+        freeze(Encoder(), ["norm.running_mean"])
+    assert freeze(Encoder(), []) == []
+
+
+def test_the_last_pattern_that_matches_a_weight_gives_its_factor():
+    encoder = Encoder()
+    found = learning_rate_factors(encoder, {"*": 0.5, "layers.*": 0.25, "*.bias": 2.0})
+    names = {parameter: name for name, parameter in encoder.named_parameters()}
+    assert {names[parameter]: factor for parameter, factor in found.items()} == {
+        "front.weight": 0.5,
+        "front.bias": 2.0,
+        "layers.0.weight": 0.25,
+        "layers.0.bias": 2.0,
+        "layers.1.weight": 0.25,
+        "layers.1.bias": 2.0,
+        "norm.weight": 0.5,
+        "norm.bias": 2.0,
+    }
+    assert set(learning_rate_factors(encoder, {}).values()) == {1.0}
+    # Statistics have no rate.
+    with pytest.raises(SpkverError, match=r"^optimizer.lr_factors: 'norm.running_\*' matches nothing in the encoder"):
+        learning_rate_factors(encoder, {"norm.running_*": 0.5})
+    with pytest.raises(SpkverError, match=r"'frontt.\*' matches nothing in the encoder \(did you mean 'front.\*'\?\)$"):
+        learning_rate_factors(encoder, {"frontt.*": 0.5})
+
+
+def test_rows_lie_by_the_tangent_of_the_spread_around_the_first():
+    centres = F.normalize(torch.randn(50, 16, generator=torch.Generator().manual_seed(2)), dim=1)
+    rows = spread_rows(centres, 3, 0.75, torch.Generator().manual_seed(1))
+    assert rows.shape == (50, 3, 16)
+    assert torch.equal(rows[:, 0], centres)
+    torch.testing.assert_close(rows.norm(dim=2), torch.ones(50, 3))
+    torch.testing.assert_close((rows * centres[:, None]).sum(2)[:, 1:], torch.full((50, 2), 0.8))
+    # Each in a direction of its own: what is not along the centre has a cosine of 0 on average.
+    aside = rows[:, 1:] - 0.8 * centres[:, None]
+    assert abs((aside[:, 0] * aside[:, 1]).sum(1).mean() / 0.36) < 0.1
+    assert torch.equal(rows, spread_rows(centres, 3, 0.75, torch.Generator().manual_seed(1)))

@@ -41,6 +41,8 @@ def test_a_batch_of_one_is_refused_where_a_norm_needs_more(tiny_config):
     with pytest.raises(SpkverError, match=r"batch\.speakers=1 with batch\.utterances=1"):
         check_start(load_config(tiny_config, ["batch.speakers=1"]), None)
     check_start(load_config(tiny_config, ["batch.speakers=1", "model.embedding_norms=layer"]), None)
+    check_start(load_config(tiny_config, ["batch.speakers=1", "batch.utterances=2"]), None)
+    check_start(load_config(tiny_config, ["batch.speakers=2"]), None)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,19 @@ def test_a_batch_of_one_is_refused_where_a_norm_needs_more(tiny_config):
 def test_a_schedule_that_does_not_work_out_is_remarked(tiny_config, overrides, said):
     (remark,) = remarks(load_config(tiny_config, overrides))
     assert re.search(said, remark)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["lr_schedule.name=constant", "lr_schedule.final_lr=0.5"],  # which a constant rate never comes to
+        ["lr_schedule.final_lr=0.01"],
+        ["lr_schedule.warmup_epochs=2.9"],
+        ["margin_schedule.end_epoch=3"],
+    ],
+)
+def test_a_schedule_that_just_works_out_is_not_remarked(tiny_config, overrides):
+    assert remarks(load_config(tiny_config, overrides)) == []
 
 
 def test_a_head_without_a_margin_needs_no_margin_schedule(tiny_config):

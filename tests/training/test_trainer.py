@@ -1,10 +1,12 @@
 """Training: the records it leaves, its independence of workers, and what it does with bad steps."""
 
+import contextlib
 import math
 import multiprocessing
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from spkver.experiment.model_folder import load_model, load_tensors
 from spkver.experiment.paths import Experiment
 from spkver.models import device
 from spkver.training import optim as muon
+from spkver.training import trainer as trainer_module
 from spkver.training.batches import Batches
 from spkver.training.checkpoint import epochs_kept
 from spkver.training.held_out import HeldOut
@@ -342,3 +345,56 @@ def test_sampled_classes_change_no_more_rows_than_were_drawn(make_trainer):
     assert not record["skipped"]
     # With no margin yet, and before training, the loss is near that of a guess among 8, not among 14.
     assert record["loss"] < make_trainer(exp="all").training_step(batch, 0, 5, trainer.sampler.n_batches)["loss"]
+
+
+def test_the_line_above_the_epochs_says_who_trains_and_who_is_held_out(make_trainer):
+    words = "training SpeechEncoderV3 (0.0 M) + ArcMarginProduct on"
+    where = "cpu, float32" if native.AVAILABLE else "cpu, float32, slower without compiled kernels"
+    assert make_trainer().description() == f"{words} 7 speakers x 2 speeds, 3 held out ({where})"
+    assert make_trainer("data.held_out_speakers=0").description() == f"{words} 10 speakers x 2 speeds ({where})"
+
+
+def test_an_epoch_shows_every_step_saves_in_between_and_knows_its_seconds(make_trainer, monkeypatch):
+    now, shown, saved = [0.0], [], []
+    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    @contextlib.contextmanager
+    def noted_progress(*begun):
+        shown.append(begun)
+        yield SimpleNamespace(show=lambda more, means: shown.append((more, means)))
+
+    monkeypatch.setattr(trainer_module, "epoch_progress", noted_progress)
+    monkeypatch.setattr(trainer_module, "figures", lambda means: means)
+    trainer = make_trainer("training.epochs=2", f"training.checkpoint_minutes={1 / 60}", "snapshots.speakers=0")
+    step, save = trainer._step, trainer._save
+
+    def half_a_second(batch):
+        now[0] += 0.5
+        return step(batch)
+
+    def noted_save():
+        saved.append((trainer.epoch, trainer.step))
+        save()
+
+    monkeypatch.setattr(trainer, "_step", half_a_second)
+    monkeypatch.setattr(trainer, "_save", noted_save)
+    trainer.run({})
+
+    n = trainer.sampler.n_batches
+    records, epochs = read_log(trainer.experiment.log_file, "step"), read_log(trainer.experiment.log_file, "epoch")
+    for epoch in (0, 1):
+        begun, *steps = shown[epoch * (n + 1) : (epoch + 1) * (n + 1)]
+        assert begun == (epoch, 2, n, 0)
+        assert [more for more, _ in steps] == [1] * n
+        own = records[epoch * n : (epoch + 1) * n]
+        for done, (_, means) in enumerate(steps, 1):
+            assert means["loss"] == pytest.approx(np.mean([record["loss"] for record in own[:done]]))
+            assert means["lr"] == own[done - 1]["lr"]
+        assert epochs[epoch]["loss"] == pytest.approx(np.mean([record["loss"] for record in own]))
+        assert (epochs[epoch]["epoch"], epochs[epoch]["seconds"]) == (epoch + 1, 0.5 * n * (epoch + 1))
+        assert epochs[epoch]["utterances_per_second"] == 12.0  # 6 speakers in half a second
+    # Whenever more than a second has passed, which is every third step, and at the end of an epoch.
+    expected = []
+    for epoch in (0, 1):
+        expected += [*((epoch, done) for done in range(3, n + 1, 3)), (epoch + 1, 0)]
+    assert saved == expected
