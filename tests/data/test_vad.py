@@ -105,7 +105,7 @@ def test_windows_do_not_depend_on_where_the_pieces_end_but_for_the_decision():
         assert np.array_equal(windows[start].speech, window)
 
 
-def test_the_end_of_a_recording_is_heard():
+def test_the_end_of_a_recording_is_embedded():
     samples, _ = recording((1, 6), seconds=7.4, level=0.0005)
     ends = [w.end_seconds for w in speech_windows(blocks(samples), FBANK, 3.0, 3.0)]
     assert ends == [3.0, 6.0, 7.4]

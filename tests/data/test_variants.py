@@ -73,7 +73,7 @@ def test_an_embedding_is_those_of_its_variants_side_by_side(encoder, config):
     assert extracted.magnitudes[0] == pytest.approx(np.mean(lengths), rel=1e-4)
 
 
-def test_the_cosine_of_two_utterances_is_the_mean_over_like_views(encoder, config):
+def test_the_cosine_of_two_utterances_is_the_mean_over_like_variants(encoder, config):
     waveforms = [noise(20000, 1), noise(32000, 2)]
     a, b = Extractor(encoder, config).embed(waveforms)
     alike = [np.prod(Extractor(encoder, config, [variant]).embed(waveforms), axis=0).sum() for variant in PAIRS]
@@ -185,7 +185,7 @@ def test_the_stages_make_the_variants_of_the_configuration(in_variants, voices):
     assert np.linalg.norm(embeddings, axis=1) == pytest.approx(1, abs=1e-5)
 
 
-def test_the_epochs_of_a_training_hear_the_recording_alone(tiny_config, voices, tmp_path, monkeypatch):
+def test_the_epochs_of_a_training_embed_the_original_alone(tiny_config, voices, tmp_path, monkeypatch):
     embedded = []
     embed_utterances = Extractor.embed_utterances
 

@@ -150,7 +150,7 @@ def test_a_relative_archive_is_sought_in_the_current_folder_first_then_in_the_sc
     assert import_embeddings("../list/x.scp")[0].tolist() == [[2]]
 
 
-def test_an_absolute_archive_and_one_in_a_folder_above_are_lawful(tmp_path):
+def test_an_absolute_archive_and_one_in_a_folder_above_are_valid(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "x.ark").write_bytes(entry("a", [1]))
     (tmp_path / "sub" / "x.scp").write_text(f"a {tmp_path / 'x.ark'}:2\nb ../x.ark:2\n")

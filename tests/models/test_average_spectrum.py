@@ -23,7 +23,7 @@ def embed(model, features):
         return model(normalised, average=average)[0]
 
 
-def test_a_filter_changes_the_embedding_only_of_an_encoder_that_hears_the_average():
+def test_a_filter_changes_the_embedding_only_of_an_encoder_that_gets_the_average():
     through_a_filter = log_mel() + torch.linspace(-2, 2, 80)
     hearing, other = encoder(), encoder(average_spectrum=False)
     assert embed(hearing, log_mel()) @ embed(hearing, through_a_filter) < 0.99
@@ -56,7 +56,7 @@ def test_in_training_each_bin_is_standardised_over_the_batch_without_the_level()
     torch.testing.assert_close(part(averages)[:, 0], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_a_share_of_the_training_crops_does_not_hear_it_and_all_do_in_evaluation():
+def test_a_share_of_the_training_crops_does_not_get_it_and_all_do_in_evaluation():
     torch.manual_seed(0)
     part = AverageSpectrum(8, 8, 0.25).train()
     told = (part(torch.randn(4000, 8)) != part.projection.bias).any(2)

@@ -203,7 +203,7 @@ def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_tw
     assert "unknown key 'model.poling' (did you mean 'model.pooling'?)" in wrong
 
 
-def test_a_comparison_of_fine_tunes_starts_from_a_model_that_has_not_heard_the_speakers_held_out(
+def test_a_comparison_of_fine_tunes_starts_from_a_model_that_was_not_trained_on_the_speakers_held_out(
     voices, tmp_path, benchmark
 ):
     small = ["model.d_model=16", "model.n_layers=1", "batch.speakers=8", "data.crop_seconds=0.5", "data.workers=0"]

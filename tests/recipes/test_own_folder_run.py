@@ -55,7 +55,10 @@ def test_options_of_the_preparing_are_handed_on_and_others_are_left_to_it(noted)
     options = ["--speaker-level", "-1", "--seed", "5"]
     done = noted.recipe("own_folder", "--audio", "my audio", "--stop-stage", "0", *options)
     assert done.returncode == 0, done.stderr
-    assert noted.calls() == [["spkver", "prepare", "folder", "data/own_folder", "--audio", "my audio", *options]]
+    beside = ["--configurations", "conf"]
+    assert noted.calls() == [
+        ["spkver", "prepare", "folder", "data/own_folder", "--audio", "my audio", *beside, *options]
+    ]
 
 
 def test_without_recordings_a_line_asks_for_them(noted):
