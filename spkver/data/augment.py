@@ -6,14 +6,14 @@ process is audio: at most 256 short files, about 160 MB at 16 kHz.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 
+from spkver.config.schema import Augment
 from spkver.data.audio import audio_info, read_audio, wrap_to
 from spkver.data.directory import read_path_list
 from spkver.errors import SpkverError
@@ -93,7 +93,7 @@ def add_at_snr(speech: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarr
 
 
 def babble(
-    rng: np.random.Generator, n_samples: int, speaker: str, draw_voice: DrawVoice, voices: tuple[int, int]
+    rng: np.random.Generator, n_samples: int, speaker: str, draw_voice: DrawVoice, voices: Sequence[int]
 ) -> np.ndarray:
     """The sum ``(n_samples,)`` of ``voices[0]`` to ``voices[1]`` voices that are not ``speaker``'s."""
     count = rng.integers(voices[0], voices[1], endpoint=True)
@@ -160,7 +160,7 @@ class Augmenter:
         ValueError: babble without ``draw_voice``.
     """
 
-    def __init__(self, augment_config: Any, sample_rate: int, draw_voice: DrawVoice | None = None):
+    def __init__(self, augment_config: Augment, sample_rate: int, draw_voice: DrawVoice | None = None):
         noise, babble_, reverb = augment_config.noise, augment_config.babble, augment_config.reverb
         if noise.probability > 0 and noise.list is None:
             raise SpkverError(
@@ -177,7 +177,7 @@ class Augmenter:
         self.config = augment_config
         self.sample_rate = sample_rate
         self.draw_voice = draw_voice
-        self.noises = AudioFiles(noise.list, sample_rate) if noise.probability > 0 else None
+        self.noises = AudioFiles(noise.list, sample_rate) if noise.probability > 0 and noise.list is not None else None
         self.rooms = AudioFiles(reverb.list, sample_rate) if reverb.probability > 0 and reverb.list else None
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator, speaker: str) -> np.ndarray:
@@ -188,16 +188,21 @@ class Augmenter:
         kind = rng.random()
         if self.noises is not None and kind < noise.probability:
             crop = self.noises.draw_crop(rng, len(samples))
-            return add_at_snr(samples, crop, rng.uniform(*noise.snr_db))
+            return add_at_snr(samples, crop, _within(noise.snr_db, rng))
         if self.draw_voice is not None and kind < noise.probability + babble_.probability:
             crowd = babble(rng, len(samples), speaker, self.draw_voice, babble_.voices)
-            return add_at_snr(samples, crowd, rng.uniform(*babble_.snr_db))
+            return add_at_snr(samples, crowd, _within(babble_.snr_db, rng))
         return samples
 
     def _room(self, rng: np.random.Generator) -> np.ndarray:
         if self.rooms is not None:
             return self.rooms.draw(rng)
-        return simulated_room(rng, rng.uniform(*self.config.reverb.rt60_seconds), self.sample_rate)
+        return simulated_room(rng, _within(self.config.reverb.rt60_seconds, rng), self.sample_rate)
+
+
+def _within(ends: Sequence[float], rng: np.random.Generator) -> float:
+    low, high = ends
+    return rng.uniform(low, high)
 
 
 def _power(samples: np.ndarray) -> float:

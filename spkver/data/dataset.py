@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from spkver.config.schema import Augment
 from spkver.data.audio import AudioError, check_samples, is_16_bit_audio, read_audio, wrap_to
 from spkver.data.augment import Augmenter
 from spkver.data.directory import DataDirectory
@@ -99,7 +100,7 @@ class SpeakerCrops(Dataset):
         directory: DataDirectory,
         sample_rate: int,
         crop_seconds: float,
-        augment,
+        augment: Augment,
         seed: int,
         cache_gigabytes: float,
     ):

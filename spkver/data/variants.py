@@ -9,6 +9,8 @@ the cosines of their like variants.
 from itertools import product
 from typing import NamedTuple
 
+from spkver.config.schema import Augment
+
 
 class Variant(NamedTuple):
     """A variant of a recording: played faster by the one factor, its spectrum stretched by the other."""
@@ -20,7 +22,7 @@ class Variant(NamedTuple):
 ORIGINAL = (Variant(1.0, 1.0),)
 
 
-def variants_of(augment) -> list[Variant]:
+def variants_of(augment: Augment) -> list[Variant]:
     """The variants that training makes of each speaker, in the order of the head's classes: all speeds (changing
     slowest) by all formant factors. The first is the original."""
     return [Variant(*factors) for factors in product(augment.speed_factors, augment.formant_factors)]

@@ -6,13 +6,14 @@ whatever kind, goes on with what is missing.
 
 import hashlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from spkver.data.audio_check import Survey, read_survey, refuse_too_many, report_unusable, write_survey
-from spkver.data.directory import DataDirectory
+from spkver.data.directory import DataDirectory, Utterance
 from spkver.embedding.extractor import Extractor
 from spkver.embedding.folder import MADE_OF, embeddings_folder, refuse_other_data, write_embeddings
 from spkver.embedding.parts import EmbeddingParts, Part
@@ -110,7 +111,7 @@ class _Made:
             [(u.id, u.path, reasons[u.id]) for u in utterances if u.id in reasons],
         )
 
-    def add(self, number: int, utterances, part: Part) -> None:
+    def add(self, number: int, utterances: Sequence[Utterance], part: Part) -> None:
         """Take a part; more unusable files than may be end the run here, not when all are read."""
         usable = part.reasons == ""
         for utterance, is_usable, reason, seconds in zip(utterances, usable, part.reasons, part.durations):

@@ -78,7 +78,14 @@ def score_list(
         return _score_list(path, trial_list, rows, score, fingerprint, block_bytes)
 
 
-def _score_list(path: Path, trial_list, rows, score, fingerprint: dict, block_bytes: int) -> int:
+def _score_list(
+    path: Path,
+    trial_list: str | os.PathLike[str],
+    rows: tuple[Rows, Rows],
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    fingerprint: dict,
+    block_bytes: int,
+) -> int:
     unfinished = _Unfinished(path, {"trials": file_fingerprint(trial_list), **fingerprint})
     start, n_done = unfinished.begin()
     with (

@@ -2,7 +2,11 @@
 
 import math
 
+from torch import nn
+
+from spkver.config.schema import Augment
 from spkver.experiment.progress import Progress
+from spkver.heads import Head
 
 
 class RunningMeans:
@@ -63,7 +67,9 @@ def epoch_line(record: dict, epochs: int) -> str:
     return line
 
 
-def training_line(encoder, head, n_speakers: int, augment, n_held_out: int, where: str) -> str:
+def training_line(
+    encoder: nn.Module, head: Head, n_speakers: int, augment: Augment, n_held_out: int, where: str
+) -> str:
     """What trains on what: the line above the epochs.
 
     Args:
