@@ -56,24 +56,15 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 def allow_tf32(allowed: bool) -> None:
     """Whether a GPU may multiply float32 as TF32, with 10 bits of mantissa; for the whole process."""
-    _set_float32(["tf32" if allowed else "ieee"] * 2)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
     """While entered, float32 on a GPU is float32; torch's own default for convolutions is TF32."""
-    before = [unit.fp32_precision for unit in _FLOAT32_UNITS]
-    _set_float32(["ieee"] * 2)
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    allow_tf32(False)
     try:
         yield
     finally:
-        _set_float32(before)
-
-
-# cuDNN's attributes are made when the module is loaded, which a type checker does not see.
-_FLOAT32_UNITS = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
-
-
-def _set_float32(precisions: list[str]) -> None:
-    for unit, precision in zip(_FLOAT32_UNITS, precisions):
-        unit.fp32_precision = precision
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

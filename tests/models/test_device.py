@@ -83,15 +83,17 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
 
 
 def test_embeddings_are_made_in_full_float32_whatever_training_allows():
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = conv.fp32_precision, matmul.fp32_precision
+    def allowed():
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    before = allowed()
     try:
         allow_tf32(True)
-        assert (conv.fp32_precision, matmul.fp32_precision) == ("tf32", "tf32")
+        assert allowed() == (True, True)
         with full_float32():
-            assert (conv.fp32_precision, matmul.fp32_precision) == ("ieee", "ieee")
-        assert (conv.fp32_precision, matmul.fp32_precision) == ("tf32", "tf32")
+            assert allowed() == (False, False)
+        assert allowed() == (True, True)
         allow_tf32(False)
-        assert (conv.fp32_precision, matmul.fp32_precision) == ("ieee", "ieee")
+        assert allowed() == (False, False)
     finally:
-        conv.fp32_precision, matmul.fp32_precision = before
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
