@@ -11,6 +11,7 @@ from types import TracebackType
 
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from spkver.data.shared_memory import Piped
 from spkver.errors import SpkverError
@@ -59,16 +60,15 @@ class Batches:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        signal.signal(signal.SIGCHLD, self._before)
-        if not self._workers:
-            return
-        # torch asks every worker to end, and would wait long for one that hangs.
-        killer = threading.Timer(_SECONDS_TO_END, self._kill)
-        killer.start()
-        self._iterator._shutdown_workers()  # type: ignore[attr-defined]  # of the iterator with workers
-        for worker in self._workers:
-            worker.join()
-        killer.cancel()
+        if self._workers:
+            # torch asks every worker to end, and would wait long for one that hangs.
+            killer = threading.Timer(_SECONDS_TO_END, self._kill)
+            killer.start()
+            self._iterator._shutdown_workers()  # type: ignore[attr-defined]  # of the iterator with workers
+            for worker in self._workers:
+                worker.join()
+            killer.cancel()
+        signal.signal(signal.SIGCHLD, self._before)  # now: torch's own would raise for a worker that was killed here
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         return self
@@ -115,7 +115,8 @@ class Batches:
     def _child_ended(self, number: int, frame) -> None:
         if self._waiting:
             self._check_workers()
-        if callable(self._before):
+        # Not torch's own, where a loader without this left it: it raises in the middle of a step.
+        if callable(self._before) and self._before.__module__ != signal_handling.__name__:
             self._before(number, frame)
 
     def _check_workers(self) -> None:

@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data._utils import signal_handling
 
 from spkver.data.shared_memory import Piped, ready_to_send, shared_zeros
 from spkver.errors import SpkverError
@@ -86,8 +87,21 @@ def test_an_error_among_the_batches_is_raised(workers):
         assert values(batches)
 
 
+@pytest.fixture(params=[False, True], ids=["alone", "after a plain loader"])
+def torch_watches_children(request, monkeypatch):
+    """Whether torch's own handler of SIGCHLD is in place, as once a loader has been used without `Batches`."""
+    before = signal.getsignal(signal.SIGCHLD)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if request.param:
+        monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # else it is set once in a process
+        assert len(list(loader_of(workers=1))) == N
+        assert callable(signal.getsignal(signal.SIGCHLD))
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_obeyed_though_a_worker_hangs(number, signals_as_in_a_terminal):
+def test_a_signal_is_obeyed_though_a_worker_hangs(number, signals_as_in_a_terminal, torch_watches_children):
     got, began = [], time.monotonic()
     threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
     with pytest.raises(StopNow), StopRequest() as request, Batches(loader_of({3: hang}), request) as batches:
@@ -116,7 +130,7 @@ def test_a_killed_worker_is_told_with_a_guess_why():
         assert values(batches)
 
 
-def test_a_killed_worker_is_told_between_steps_only():
+def test_a_killed_worker_is_told_between_steps_only(torch_watches_children):
     reached = []
     with pytest.raises(WorkerDied), Batches(loader_of({1: be_killed})) as batches:
         next(batches)
