@@ -45,12 +45,14 @@ def copy_recipe(name: str, folder: Path) -> Path:
     target = folder / "recipes" / name
     if target.exists():
         raise SpkverError(f"{target}: is there already; choose another folder, or remove it")
-    shutil.copytree(RECIPES / name, target, ignore=_NOT_COPIED)
+    aside = target.with_name(f".{name}.unfinished")  # so that the recipe is there whole or not at all
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(RECIPES / name, aside, ignore=_NOT_COPIED)
     shutil.copy(RECIPES / "common.sh", folder / "recipes")
     (folder / "conf").mkdir(exist_ok=True)
     for path in CONFIGURATIONS.glob("*.yaml"):
         if not (folder / "conf" / path.name).exists():
             shutil.copy(path, folder / "conf")
-    run = target / "run.sh"
-    run.chmod(0o755)  # a package may have been installed without this bit
-    return run
+    (aside / "run.sh").chmod(0o755)  # a package may have been installed without this bit
+    aside.rename(target)
+    return target / "run.sh"

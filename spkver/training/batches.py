@@ -60,15 +60,21 @@ class Batches:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._workers:
-            # torch asks every worker to end, and would wait long for one that hangs.
-            killer = threading.Timer(_SECONDS_TO_END, self._kill)
-            killer.start()
-            self._iterator._shutdown_workers()  # type: ignore[attr-defined]  # of the iterator with workers
-            for worker in self._workers:
-                worker.join()
-            killer.cancel()
-        signal.signal(signal.SIGCHLD, self._before)  # now: torch's own would raise for a worker that was killed here
+        try:
+            self._end_workers()
+        finally:  # only now: torch's own would raise for a worker that is killed there
+            signal.signal(signal.SIGCHLD, self._before)
+
+    def _end_workers(self) -> None:
+        if not self._workers:
+            return
+        # torch asks every worker to end, and would wait long for one that hangs.
+        killer = threading.Timer(_SECONDS_TO_END, self._kill)
+        killer.start()
+        self._iterator._shutdown_workers()  # type: ignore[attr-defined]  # of the iterator with workers
+        for worker in self._workers:
+            worker.join()
+        killer.cancel()
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         return self
@@ -116,7 +122,7 @@ class Batches:
         if self._waiting:
             self._check_workers()
         # Not torch's own, where a loader without this left it: it raises in the middle of a step.
-        if callable(self._before) and self._before.__module__ != signal_handling.__name__:
+        if callable(self._before) and getattr(self._before, "__module__", None) != signal_handling.__name__:
             self._before(number, frame)
 
     def _check_workers(self) -> None:

@@ -24,6 +24,15 @@ def test_a_copied_recipe_is_whole_and_can_be_run(tmp_path):
     assert "nothing" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_what_a_stop_left_of_a_copy_is_made_anew(tmp_path):
+    half = tmp_path / "recipes" / ".mini.unfinished"
+    half.mkdir(parents=True)
+    (half / "of_the_first_try").write_text("")
+    assert main(["recipe", "mini", str(tmp_path)]) == 0
+    assert not half.exists() and not (tmp_path / "recipes" / "mini" / "of_the_first_try").exists()
+    assert (tmp_path / "recipes" / "mini" / "run.sh").stat().st_mode & 0o111
+
+
 def test_edited_configurations_stay_and_a_copied_recipe_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "mini.yaml").write_text("seed: 3\n")
