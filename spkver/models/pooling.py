@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from spkver import native
-
 # Keeps the root of a variance differentiable where a channel does not move.
 _VARIANCE_FLOOR = 1e-5
 
@@ -47,8 +45,6 @@ class StatisticsPooling(Pooling):
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool ``frames (batch, n_frames, n_channels)`` over ``mask (batch, n_frames)`` (True = valid)."""
         with torch.autocast(frames.device.type, enabled=False):
-            if _kernel_fits(frames, mask):
-                return _Statistics.apply(frames, None, mask)
             weights = _uniform_weights(frames, mask)
             mean, centred = _Centre.apply(frames.float(), weights)
             return _statistics(mean, centred, weights)
@@ -76,26 +72,16 @@ class AttentiveStatisticsPooling(Pooling):
         """Pool ``frames (batch, n_frames, n_channels)`` over ``mask (batch, n_frames)`` (True = valid)."""
         # The two matrix products over frames may run in bfloat16: they only weigh what is summed in float32.
         from_frame = self.from_frame(frames)
-        by_kernel = _kernel_fits(frames, mask)
         with torch.autocast(frames.device.type, enabled=False):
-            if by_kernel:
-                utterance = _Statistics.apply(frames, None, mask)
-            else:
-                weights = _uniform_weights(frames, mask)
-                mean, centred = _Centre.apply(frames.float(), weights)
-                utterance = _statistics(mean, centred, weights)
+            weights = _uniform_weights(frames, mask)
+            mean, centred = _Centre.apply(frames.float(), weights)
+            utterance = _statistics(mean, centred, weights)
             hidden = torch.tanh(from_frame.float() + self.from_utterance(utterance).unsqueeze(1))
         energy = self.to_weights(hidden)
         with torch.autocast(frames.device.type, enabled=False):
-            if by_kernel:
-                return _Statistics.apply(frames, energy.to(frames.dtype), mask)
             if mask is not None:
                 energy = energy.masked_fill(~mask.unsqueeze(2), -torch.inf)
             return _statistics(mean, centred, energy.float().softmax(1))
-
-
-def _kernel_fits(frames: Tensor, mask: Tensor | None) -> bool:
-    return native.usable(frames) and frames.dim() == 3 and native.mask_fits(mask, *frames.shape[:2])
 
 
 def _uniform_weights(frames: Tensor, mask: Tensor | None) -> Tensor:
@@ -117,34 +103,6 @@ def _statistics(mean: Tensor, centred: Tensor, weights: Tensor) -> Tensor:
     # Cancels little, as the frames are centred: not so E[x^2] - E[x]^2 where a channel hardly moves.
     variance = (power - offset.square()).clamp_min(0.0)
     return torch.cat([mean + offset, (variance + _VARIANCE_FLOOR).sqrt()], 1)
-
-
-class _Statistics(torch.autograd.Function):
-    """Mean and standard deviation by a kernel, ``(batch, 2 * n_channels)`` float32.
-
-    Weights are equal, or the softmax over time of ``energy``, which is of the type and shape of ``frames``.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, frames: Tensor, energy: Tensor | None, mask: Tensor | None) -> Tensor:
-        frames = frames.contiguous()
-        energy = None if energy is None else energy.contiguous()
-        mask = None if mask is None else mask.contiguous()
-        moments = torch.empty(4, len(frames), frames.shape[2])  # mean, deviation, maximum and 1 / sum of the softmax
-        native.call("pool_forward", frames, energy, mask, *moments, floor=_VARIANCE_FLOOR, dtype=frames.dtype)
-        ctx.save_for_backward(frames, energy, mask, moments)
-        return torch.cat([moments[0], moments[1]], 1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        frames, energy, mask, moments = ctx.saved_tensors
-        slopes = [part.contiguous() for part in gradient.chunk(2, dim=1)]
-        of_frames = torch.empty_like(frames)
-        of_energy = None if energy is None else torch.empty_like(energy)
-        tensors = (frames, energy, mask, *moments, *slopes, of_frames, of_energy)
-        native.call("pool_backward", *tensors, floor=_VARIANCE_FLOOR, dtype=frames.dtype)
-        return of_frames, of_energy, None
 
 
 class _Centre(torch.autograd.Function):

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 # As in kernels.h.
-_VERSION = 2
+_VERSION = 3
 _ACTIVATIONS = (torch.float32, torch.bfloat16)
 _TYPES = {
     "f32": torch.float32,
@@ -64,15 +64,6 @@ _KERNELS = {
         f32[batch,samples] f32[frame_length] f32[2,half] f32[banks,mels,bins] i64[banks,mels,2] i64?[batch]
         f32[batch,frames,mels]
         batch samples frames frame_length frame_shift n_fft mels""",
-    "pool_backward": """
-        act[batch,frames,channels] act?[batch,frames,channels] bool?[batch,frames]
-        f32[batch,channels] f32[batch,channels] f32[batch,channels] f32[batch,channels]
-        f32[batch,channels] f32[batch,channels] act[batch,frames,channels] act?[batch,frames,channels]
-        batch frames channels floor:float""",
-    "pool_forward": """
-        act[batch,frames,channels] act?[batch,frames,channels] bool?[batch,frames]
-        f32[batch,channels] f32[batch,channels] f32[batch,channels] f32[batch,channels]
-        batch frames channels floor:float""",
 }
 
 

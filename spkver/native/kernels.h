@@ -17,9 +17,9 @@
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-/* Raised here and in __init__.py when a kernel is added or its arguments change, so that a module that was compiled of
+/* Raised here and in __init__.py when a kernel is added or removed, or its arguments change, so that a module that was compiled of
    an older source is not called. */
-#define VERSION 2
+#define VERSION 3
 
 /* One build serves every CPU: the loader takes the widest form that the machine knows. OpenMP's loops stand outside of
    these functions, as what the compiler makes of a parallel region is not cloned. */

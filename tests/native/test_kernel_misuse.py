@@ -16,7 +16,6 @@ from spkver.errors import SpkverError
 from spkver.features import Fbank
 from spkver.heads import ArcMarginProduct, ArcMarginProductIntertopkSubcenter, NormFace, Softmax, chunked_loss
 from spkver.models.group_norm import GroupNormReLU
-from spkver.models.pooling import build_pooling
 from spkver.models.position import ConvolutionalPosition
 
 pytestmark = [
@@ -165,8 +164,6 @@ def frames_of(module):
 
 CALLERS = {
     "group norm": lambda: SimpleNamespace(module=GroupNormReLU(4, CHANNELS), x=activations(), mask=mask()),
-    "statistics": frames_of(lambda: build_pooling("statistics", CHANNELS, 0)),
-    "attentive statistics": frames_of(lambda: build_pooling("attentive_statistics", CHANNELS, 4)),
     "position": frames_of(lambda: ConvolutionalPosition(CHANNELS, 3)),
 }
 

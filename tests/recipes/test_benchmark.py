@@ -52,6 +52,25 @@ def test_a_benchmark_knows_its_subjects_and_its_sizes():
     assert "Traceback" not in done.stderr
 
 
+def test_the_kernels_benchmark_measures_every_row(tiny_config, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARK)
+    from kernels import main as measure
+
+    # Not the whole process: other tests' memory is theirs.
+    monkeypatch.setattr("kernels.tune_malloc", lambda: None)
+    words = [f"configurations=[{tiny_config}]", "precisions=[float32, bfloat16]", "compile=false", "rounds=1"]
+    measure([*words, "speakers=10", "head_classes=100"])
+    shown = capsys.readouterr().out
+    for precision in ("float32", "bfloat16"):
+        assert f"a training step of {tiny_config}, {precision}" in shown
+        assert f"the front end's norms of {tiny_config}, {precision}" in shown
+        assert f"the loss of 100 classes in chunks, {precision}" in shown
+    assert f"extraction of 32 utterances by {tiny_config}, float32" in shown
+    assert shown.count("without group_norm") == 3 and shown.count(" 1.00 x") >= 7
+    measure([*words, "measure=[group_norm]"])
+    assert capsys.readouterr().out.count("\n\n") == 1  # a table for each precision, and nothing else
+
+
 def test_every_row_of_the_scoring_benchmark_measures_what_it_says(tmp_path):
     spec = importlib.util.spec_from_file_location("benchmark_scoring", BENCHMARK / "scoring.py")
     module = importlib.util.module_from_spec(spec)
