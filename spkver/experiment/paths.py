@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-import torch
-
 import spkver
 from spkver.config import Config, dump_config, load_run
 from spkver.errors import SpkverError
@@ -97,6 +95,8 @@ def describe_run(experiment: Experiment, data: Path, init: Path | None) -> dict:
     Paths are relative to the experiment's folder, see `Experiment.recorded_path`: the file says nothing about the
     machine's folders, and stays right where an experiment moves together with its data.
     """
+    import torch  # here, as pictures read what a run left without it
+
     folder = experiment.folder.resolve()
     return {
         "data": os.path.relpath(Path(data).resolve(), folder),

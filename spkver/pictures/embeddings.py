@@ -1,6 +1,10 @@
 """How embeddings develop over a run's snapshots, and where they lie."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
@@ -8,7 +12,17 @@ from sklearn.metrics import silhouette_score
 from spkver.errors import SpkverError
 from spkver.pictures import analysis
 from spkver.pictures.run_data import RunData
-from spkver.pictures.style import Picture, epoch_axis, legend_below, legend_beside, line_style, picture, speaker_styles
+from spkver.pictures.style import (
+    MARKERS,
+    Picture,
+    epoch_axis,
+    legend_below,
+    legend_beside,
+    line_style,
+    ordered_colours,
+    picture,
+    speaker_styles,
+)
 
 SKIPS = (1, 2, 4, 8, 16)
 N_EIGENVALUES = 10
@@ -19,24 +33,53 @@ _LEGEND_INCHES = 1.5
 KINDS = {"train": "training speakers", "held_out": "held-out speakers"}
 
 
-def confusion_development(run: RunData) -> Picture:
-    """Whom the head takes the training utterances for: before training, halfway and at the end."""
+def confusion_development(run: RunData, annotate: bool = True) -> Picture:
+    """Whom the head takes the training utterances for: before training, halfway and at the end.
+
+    Args:
+        run: with snapshots of two training speakers or more.
+        annotate: write the number of utterances into the cells that have one.
+    """
     matrices, names = confusions(run)
     chosen = _first_middle_last(len(matrices))
-    figure, axes = picture(1, len(chosen), (4.4, 4.2), sharey=True)
+    side = max(3.2, 0.3 * len(names))
+    figure, axes = picture(1, len(chosen), (side + 0.3, side + 1.3), sharey=True)
+    figure.set_layout_engine("compressed")  # made for axes of a fixed shape: the usual one cuts their labels off
     for axis, index in zip(axes[0], chosen):
-        matrix = matrices[index]
-        share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-        image = axis.imshow(share, vmin=0, vmax=1, cmap="viridis")
-        axis.grid(False)
-        axis.set_title(f"{_when(run, index)}: {np.trace(matrix) / max(matrix.sum(), 1):.0%} right")
-        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-        axis.set_yticks(range(len(names)), names, fontsize=7)
+        image = draw_confusion(axis, matrices[index], names, annotate)
+        right = np.trace(matrices[index]) / max(matrices[index].sum(), 1)
+        axis.set_title(f"{_when(run, index)}: {right:.0%} right")
         axis.set_xlabel("speaker that the head answers")
     axes[0, 0].set_ylabel("true speaker")
     figure.colorbar(image, ax=axes[0].tolist(), label="share of the speaker's utterances", shrink=0.7)
-    figure.suptitle(run.name)
+    n_speakers = len(run.subset.train_speakers)
+    which = f"the {len(names)} of {n_speakers} speakers with most errors" if len(names) < n_speakers else "all speakers"
+    figure.suptitle(f"{run.name}: confusion of training utterances, {which} of the snapshots")
     return figure
+
+
+def draw_confusion(axis: Axes, counts: np.ndarray, names: Sequence[str], annotate: bool = True) -> AxesImage:
+    """A confusion matrix ``(n, n)`` of counts with the names on both axes; the colour is the share of a row."""
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    image = axis.imshow(share, vmin=0, vmax=1, cmap="viridis")
+    axis.grid(False)
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=9)
+    axis.set_yticks(range(len(names)), names, fontsize=9)
+    if annotate:
+        for row, column in np.argwhere(counts > 0):
+            # Dark letters on the bright half of the colours.
+            colour = "black" if share[row, column] > 0.6 else "white"
+            axis.text(
+                column,
+                row,
+                f"{counts[row, column]:g}",
+                color=colour,
+                fontsize=9,
+                ha="center",
+                va="center",
+                clip_on=True,
+            )
+    return image
 
 
 def confusions(run: RunData) -> tuple[list[np.ndarray], list[str]]:
@@ -94,26 +137,36 @@ def cka(run: RunData) -> Picture:
     return figure
 
 
-def spectrum(run: RunData) -> Picture:
-    """The ten largest PCA eigenvalues over the epochs, and how many dimensions are really in use."""
+def spectrum(run: RunData, n: int = N_EIGENVALUES) -> Picture:
+    """The n largest PCA eigenvalues over the epochs, and how many dimensions are really in use."""
     figure, axes = picture(1, 2, (5.0, 3.6))
     left, right = axes[0]
     trajectory, _ = run.trajectory(at_least=2)
     epochs = run.snapshot_epochs
-    values = np.stack([analysis.eigenvalues(embeddings)[:N_EIGENVALUES] for embeddings in trajectory])
-    for index, row in enumerate(values.T):
-        left.plot(epochs, row, marker=".", label=f"{index + 1}", **line_style(index))
+    values = np.stack([analysis.eigenvalues(embeddings)[:n] for embeddings in trajectory])
+    for index, (row, colour) in enumerate(zip(values.T, ordered_colours(values.shape[1]))):
+        left.plot(epochs, row, marker=MARKERS[index % len(MARKERS)], markersize=3.5, label=f"{index + 1}", color=colour)
     epoch_axis(left)
     left.set(title="largest eigenvalues of the covariance", ylim=(0, None))
-    legend_beside(left, ncols=2, fontsize=8)
-    for index, kind in enumerate(run.kinds()):
-        ranks = [analysis.effective_rank(analysis.eigenvalues(embeddings)) for embeddings in run.trajectory(kind)[0]]
+    legend_beside(left, fontsize=8)
+    for index, (kind, ranks) in enumerate(effective_ranks(run).items()):
         right.plot(epochs, ranks, marker=".", label=KINDS[kind], **line_style(index))
     epoch_axis(right)
     right.set(title=f"effective rank (of {trajectory.shape[2]} dimensions)", ylim=(0, None))
-    legend_below(figure, right)
+    right.legend(frameon=False, loc="lower right")
     figure.suptitle(run.name)
     return figure
+
+
+def effective_ranks(run: RunData) -> dict[str, list[float]]:
+    """The effective rank at each snapshot, by kind of speakers (``KINDS``).
+
+    Each kind by itself: the rank of all together counts the dimensions in which the kinds differ as well.
+    """
+    return {
+        kind: [analysis.effective_rank(analysis.eigenvalues(embeddings)) for embeddings in run.trajectory(kind)[0]]
+        for kind in run.kinds()
+    }
 
 
 def curvature(run: RunData) -> Picture:

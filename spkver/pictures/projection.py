@@ -27,11 +27,17 @@ def pca(trajectory: np.ndarray, seed: int) -> np.ndarray:
 
 
 def pca_window(trajectory: np.ndarray, seed: int) -> np.ndarray:
-    """The principal components of each snapshot and its neighbours, turned to fit the frame before."""
+    """The principal components of each snapshot and its neighbours, turned to fit the frame before.
+
+    Every frame is brought to the same spread (root mean square distance from the centre 1), as embeddings of an
+    untrained encoder lie so close together that they would be a speck beside those of a trained one.
+    """
     frames: list[np.ndarray] = []
     for index, embeddings in enumerate(trajectory):
         window = trajectory[max(index - WINDOW, 0) : index + WINDOW + 1]
         points = principal(window.reshape(-1, window.shape[2]))[0].transform(embeddings)
+        spread = np.sqrt((np.square(points - points.mean(0))).sum(1).mean())
+        points = points / max(spread, np.finfo(float).tiny)
         frames.append(points if not frames else turned_to(points, frames[-1]))
     return np.stack(frames)
 

@@ -10,10 +10,22 @@ from spkver.pictures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, Pictur
 
 # Points of a smoothed line: so many steps are averaged that about this many remain.
 _POINTS = 100
+# Share of clipped steps from which a picture says what that means.
+_MOST_CLIPPED = 0.5
+_IF_ALL_CLIPPED = {
+    "adaptive": "clipping most steps is fine here: this\noptimizer's step hardly depends on the norm",
+    "sgd": "most steps have the same length now:\nraise training.clip_norm, or lower the rate",
+}
 
 
 def training_records(run: RunData) -> Picture:
-    """Loss, accuracy, learning rate, margin and gradient norm over the steps; held-out EER over the epochs."""
+    """Loss, accuracy, learning rate, margin and gradient norm over the steps; held-out EER over the epochs.
+
+    Dotted lines: where the margin starts to grow and where it is whole. Loss rises between them, for the margin
+    makes the same embeddings cost more. That most steps are clipped is no fault: Adam's and Muon's steps hardly
+    depend on the gradient's length, so a low limit only keeps single steps from weighing more than others. A norm
+    that grows from epoch to epoch is one.
+    """
     steps, epochs = run.steps, run.epochs
     figure, axes = picture(2, 3, (4.2, 2.9))
     for axis, key, title, colour in (
@@ -38,17 +50,29 @@ def training_records(run: RunData) -> Picture:
     axes[1, 0].set_title("learning rate")
     axes[1, 0].ticklabel_format(axis="y", scilimits=(-2, 2))
     axes[1, 1].plot(steps["position"], steps["margin"], color=PURPLE)
-    axes[1, 1].set_title("margin (radians)")
+    schedule = run.config.margin_schedule
+    grows = schedule.end_epoch > schedule.start_epoch and schedule.start_epoch < steps["position"][-1]
+    if grows:
+        axes[1, 1].set_title(f"margin (radians), grows from epoch {schedule.start_epoch:g} to {schedule.end_epoch:g}")
+    else:
+        axes[1, 1].set_title("margin (radians)")
     axes[1, 1].set_ylim(bottom=-0.01)
 
     before = steps["grad_norm"]
     limit = run.config.training.clip_norm
     axes[1, 2].plot(*smoothed(steps["position"], before), color=GREY, label="before")
     axes[1, 2].plot(*smoothed(steps["position"], np.minimum(before, limit)), "--", color=BLUE, label="after")
-    axes[1, 2].set_title(f"gradient norm; {np.nanmean(steps['clipped']):.0%} of steps clipped at {limit:g}")
+    clipped = np.nanmean(steps["clipped"])
+    axes[1, 2].set_title(f"gradient norm; {clipped:.0%} of steps clipped at {limit:g}")
+    if clipped > _MOST_CLIPPED:
+        what = _IF_ALL_CLIPPED["sgd" if run.config.optimizer.name == "sgd" else "adaptive"]
+        axes[1, 2].text(0.98, 0.7, what, ha="right", va="top", transform=axes[1, 2].transAxes, fontsize=8, color=GREY)
+    axes[1, 2].set_ylim(bottom=0)
     axes[1, 2].legend(frameon=False)
     for axis in axes.flat:
         epoch_axis(axis)
+        for epoch in (schedule.start_epoch, schedule.end_epoch) if grows else ():
+            axis.axvline(epoch, color=PURPLE, linewidth=0.9, linestyle=":", zorder=0.5)
     figure.suptitle(run.name)
     return figure
 

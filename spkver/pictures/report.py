@@ -18,6 +18,7 @@ from spkver.errors import SpkverError
 from spkver.pictures import analysis
 from spkver.pictures.architecture import N_FRAMES, model_parts
 from spkver.pictures.detection import TICKS, on_axes, operating_points, thinned
+from spkver.pictures.embeddings import KINDS, effective_ranks
 from spkver.pictures.margin_page import margin_tables
 from spkver.pictures.page import packed, write_page
 from spkver.pictures.projection import METHODS
@@ -136,11 +137,9 @@ def _development(run: Run) -> dict:
     epochs = run.snapshot_epochs
     found = {
         "drift": {"x": epochs[1:], "y": analysis.drift(trajectory, 1).mean(1)},
-        "effective rank": {
-            "x": epochs,
-            "y": [analysis.effective_rank(analysis.eigenvalues(embeddings)) for embeddings in trajectory],
-        },
     }
+    for kind, ranks in effective_ranks(run).items():
+        found[f"effective rank, {KINDS[kind]}"] = {"x": epochs, "y": ranks}
     if trajectory.shape[1] >= 4:
         change = [1 - analysis.linear_cka(before, after) for before, after in pairwise(trajectory)]
         found["1 - CKA"] = {"x": epochs[1:], "y": change}

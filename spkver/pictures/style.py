@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -75,6 +75,11 @@ def picture(
 def line_style(index: int) -> dict:
     """Colour and dash of the ``index``-th line."""
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[(index // len(COLOURS) + index) % len(DASHES)]}
+
+
+def ordered_colours(n: int) -> list[tuple[float, ...]]:
+    """n colours from dark to light for lines that have an order; they stay apart in grey, too."""
+    return [colormaps["viridis"](place) for place in np.linspace(0, 0.92, n)]
 
 
 def speaker_styles(n: int) -> list[tuple[str, str]]:

@@ -38,6 +38,13 @@ def test_turning_undoes_a_rotation_and_a_mirror(trajectory):
     np.testing.assert_allclose(turned_to((points - points.mean(0)) @ turn, points) + points.mean(0), points, atol=1e-9)
 
 
+def test_every_frame_of_pca_window_has_the_same_spread():
+    trajectory = np.random.default_rng(0).normal(size=(4, 30, 8)) * np.array([0.001, 0.1, 1, 5])[:, None, None]
+    frames = pca_window(trajectory, 0)
+    spread = np.sqrt(np.square(frames - frames.mean(1, keepdims=True)).sum(2).mean(1))
+    np.testing.assert_allclose(spread, 1, rtol=1e-9)
+
+
 def test_a_window_follows_the_frame_before(trajectory):
     frames = pca_window(trajectory, 0)
     assert frames.shape == (6, 30, 2)

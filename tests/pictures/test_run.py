@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from spkver.cli import main
 from spkver.errors import SpkverError
 from spkver.pictures import Run, analysis
 from spkver.pictures.detection import det_curves, score_histograms, thinned
-from spkver.pictures.embeddings import confusions
+from spkver.pictures.embeddings import confusion_development, confusions
 from spkver.pictures.records import smoothed
 from spkver.pictures.style import speaker_styles
 from spkver.scoring.metrics import det_points, equal_error_rate
@@ -49,6 +51,53 @@ def test_records_show_the_logged_values(scored):
     assert position[-1] == pytest.approx(3)
     after = lines_of(axes[5])["after"][:, 1]
     assert after.max() <= run.config.training.clip_norm + 1e-9
+
+
+def test_records_mark_where_the_margin_grows(scored):
+    run = Run(scored)
+    schedule = run.config.margin_schedule
+    for axis in run.records().axes:
+        marked = [
+            line.get_xdata()[0] for line in axis.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == ":"
+        ]
+        assert marked == [schedule.start_epoch, schedule.end_epoch]
+    beyond = schedule.model_copy(update={"start_epoch": 9.0, "end_epoch": 9.0})
+    run.config = run.config.model_copy(update={"margin_schedule": beyond})
+    assert not [line for line in run.records().axes[0].lines if line.get_linestyle() == ":"]
+
+
+def test_records_say_whether_clipping_most_steps_is_well(scored):
+    run = Run(scored)
+    run.steps["clipped"][:] = 1
+    said = {}
+    for name in ("muon", "sgd"):
+        optimizer = run.config.optimizer.model_copy(update={"name": name})
+        run.config = run.config.model_copy(update={"optimizer": optimizer})
+        axis = run.records().axes[5]
+        assert axis.get_title() == f"gradient norm; 100% of steps clipped at {run.config.training.clip_norm:g}"
+        said[name] = axis.texts[0].get_text()
+    assert "is fine" in said["muon"]
+    assert "raise training.clip_norm" in said["sgd"]
+    run.steps["clipped"][:] = 0.1
+    assert not run.records().axes[5].texts
+
+
+def test_confusion_has_names_and_the_numbers_of_utterances(scored):
+    run = Run(scored)
+    matrices, names = confusions(run)
+    axis = confusion_development(run).axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == names
+    written = np.zeros_like(matrices[0])
+    for text in axis.texts:
+        column, row = text.get_position()
+        written[row, column] = int(text.get_text())
+    np.testing.assert_array_equal(written, matrices[0])
+
+
+def test_the_spectrum_has_a_colour_of_its_own_for_each_eigenvalue(scored):
+    lines = [line for line in Run(scored).spectrum().axes[0].lines if line.get_label().isdigit()]
+    assert len(lines) == 10
+    assert len({line.get_color() for line in lines}) == 10
 
 
 def test_drift_and_cka_show_the_analysis_of_the_snapshots(scored):
@@ -225,3 +274,14 @@ def test_a_long_name_in_the_legend_of_det_curves_stays_within_the_figure():
     assert box.x0 >= whole.x0
     assert box.x1 <= whole.x1
     assert figure.axes[0].get_legend().get_window_extent().x1 <= whole.x1
+
+
+def test_pictures_of_runs_need_no_torch(scored, tmp_path):
+    verbs = [
+        ["plot", "run", str(scored), "--only", "records", "confusion", "--out", str(tmp_path)],
+        ["plot", "det", str(scored), "--out", str(tmp_path)],
+        ["animate", str(scored), "--frames", "2", "--pixels", "100", "--out", str(tmp_path / "m.gif")],
+    ]
+    program = f"import sys; from spkver.cli import main; print([main(v) for v in {verbs}], 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[0, 0, 0] False", done.stderr
