@@ -146,7 +146,28 @@ def locked(lock_path: str | os.PathLike[str], what: str, wait_seconds: float = 0
     Raises:
         SpkverError: another process has the lock (named with its id, host and start), or the folder cannot be written.
     """
-    lock_path = Path(lock_path)
+    with _lock(Path(lock_path), what, wait_seconds) as is_mine:
+        if not is_mine:
+            raise SpkverError(
+                f"{Path(lock_path).parent}: {what} is under way in another process ({_holder(Path(lock_path))}); "
+                "wait until it has ended, or stop it"
+            )
+        yield
+
+
+@contextmanager
+def claimed(lock_path: str | os.PathLike[str], what: str) -> Iterator[bool]:
+    """As `locked`, for work that another process may do as well: whether it is this one's, without waiting.
+
+    Raises:
+        SpkverError: the folder cannot be written.
+    """
+    with _lock(Path(lock_path), what, 0.0) as is_mine:
+        yield is_mine
+
+
+@contextmanager
+def _lock(lock_path: Path, what: str, wait_seconds: float) -> Iterator[bool]:
     try:
         lock_path.parent.mkdir(parents=True, exist_ok=True)
         handle = _acquired(lock_path, time.monotonic() + wait_seconds)
@@ -156,13 +177,11 @@ def locked(lock_path: str | os.PathLike[str], what: str, wait_seconds: float = 0
             "give a folder that can be written, or make this one so"
         ) from None
     if handle is None:
-        raise SpkverError(
-            f"{lock_path.parent}: {what} is under way in another process ({_holder(lock_path)}); "
-            "wait until it has ended, or stop it"
-        )
+        yield False
+        return
     _held.add(handle)
     try:
-        yield
+        yield True
     finally:
         lock_path.unlink(missing_ok=True)
         _held.discard(handle)

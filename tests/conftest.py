@@ -241,3 +241,11 @@ def trained(tiny_config, voices, tmp_path_factory) -> Path:
     assert main(["train", str(tiny_config), "--data", str(voices), "--exp", str(exp)]) == 0
     assert main(["average", str(exp)]) == 0
     return exp
+
+
+@pytest.fixture(scope="session")
+def packed_voices(voices, tmp_path_factory) -> Path:
+    """``voices`` in four shards."""
+    folder = tmp_path_factory.mktemp("shards") / voices.name
+    assert main(["pack", str(voices), str(folder), "--utterances-per-shard", "17"]) == 0
+    return folder

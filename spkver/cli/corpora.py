@@ -1,4 +1,4 @@
-"""The verbs ``spkver prepare CORPUS``: each turns a corpus as it is published into data directories or lists.
+"""The verbs ``spkver prepare CORPUS``, which turn a published corpus into data directories or lists, and ``pack``.
 
 Heavy imports stand inside the verbs, so that ``spkver --help`` is instant.
 """
@@ -6,6 +6,8 @@ Heavy imports stand inside the verbs, so that ``spkver --help`` is instant.
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+
+from spkver.errors import SpkverError
 
 # The defaults of spkver.corpora.own_folder.Limits, which is not imported for a help text; a test holds them together.
 LIMITS = {"min_seconds": 1.0, "long_seconds": 30.0, "segment_seconds": 10.0, "targets": 20_000, "nontargets": 100_000}
@@ -226,3 +228,55 @@ def prepare_folder(options) -> None:
             options.configurations or CONFIGURATIONS,
         )
     )
+
+
+def add_pack_verb(verb: Callable) -> None:
+    """Give the parser ``spkver pack``; ``verb(name, function)`` adds it."""
+    added = verb("pack", pack)
+    added.add_argument(
+        "source",
+        type=Path,
+        help="data directory to pack; or shards that are there, which are only listed: a folder of .tar files, or a "
+        "file that names one a line",
+    )
+    added.add_argument("out", type=Path, help="the data directory to make, with its shards in shards/")
+    added.add_argument(
+        "--utterances-per-shard", type=int, default=1000, metavar="N", help="utterances in a shard (default: 1000)"
+    )
+    added.add_argument(
+        "--format",
+        default="flac",
+        choices=("flac", "wav"),
+        help="format of the audio, where the source is lossless; lossy audio is taken as it is (default: flac)",
+    )
+    added.add_argument(
+        "--sample-rate",
+        type=int,
+        default=16000,
+        metavar="HZ",
+        help="rate at which the audio is checked, data.sample_rate of the training (default: 16000)",
+    )
+    added.add_argument("--workers", type=int, metavar="N", help="number of threads (default: one a core)")
+
+
+def pack(options) -> None:
+    """Pack a data directory into shards (tars of WebDataset's form), or list the shards of another toolkit."""
+    from spkver.config.schema import Data
+    from spkver.data.audio_check import keep_usable
+    from spkver.data.cores import usable_cores
+    from spkver.data.directory import read_data_directory
+    from spkver.data.packing import index_shards, pack_directory, shards_of
+
+    workers = options.workers or usable_cores()
+    for name, number in (("utterances-per-shard", options.utterances_per_shard), ("workers", workers)):
+        if number < 1:
+            raise SpkverError(f"pack: --{name} must be 1 or more, got {number}")
+    if options.out.resolve() == options.source.resolve():
+        raise SpkverError(f"pack: {options.out} is the source; give another folder to make")
+    if not (options.source / "wav.scp").is_file():
+        print(index_shards(shards_of(options.source), options.out.absolute(), workers))
+        return
+    directory = keep_usable(
+        read_data_directory(options.source), options.sample_rate, workers, Data().max_unusable_share
+    )
+    print(pack_directory(directory, options.out.absolute(), options.utterances_per_shard, options.format, workers))

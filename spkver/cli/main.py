@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from spkver import __version__
-from spkver.cli.corpora import add_corpus_verbs, add_own_folder
+from spkver.cli.corpora import add_corpus_verbs, add_own_folder, add_pack_verb
 from spkver.cli.export import add_export_verbs
 from spkver.cli.parser import DEVICES, VerbParser
 from spkver.cli.pictures import add_picture_verbs
@@ -243,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_own_folder(verb, corpora)
 
+    add_pack_verb(verb)
     added = verb("config", config)
     added.add_argument("--list", action="store_true", help="name the configurations that come with spkver, and end")
     _add_configuration(added, nargs="?")

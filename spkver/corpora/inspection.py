@@ -1,6 +1,7 @@
 """Decode every recording once: its rate, channels and length, whether it is usable, and whether it is there twice."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,7 +60,7 @@ def find_duplicates(inspected: Sequence[Inspected]) -> tuple[dict[str, str], dic
 
 def _inspect(utterance: Utterance) -> Inspected:
     try:
-        utterance.path.as_posix().encode("utf-8")
+        os.fspath(utterance.path).encode("utf-8")
     except UnicodeEncodeError:
         return Inspected(utterance, "its name is not UTF-8, rename it")
     if "\n" in str(utterance.path):

@@ -18,12 +18,14 @@ import math
 import os
 import re
 from functools import partial
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
 
-from spkver.data.containers import AudioError, check_container, check_joined
+from spkver.data.containers import AudioError, check_container, check_joined, open_regular
 from spkver.data.resampling import check_rate, resample_grid, resample_margin, resample_ratio, resample_up_down
+from spkver.data.shards import Member
 
 SILENCE_PEAK = 1e-4
 """Samples that stay within this of their middle are silence: -80 dB of full scale, 3 steps of 16 bits."""
@@ -48,15 +50,17 @@ class AudioFile(soundfile.SoundFile):
         soundfile.LibsndfileError, TypeError: it cannot be opened. AudioError: see `check_container`.
     """
 
-    _rewritten = None  # where opening fails, too
+    _content: BinaryIO | None = None  # where opening fails, too
 
     def __init__(self, path: str | os.PathLike[str]):
         checked = check_container(path)
         self.last_page_frames = checked.last_page_frames
-        self._rewritten = checked.rewritten
+        self._content = checked.rewritten  # type: ignore[assignment]  # a raw file serves as one
+        if self._content is None and isinstance(path, Member):
+            self._content = open_regular(path)
         # Bytes, as a name need not be UTF-8; Windows knows names as text only.
         name = os.fspath(path) if os.name == "nt" else os.fsencode(path)
-        super().__init__(self._rewritten or name)
+        super().__init__(self._content or name)
         self.n_frames = self.frames
 
     def seekable(self) -> bool:
@@ -65,8 +69,8 @@ class AudioFile(soundfile.SoundFile):
 
     def close(self) -> None:
         super().close()
-        if self._rewritten is not None:
-            self._rewritten.close()
+        if self._content is not None:
+            self._content.close()
 
 
 def read_audio(

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from spkver.data.audio import AudioError, check_samples, read_audio
 from spkver.data.directory import DataDirectory, Utterance, read_columns, read_durations, write_durations
+from spkver.data.shards import Location
 from spkver.data.vad import NO_SPEECH, is_steady
 from spkver.errors import SpkverError
 from spkver.features import Fbank
@@ -36,7 +37,7 @@ class Survey:
     """
 
     durations: dict[str, float] = field(default_factory=dict)
-    unusable: list[tuple[str, Path, str]] = field(default_factory=list)
+    unusable: list[tuple[str, Location, str]] = field(default_factory=list)
 
 
 def keep_usable(

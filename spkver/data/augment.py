@@ -8,7 +8,6 @@ process is audio: at most 256 short files, about 160 MB at 16 kHz.
 import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
@@ -16,6 +15,7 @@ from scipy.fft import irfft, next_fast_len, rfft
 from spkver.config.schema import Augment
 from spkver.data.audio import audio_info, read_audio, wrap_to
 from spkver.data.directory import read_path_list
+from spkver.data.shards import Location
 from spkver.errors import SpkverError
 
 DrawVoice = Callable[[np.random.Generator, int, str], np.ndarray]
@@ -62,20 +62,20 @@ class AudioFiles:
         crop = read_audio(path, self.sample_rate, start / self.sample_rate, n_samples / self.sample_rate)
         return wrap_to(crop, n_samples)
 
-    def _path(self, rng: np.random.Generator) -> Path:
+    def _path(self, rng: np.random.Generator) -> Location:
         return self.paths[rng.integers(len(self.paths))]
 
 
 # One memory for all lists of a process; a member would be lost when a loader sends its object to workers.
 @lru_cache(maxsize=KEPT_FILES)
-def _decoded(path: Path, sample_rate: int) -> np.ndarray:
+def _decoded(path: Location, sample_rate: int) -> np.ndarray:
     samples = read_audio(path, sample_rate)
     samples.setflags(write=False)
     return samples
 
 
 @lru_cache(maxsize=100_000)
-def _seconds(path: Path) -> float:
+def _seconds(path: Location) -> float:
     rate, n_frames, _ = audio_info(path)
     return n_frames / rate
 

@@ -20,6 +20,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
+from spkver.data.shards import Member, TruncatedShard
 from spkver.errors import SpkverError
 
 # Programs that write WAV into a pipe do not know its size and write (nearly) the largest number.
@@ -99,18 +100,22 @@ _SAMPLE_CHUNKS = (b"data", b"SSND", b"BODY")
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open an audio file for reading its bytes.
+    """Open an audio file, or one inside of a shard, for reading its bytes.
 
     Raises:
-        AudioError: there is none, it is a folder, a pipe or a device, or it may not be read.
+        AudioError: there is none, it is a folder, a pipe or a device, it may not be read, or its shard was cut.
     """
     try:
+        if isinstance(path, Member):
+            return path.open()
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             raise AudioError(f"{path}: a folder, expected an audio file")
         if not stat.S_ISREG(mode):
             raise AudioError(f"{path}: a pipe or a device, expected an audio file; save what comes from it first")
         return open(path, "rb", buffering=0)
+    except TruncatedShard as error:
+        raise AudioError(str(error), "truncated") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
             raise AudioError(f"{path}: an address, expected an audio file; download it first", "missing") from error
@@ -126,7 +131,7 @@ def check_container(path: str | os.PathLike[str]) -> Checked:
         AudioError: as `open_regular`; an empty, truncated or joined file, or a medium that libsndfile does not read.
     """
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
+        size = _size(file)
         if size == 0:
             raise AudioError(f"{path}: the file is empty (0 bytes)", "empty")
         start = _behind_id3(file)
@@ -180,10 +185,14 @@ def _joined(path: str | os.PathLike[str]) -> AudioError:
     )
 
 
+def _size(file: BinaryIO) -> int:
+    return file.seek(0, os.SEEK_END)
+
+
 def _read_at(file: BinaryIO, place: int, n_bytes: int) -> bytes:
     """Bytes at a place that a header may have named; fewer where the file ends, none outside of it."""
     try:
-        if not 0 <= place < os.fstat(file.fileno()).st_size:
+        if not 0 <= place < _size(file):
             return b""
         file.seek(place)
         return file.read(n_bytes)
@@ -258,7 +267,7 @@ def _is_chunk(file: BinaryIO, form: _Form, place: int) -> bool:
     name, n_bytes = form.header.unpack(header)
     printable = all(32 <= byte < 127 for byte in name)
     ends = place + form.header.size + n_bytes
-    return name == b"data" or name in _WAV_CHUNKS + _RIFF or (printable and ends <= os.fstat(file.fileno()).st_size)
+    return name == b"data" or name in _WAV_CHUNKS + _RIFF or (printable and ends <= _size(file))
 
 
 def _check_wav(path: str | os.PathLike[str], file: BinaryIO, start: int, size: int) -> "_Rewritten | None":
@@ -314,7 +323,7 @@ def _samples_end(path: str | os.PathLike[str], file: BinaryIO, form: _Form, end:
             return True
     if _read_at(file, end, 8).startswith(_TAGS):
         return True
-    return os.fstat(file.fileno()).st_size - end <= (form.header.size if inside else _MOST_PADDING)
+    return _size(file) - end <= (form.header.size if inside else _MOST_PADDING)
 
 
 def _with_header(

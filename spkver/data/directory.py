@@ -2,7 +2,8 @@
 
 Everything that comes after trusts what is read here, so a list is checked once, at this border, and
 a fault is named by ``file:line``. Ids hold no white space; paths may. UTF-8, LF or CRLF is read, LF is
-written. Relative paths in ``wav.scp`` are relative to the data directory, not to where one stands.
+written. Relative paths in ``wav.scp`` are relative to the data directory, not to where one stands. Audio inside of a
+shard is listed as ``SHARD.tar:OFFSET:SIZE`` (`spkver.data.shards`).
 
 Ids are brought to Unicode's composed form (NFC), as every reader of lists here does, because macOS writes
 ``ü`` as two characters and others as one. Paths stay as they are on the disk, bytes that are no UTF-8 included.
@@ -15,16 +16,17 @@ from pathlib import Path
 
 from spkver.data.lookup import check_ids
 from spkver.data.names import composed, is_utf8
+from spkver.data.shards import Location, is_there, listed, located
 from spkver.errors import SpkverError
 from spkver.files import atomic_write, is_file
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording of one speaker; ``path`` is absolute."""
+    """One recording of one speaker; ``path`` is absolute: a file, or its place in a shard."""
 
     id: str
-    path: Path
+    path: Location
     speaker: str
 
 
@@ -141,7 +143,7 @@ def write_data_directory(
 
     for stale in ("spk2gender", "utt2dur", "unusable"):
         (folder / stale).unlink(missing_ok=True)
-    _write_lines(folder / "wav.scp", (f"{u.id} {_listed_path(u.path, folder)}" for u in utterances))
+    _write_lines(folder / "wav.scp", (f"{u.id} {listed(u.path, folder)}" for u in utterances))
     _write_lines(folder / "utt2spk", (f"{u.id} {u.speaker}" for u in utterances))
     _write_lines(folder / "spk2utt", (f"{s} {' '.join(by_speaker[s])}" for s in sorted(by_speaker)))
     if genders:
@@ -168,11 +170,11 @@ def read_durations(path: Path) -> dict[str, float]:
     return durations
 
 
-def read_path_list(path: str | os.PathLike[str], check_files: bool = True) -> dict[str, Path]:
+def read_path_list(path: str | os.PathLike[str], check_files: bool = True) -> dict[str, Location]:
     """Read a list of ``id path`` lines (``wav.scp``, a noise list); paths relative to the list's folder.
 
     Returns:
-        id -> absolute path, in file order.
+        id -> absolute path, or place in a shard, in file order.
 
     Raises:
         SpkverError: no such list, an empty list, an id twice, a line with one column, a Kaldi pipe, a
@@ -181,7 +183,7 @@ def read_path_list(path: str | os.PathLike[str], check_files: bool = True) -> di
     path = Path(path).absolute()
     if not path.is_file():
         raise SpkverError(f"{path}: no such list")
-    paths: dict[str, Path] = {}
+    paths: dict[str, Location] = {}
     for line, name, location in _rows(path):
         name = _text(name, path, line)
         if name in paths:
@@ -191,10 +193,10 @@ def read_path_list(path: str | os.PathLike[str], check_files: bool = True) -> di
                 f"{path}:{line}: '{name}' is a command (`... |`), which is never run from a list; "
                 "convert the audio to files first"
             )
-        paths[name] = path.parent / location
+        paths[name] = located(location, path.parent)
         if is_utf8(location) and not check_files:
             continue
-        if not os.path.isfile(paths[name]):
+        if not is_there(paths[name]):
             advice = "" if is_utf8(location) else "; the list is not UTF-8, save it as UTF-8"
             raise SpkverError(f"{path}:{line}: no audio file {paths[name]}{advice}")
     if not paths:
@@ -251,7 +253,7 @@ def _text(words: str, path: Path, line: int) -> str:
     return composed(words)
 
 
-def _read_speakers(folder: Path, audio: Mapping[str, Path]) -> dict[str, str]:
+def _read_speakers(folder: Path, audio: Mapping[str, Location]) -> dict[str, str]:
     """Utterance -> speaker, from ``utt2spk``, ``spk2utt`` or both, checked against ``wav.scp``."""
     utt2spk, spk2utt = folder / "utt2spk", folder / "spk2utt"
     if not utt2spk.exists() and not spk2utt.exists():
@@ -276,15 +278,15 @@ def _read_speakers(folder: Path, audio: Mapping[str, Path]) -> dict[str, str]:
     )
 
 
-def _read_spk2utt(path: Path, audio: Mapping[str, Path]) -> dict[str, str]:
+def _read_spk2utt(path: Path, audio: Mapping[str, Location]) -> dict[str, str]:
     """Utterance -> speaker from ``spk2utt``."""
     speaker_of: dict[str, str] = {}
     speakers = set()
-    for line, speaker, listed in read_columns(path):
+    for line, speaker, utts in read_columns(path):
         if speaker in speakers:
             raise SpkverError(f"{path}:{line}: speaker '{speaker}' has two lines")
         speakers.add(speaker)
-        for utt in listed.split():
+        for utt in utts.split():
             if utt in speaker_of:
                 raise SpkverError(f"{path}:{line}: utterance '{utt}' is listed twice")
             if utt not in audio:
@@ -306,11 +308,6 @@ def _check_writable(folder: Path, utterances: list[Utterance]) -> None:
     for utterance in utterances:
         if "\n" in str(utterance.path) or str(utterance.path) != str(utterance.path).strip():
             raise SpkverError(f"{folder}: the path {str(utterance.path)!r} does not fit on a line")
-
-
-def _listed_path(path: Path, folder: Path) -> str:
-    path = Path(path).absolute()
-    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:

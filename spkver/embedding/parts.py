@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spkver.data.directory import Utterance
+from spkver.data.shards import stamp
 from spkver.embedding.arrays import read_npz
 from spkver.errors import SpkverError
 from spkver.files import atomic_write, write_json
@@ -82,12 +83,3 @@ class EmbeddingParts:
             return json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return None
-
-
-def stamp(path: Path) -> tuple[int, int]:
-    """Size and modification time in nanoseconds of a file; (-1, -1) where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return -1, -1
-    return found.st_size, found.st_mtime_ns

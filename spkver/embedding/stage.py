@@ -14,6 +14,7 @@ import torch
 
 from spkver.data.audio_check import Survey, read_survey, refuse_too_many, report_unusable, write_survey
 from spkver.data.directory import DataDirectory, Utterance
+from spkver.data.shards import Location
 from spkver.embedding.extractor import Extractor
 from spkver.embedding.folder import MADE_OF, embeddings_folder, refuse_other_data, write_embeddings
 from spkver.embedding.parts import EmbeddingParts, Part
@@ -92,7 +93,7 @@ class _Made:
         self.directory = directory
         self.max_unusable_share = max_unusable_share
         self.durations: dict[str, float] = {}
-        self.unusable: list[tuple[str, Path, str]] = []
+        self.unusable: list[tuple[str, Location, str]] = []
         self._known = [(u.id, u.path, reasons[u.id]) for u in directory.utterances if u.id in reasons]
         self._parts: dict[int, tuple[list[str], Part]] = {}
         refuse_too_many(self.found(), directory, max_unusable_share)

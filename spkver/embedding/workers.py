@@ -16,8 +16,9 @@ import torch
 
 from spkver.data.audio import AudioError
 from spkver.data.directory import Utterance
+from spkver.data.shards import stamp
 from spkver.embedding.extractor import Extractor
-from spkver.embedding.parts import EmbeddingParts, Part, stamp
+from spkver.embedding.parts import EmbeddingParts, Part
 
 # Audio that a thread holds at most before it embeds it, in seconds: 64 KiB each at 16 kHz.
 _HELD_SECONDS = 1200.0

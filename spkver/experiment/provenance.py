@@ -12,6 +12,8 @@ import json
 import os
 from pathlib import Path
 
+from spkver.data.containers import AudioError, open_regular
+from spkver.data.shards import Location, located
 from spkver.errors import SpkverError
 from spkver.files import write_json
 
@@ -42,7 +44,7 @@ def data_record(data: str | os.PathLike[str]) -> dict:
     lines = [line.split(None, 1) for line in content.splitlines() if line.strip()]
     ids = b"\n".join(line[0] for line in lines)
     chosen = {index * len(lines) // _RECORDINGS_COMPARED for index in range(_RECORDINGS_COMPARED)} if lines else ()
-    recordings = [_ends(data / os.fsdecode(lines[index][-1].strip())) for index in sorted(chosen)]
+    recordings = [_ends(located(os.fsdecode(lines[index][-1].strip()), data)) for index in sorted(chosen)]
     return {
         "path": str(data),
         "ids": _sha256(ids),
@@ -134,15 +136,15 @@ def refuse_to_replace(place: Path, old: dict | None, new: dict, is_same: bool, w
     )
 
 
-def _ends(path: Path) -> bytes:
+def _ends(path: Location) -> bytes:
     """Size, first and last bytes of a file; nothing where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             first = file.read(_BYTES_COMPARED)
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - _BYTES_COMPARED, 0))
             return b"%d " % size + first + file.read(_BYTES_COMPARED)
-    except (OSError, ValueError):
+    except (AudioError, OSError):
         return b""
 
 

@@ -14,6 +14,7 @@ from scipy.stats import norm
 from spkver.config import dump_config
 from spkver.data.audio import read_audio
 from spkver.data.directory import read_data_directory
+from spkver.data.shards import Location
 from spkver.errors import SpkverError
 from spkver.pictures import analysis
 from spkver.pictures.architecture import N_FRAMES, model_parts
@@ -203,7 +204,7 @@ def _audio(run: Run, megabytes: float) -> dict:
     return clips
 
 
-def _opus(path: Path) -> bytes:
+def _opus(path: Location) -> bytes:
     rate = 16000
     samples = read_audio(path, rate, 0.0, _HEARD_SECONDS)
     buffer = io.BytesIO()
