@@ -6,6 +6,7 @@ that share axes also differ in dash or marker.
 """
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
     "#F0E442",
     "#000000",
 )
+# Three more, each at least as far from all others as Okabe and Ito's are from one another, also for the colour-blind
+# (in CIELAB, with the simulation of Machado et al., 2009).
+INDIGO, MAGENTA, BROWN = "#332288", "#AA3377", "#7F3C00"
 # Yellow is too light for lines.
-COLOURS = [BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK]
+COLOURS = [BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, INDIGO, MAGENTA, BROWN]
 DASHES = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2))]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 GREY = "#666666"
@@ -83,9 +87,10 @@ def ordered_colours(n: int) -> list[tuple[float, ...]]:
 
 
 def speaker_styles(n: int) -> list[tuple[str, str]]:
-    """Colour and marker of each of n speakers; no two are the same up to 56."""
-    # 7 colours and 8 markers have no common divisor, so counting both on meets every pair.
-    return [(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i in range(n)]
+    """Colour and marker of each of n speakers; ten have ten colours, and no two are the same up to 80."""
+    # Counting both on comes back to the first pair after 40: from there on the markers are one ahead.
+    again = math.lcm(len(COLOURS), len(MARKERS))
+    return [(COLOURS[i % len(COLOURS)], MARKERS[(i + i // again) % len(MARKERS)]) for i in range(n)]
 
 
 def legend_beside(axes: Axes, **options) -> None:

@@ -259,7 +259,8 @@ def test_pictures_show_themselves_in_a_notebook(scored):
 
 
 def test_speakers_have_styles_of_their_own():
-    assert len(set(speaker_styles(56))) == 56
+    assert len(set(speaker_styles(80))) == 80
+    assert len({colour for colour, _ in speaker_styles(10)}) == 10
 
 
 def test_a_long_name_in_the_legend_of_det_curves_stays_within_the_figure():
