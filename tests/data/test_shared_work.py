@@ -35,7 +35,8 @@ class Work:
         return share_work(range(n), self.read, self.make, lambda n: self.folder / f".{n}.lock", workers, **options)
 
     def made(self):
-        return sorted(map(int, (self.folder / "made").read_text().split()))
+        lines = self.folder / "made"
+        return sorted(map(int, lines.read_text().split())) if lines.exists() else []
 
 
 def test_all_parts_come_and_those_that_are_there_are_not_made(tmp_path):
@@ -89,6 +90,6 @@ def test_an_error_in_a_part_ends_the_work_and_frees_its_lock(tmp_path):
         return work.make(number, stop)
 
     with pytest.raises(ValueError, match="no such thing"):
-        list(share_work(range(40), work.read, broken, lambda n: tmp_path / f".{n}.lock", 2))
+        list(share_work(range(400), work.read, broken, lambda n: tmp_path / f".{n}.lock", 2))
     assert not list(tmp_path.glob(".*.lock"))
-    assert len(work.made()) < 40
+    assert len(work.made()) < 400
