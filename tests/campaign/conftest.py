@@ -205,5 +205,3 @@ def _half_done(place):
     source.write_bytes(np.random.default_rng(0).bytes(20_000))
     (place / "download").mkdir()
     (place / "download" / "file.bin.part").write_bytes(source.read_bytes()[:7000])
-    record = {"url": source.as_uri(), "validator": None, "total": 20_000}
-    (place / "download" / "file.bin.part.json").write_text(json.dumps(record))
