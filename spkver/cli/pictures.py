@@ -24,7 +24,7 @@ def plot_margin(options) -> None:
     takes_scale = ("logits", "landscape")
     for name, draw in margin.PICTURES.items():
         scales = {"scales": options.scale} if name in takes_scale else {}
-        print(draw(options.margin, **scales).save(options.out / f"margin_{name}.{options.format}"))
+        print(draw(options.margin, **scales).save(options.out / f"margin_{name}.{options.format}", options.dpi))
 
 
 def plot_run(options) -> int:
@@ -43,7 +43,7 @@ def plot_run(options) -> int:
         except SpkverError as error:
             print(f"no {name}: {error}", file=sys.stderr)
             continue
-        print(picture.save(out / f"{name}.{options.format}"))
+        print(picture.save(out / f"{name}.{options.format}", options.dpi))
         drawn += 1
     return 0 if drawn else 1
 
@@ -52,21 +52,27 @@ def plot_det(options) -> None:
     """Draw the DET curves of several experiments in one figure."""
     from spkver.pictures import Run
     from spkver.pictures.detection import det_curves
+    from spkver.pictures.run_data import by_name
 
-    runs = [Run(exp) for exp in options.exps]
-    found = {f"{run.name}, {name}": both for run in runs for name, both in run.scores().items()}
-    wanted = options.systems or sorted({name.split(", ")[-1] for name in found})
-    systems = {name: both for name, both in found.items() if name.split(", ")[-1] in wanted}
-    if not systems:
-        raise SpkverError(f"plot det: no system {', '.join(wanted)}; there are {', '.join(found)}")
-    print(det_curves(systems, runs[0].config.scoring.p_targets).save(options.out / f"det.{options.format}"))
+    runs = by_name([Run(exp) for exp in options.exps])
+    found = {name: run.scores() for name, run in runs.items()}
+    there = dict.fromkeys(system.split(", ")[-1] for systems in found.values() for system in systems)
+    wanted = options.systems or list(there)
+    chosen = {
+        name: {system: both for system, both in systems.items() if system.split(", ")[-1] in wanted}
+        for name, systems in found.items()
+    }
+    if not any(chosen.values()):
+        raise SpkverError(f"plot det: no system {', '.join(wanted)}; there are {', '.join(there)}")
+    picture = det_curves(chosen, runs[next(iter(runs))].config.scoring.p_targets)
+    print(picture.save(options.out / f"det.{options.format}", options.dpi))
 
 
 def plot_architecture(options) -> None:
     """Draw what a model is made of, with shapes and parameter counts."""
     from spkver.pictures.architecture import architecture
 
-    print(architecture(options.model).save(options.out / f"architecture.{options.format}"))
+    print(architecture(options.model).save(options.out / f"architecture.{options.format}", options.dpi))
 
 
 def animate(options) -> None:
@@ -212,3 +218,13 @@ def _add_out(parser: argparse.ArgumentParser, default: Path | None) -> None:
         default="png",
         help="format of the pictures: png, svg or pdf (default: png)",
     )
+    parser.add_argument(
+        "--dpi", type=_dpi, default=110, help="dots an inch of a png: 110 for a screen, 300 for print (default: 110)"
+    )
+
+
+def _dpi(text: str) -> float:
+    value = float(text)
+    if not 20 <= value <= 1200:
+        raise argparse.ArgumentTypeError(f"{text}: give 20 to 1200")
+    return value

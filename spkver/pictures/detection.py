@@ -3,22 +3,25 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 
-from spkver.pictures.style import BLUE, ORANGE, RED, Picture, legend_beside, line_style, picture
+from spkver.pictures.style import BLUE, COLOURS, DASHES, GREY, ORANGE, RED, Picture, picture
 from spkver.scoring.metrics import det_points, equal_error_rate, min_dcf
 
 Systems = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Name of a system -> its scores and labels (1 target, 0 nontarget), each ``(n_trials,)``."""
 
 # Error rates that get a tick on a DET's axes, in percent.
-TICKS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80)
-# The part of a curve that matters: where neither rate is above this.
+TICKS = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80)
+# The highest error rate on a DET's axes.
 _HIGHEST = 0.6
 # A curve has one point a score; of so many, spread evenly over the picture, more cannot be seen.
 _MOST_POINTS = 1000
 _PANELS_A_ROW = 3
+# The points of the EER and of each minDCF.
+_POINT_MARKERS = "o^vsD"
 
 
 def score_histograms(systems: Systems) -> Picture:
@@ -41,37 +44,62 @@ def score_histograms(systems: Systems) -> Picture:
     return figure
 
 
-def det_curves(systems: Systems, p_targets: Sequence[float] = (0.01,)) -> Picture:
-    """Detection error trade-off of several systems, with the points of the EER and of each minDCF.
+def det_curves(runs: Mapping[str, Systems], p_targets: Sequence[float] = (0.01,)) -> Picture:
+    """Detection error trade-off of the systems of several runs, with the points of the EER and of each minDCF.
+
+    A run has a colour and a system a dash; untrained encoders are grey. Of one run alone, systems have colours.
+    Where no curve has a whole error the picture is shaded: what is drawn there is the line's way to zero.
 
     A. Martin et al., "The DET curve in assessment of detection task performance", Eurospeech 1997: on
     normal-deviate axes, Gaussian scores give straight lines.
 
     Args:
-        systems: by name.
+        runs: name of a run -> its systems.
         p_targets: priors of the minDCF points.
     """
-    # The legend stands beside the axes; 8 point letters are some 0.065 inches wide.
-    figure, axes = picture(1, 1, (max(7.6, 6.2 + 0.066 * max(map(len, systems))), 5.0))
+    curves = [(run, name, *both) for run, systems in runs.items() for name, both in systems.items()]
+    names = list(dict.fromkeys(name for _, name, _, _ in curves))
+    figure, axes = picture(1, 1, (6.2, 4.9))
     axis = axes[0, 0]
-    lowest = 0.05
-    for index, (name, (scores, labels)) in enumerate(systems.items()):
-        style = line_style(index)
+    least = [0.5 / max(np.count_nonzero(labels == kind) for *_, labels in curves) for kind in (0, 1)]
+    for run, name, scores, labels in curves:
+        style = _curve_style(list(runs).index(run), names.index(name), name, alone=len(runs) == 1)
+        points = operating_points(scores, labels, p_targets)
         fpr, fnr = thinned(*det_points(scores, labels)[:2])
-        shown = np.concatenate([fnr[(fpr <= _HIGHEST) & (fnr > 0)], fpr[(fnr <= _HIGHEST) & (fpr > 0)]])
-        lowest = min(lowest, 0.7 * shown.min(initial=lowest))
-        axis.plot(*on_axes(fpr, fnr, labels), label=name, **style)
-        for marker, (what, fpr_there, fnr_there) in zip("o^vsD", operating_points(scores, labels, p_targets)):
-            axis.plot(*on_axes(fpr_there, fnr_there, labels), marker, color=style["color"], label=what)
-    axis.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
-    ticks = [tick for tick in TICKS if tick / 100 >= lowest]
-    axis.set_xticks(norm.ppf(np.array(ticks) / 100), [f"{tick:g}" for tick in ticks], fontsize=8)
-    axis.set_yticks(norm.ppf(np.array(ticks) / 100), [f"{tick:g}" for tick in ticks], fontsize=8)
-    limits = norm.ppf([lowest, _HIGHEST])
-    axis.set(xlim=limits, ylim=limits, aspect="equal", title="detection error trade-off")
-    axis.set(xlabel="false alarms (% of nontargets)", ylabel="misses (% of targets)")
-    legend_beside(axis, fontsize=8)
+        axis.plot(*on_axes(fpr, fnr, labels), label=f"{run}, {name}: {points[0][0]}", **style)
+        for marker, (_, fpr_there, fnr_there) in zip(_POINT_MARKERS, points):
+            axis.plot(*on_axes(fpr_there, fnr_there, labels), marker, color=style["color"], markersize=5)
+    for marker, what in zip(_POINT_MARKERS, ["EER", *(f"minDCF({p_target:g})" for p_target in p_targets)]):
+        axis.plot([], [], marker, color=GREY, label=f"the point of the {what}")
+    _percent_axes(axis, [0.9 * value for value in least])
+    one_error = norm.ppf([2 * value for value in least])
+    axis.axvspan(axis.get_xlim()[0], one_error[0], color=GREY, alpha=0.15, linewidth=0, label="less than one error")
+    axis.axhspan(axis.get_ylim()[0], one_error[1], color=GREY, alpha=0.15, linewidth=0)
+    axis.axline((0, 0), slope=1, color=GREY, linewidth=0.8, linestyle=":")
+    axis.set(aspect="equal", title="detection error trade-off")
+    # Beside the axes, which keep their size: the picture grows with what the legend says.
+    handles, said = axis.get_legend_handles_labels()
+    figure.set_layout_engine("compressed")
+    figure.legend(handles, said, loc="outside right center", frameon=False, fontsize=9, handlelength=3)
+    figure.set_size_inches(5.9 + 0.075 * max(map(len, said)), max(4.9, 0.2 * len(said) + 0.6))
     return figure
+
+
+def _curve_style(run: int, system: int, name: str, alone: bool) -> dict:
+    """Colour of the run and dash of the system; of one run alone, a colour for each system."""
+    if name.split(", ")[-1] == "untrained":
+        return {"color": GREY, "linestyle": DASHES[run % len(DASHES)], "linewidth": 1.2}
+    colour = COLOURS[(system if alone else run) % len(COLOURS)]
+    return {"color": colour, "linestyle": DASHES[system % len(DASHES)], "linewidth": 1.6}
+
+
+def _percent_axes(axis: Axes, lowest: Sequence[float]) -> None:
+    """Normal-deviate axes labelled in percent, from the lowest false alarm and miss rate up to 60 %."""
+    for which, low, name in zip("xy", lowest, ("false alarms (% of nontargets)", "misses (% of targets)")):
+        ticks = [tick for tick in TICKS if low <= tick / 100 <= _HIGHEST]
+        places = norm.ppf(np.array(ticks) / 100)
+        axis.set(**{f"{which}ticks": places, f"{which}ticklabels": [f"{tick:g}" for tick in ticks]})
+        axis.set(**{f"{which}lim": norm.ppf([low, _HIGHEST]), f"{which}label": name})
 
 
 def thinned(fpr: np.ndarray, fnr: np.ndarray, most: int = _MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:

@@ -10,10 +10,12 @@ from itertools import product
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib import rc_context
+from matplotlib.patches import Patch
 
 from spkver.errors import SpkverError
 from spkver.heads import ArcMarginProduct, ArcMarginProductIntertopkSubcenter, Head, NormFace, Softmax
-from spkver.pictures.style import BLACK, BLUE, GREY, ORANGE, RED, Picture, legend_below, line_style, picture
+from spkver.pictures.style import BLACK, BLUE, GREY, ORANGE, RED, STYLE, Picture, legend_below, line_style, picture
 
 MARGINS = (0.2, 0.5)
 SCALES = (32.0,)
@@ -163,7 +165,8 @@ def logit_curves(margins: Sequence[float] = MARGINS, scales: Sequence[float] = S
 def boundaries(margins: Sequence[float] = MARGINS, theta_between: float = math.pi / 2) -> Picture:
     """Two classes in two dimensions: where each must be to win against the margin, and the gap between."""
     margins = [0.0, *margins]
-    figure, axes = picture(1, len(margins), (3.4, 3.8))
+    figure, axes = picture(1, len(margins), (3.3, 3.7))
+    figure.set_layout_engine("compressed")  # made for axes of a fixed shape: the usual one cuts their titles off
     around = np.linspace(0, 2 * math.pi, 1441)
     weights = [[1.0, 0.0], [math.cos(theta_between), math.sin(theta_between)]]
     for axis, margin in zip(axes[0], margins):
@@ -178,51 +181,90 @@ def boundaries(margins: Sequence[float] = MARGINS, theta_between: float = math.p
             axis.annotate(
                 f"w{index + 1}",
                 (0, 0),
-                1.12 * np.array(weights[index]),
+                1.15 * np.array(weights[index]),
                 color=colour,
                 ha="center",
                 va="center",
                 arrowprops={"arrowstyle": "<|-", "color": colour, "linewidth": 2},
             )
         gap = theta_between - 2 * boundary_angle(theta_between, margin=margin)
-        axis.set_title("no margin" if margin == 0 else f"m = {margin:g} rad: a gap of {math.degrees(gap):.0f}°")
-        axis.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25), aspect="equal")
+        axis.set_title("no margin" if margin == 0 else f"m = {margin:g} rad: a gap of {math.degrees(gap):.0f}°", pad=10)
+        axis.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal")
         axis.set_axis_off()
-    figure.supxlabel(
-        "coloured: where an embedding of that class wins in training; white: where neither does", fontsize=10
-    )
+    patches = [
+        Patch(color=colour, alpha=0.3, label=f"class {n} wins in training") for n, colour in ((1, BLUE), (2, ORANGE))
+    ]
+    patches.append(Patch(facecolor="white", edgecolor=GREY, label="the gap: neither does"))
+    figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
 def loss_landscape(margins: Sequence[float] = MARGINS, scales: Sequence[float] = SCALES, n_classes: int = 3) -> Picture:
     """The loss of class 1 over a two-dimensional embedding, with the classes' weights on the unit circle.
 
-    A row of panels for each scale, a column for each margin and one without.
+    For each scale a row of landscapes without and with each margin, in the same colours and heights, and below them
+    what the margin changes: the loss over the angle to the class's own weight, and the difference to no margin. A
+    head that normalises sees the angle alone, so that the lines say all that the landscape holds.
     """
     margins = [0.0, *margins]
-    figure, axes = picture(len(scales), len(margins), (4.0, 3.8), subplot_kw={"projection": "3d"})
+    n = len(margins)
+    with rc_context(STYLE):
+        figure = Picture(figsize=(3.7 * n, 6.6 * len(scales)), layout="constrained", dpi=110)
+    grid = figure.add_gridspec(2 * len(scales), 2 * n, height_ratios=[1.25, 1] * len(scales))
     around = np.linspace(0, 2 * math.pi, n_classes, endpoint=False)
     weights = np.stack([np.cos(around), np.sin(around)], 1)
+    theta = np.linspace(-math.pi, math.pi, 181)
     # Polar, since the loss of a normalising head depends on the angle alone: no grid point at the origin.
-    radius, angle = np.meshgrid(np.linspace(0.15, 1.2, 12), np.linspace(0, 2 * math.pi, 181))
-    x, y = radius * np.cos(angle), radius * np.sin(angle)
-    label = torch.zeros(x.size, dtype=torch.int64)
-    for axis, (scale, margin) in zip(axes.flat, product(scales, margins)):
-        head = head_at(weights.tolist(), margin=margin, scale=scale)
-        with torch.inference_mode():
-            logits = head(torch.tensor(np.stack([x.ravel(), y.ravel()], 1), dtype=torch.float32), label)
-            loss = F.cross_entropy(logits, label, reduction="none").view(x.shape).numpy()
-        axis.plot_surface(x, y, loss, cmap="viridis", linewidth=0, alpha=0.9, rcount=181, ccount=12)
-        for index, (wx, wy) in enumerate(weights):
-            height = loss[np.abs(angle[:, 0] - around[index]).argmin(), -1]
-            axis.plot([wx, wx], [wy, wy], [0, height], color=BLACK, linewidth=1)
-            axis.text(1.35 * wx, 1.35 * wy, height, f"w{index + 1}", color=BLACK)
-        axis.set(xlabel="x1", ylabel="x2", title=f"m = {margin:g} rad, s = {scale:g}")
-        axis.view_init(32, 40)
-    figure.supxlabel(
-        "height: cross-entropy of an embedding (x1, x2) of class 1; w1 to w3: the classes' weights", fontsize=10
-    )
+    radius, angle = np.meshgrid(np.linspace(0.15, 1.2, 12), theta)
+    for row, scale in enumerate(scales):
+        losses = [_loss(head_at(weights.tolist(), margin=margin, scale=scale), theta) for margin in margins]
+        highest = max(loss.max() for loss in losses)
+        for column, (margin, loss) in enumerate(zip(margins, losses)):
+            with rc_context(STYLE):
+                axis = figure.add_subplot(grid[2 * row, 2 * column : 2 * column + 2], projection="3d")
+            height = np.repeat(loss[:, None], radius.shape[1], axis=1)
+            axis.plot_surface(
+                *(radius * np.cos(angle), radius * np.sin(angle), height),
+                cmap="viridis",
+                vmin=0,
+                vmax=highest,
+                linewidth=0,
+                alpha=0.9,
+                rcount=91,
+                ccount=12,
+            )
+            for index, (wx, wy) in enumerate(weights):
+                there = np.interp(np.angle(wx + 1j * wy), theta, loss)
+                axis.plot([wx, wx], [wy, wy], [0, there], color=BLACK, linewidth=1)
+                axis.text(1.4 * wx, 1.4 * wy, there, f"w{index + 1}", color=BLACK)
+            axis.set(title=f"{_margin_name(margin)}, s = {scale:g}", zlim=(0, highest), xticklabels=[], yticklabels=[])
+            axis.view_init(28, 40)
+        with rc_context(STYLE):
+            left, right = figure.add_subplot(grid[2 * row + 1, :n]), figure.add_subplot(grid[2 * row + 1, n:])
+        towards = theta >= 0
+        for index, (margin, loss) in enumerate(zip(margins, losses)):
+            style = line_style(index) | {"label": _margin_name(margin)}
+            left.plot(np.degrees(theta[towards]), loss[towards], **style)
+            right.plot(np.degrees(theta[towards]), (loss - losses[0])[towards], **style)
+        left.set(yscale="log", ylim=(1e-6, 2 * highest), ylabel="loss", title="loss over the angle")
+        right.set(ylabel="loss more than without", title="what the margin adds")
+        for axis in (left, right):
+            axis.set(xlabel="theta, angle to w1 (degrees)", xlim=(0, 180), xticks=range(0, 181, 30))
+            axis.axvline(math.degrees(around[1]), color=GREY, linewidth=0.8, linestyle=":")
+            axis.text(math.degrees(around[1]) + 2, 0.06, "w2", transform=axis.get_xaxis_transform(), color=GREY)
+        left.legend(frameon=False)
     return figure
+
+
+def _loss(head: Head, theta: np.ndarray) -> np.ndarray:
+    """Cross-entropy (n,) of unit embeddings of class 1 at ``theta`` (n,) in radians."""
+    label = torch.zeros(len(theta), dtype=torch.int64)
+    with torch.inference_mode():
+        return F.cross_entropy(head(_unit(theta), label).double(), label, reduction="none").numpy()
+
+
+def _margin_name(margin: float) -> str:
+    return "no margin" if margin == 0 else f"m = {margin:g} rad"
 
 
 PICTURES = {"angles": angles, "logits": logit_curves, "boundaries": boundaries, "landscape": loss_landscape}

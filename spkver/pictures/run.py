@@ -31,7 +31,7 @@ class Run(RunData):
 
     def det(self) -> Picture:
         """Detection error trade-off of all systems."""
-        return detection.det_curves(self._systems(), self.config.scoring.p_targets)
+        return detection.det_curves({self.name: self.scores()}, self.config.scoring.p_targets)
 
     def _systems(self) -> detection.Systems:
         return {f"{self.name}, {name}": both for name, both in self.scores().items()}

@@ -1,7 +1,9 @@
 """What training and scoring left in an experiment, read for the pictures."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,11 +14,25 @@ from spkver.experiment.paths import Experiment
 from spkver.experiment.snapshots import Snapshot, Subset, read_snapshot, read_subset, snapshot_files
 from spkver.scoring.score_files import read_scores
 
+AnyRun = TypeVar("AnyRun", bound="RunData")
+
 # What a record of each kind says in every run.
 _ALWAYS = {
     "step": ("epoch", "step", "loss", "accuracy", "lr", "margin", "grad_norm", "clipped"),
     "epoch": ("epoch", "loss", "accuracy"),
 }
+
+
+def by_name(runs: Sequence[AnyRun]) -> dict[str, AnyRun]:
+    """Runs by their names; equal names are told apart by a number."""
+    named: dict[str, AnyRun] = {}
+    for run in runs:
+        name, number = run.name, 1
+        while name in named:
+            number += 1
+            name = f"{run.name} ({number})"
+        named[name] = run
+    return named
 
 
 class RunData:

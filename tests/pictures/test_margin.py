@@ -110,4 +110,34 @@ def test_several_scales_are_rows_of_panels():
     assert titles == [f"m = {m:g} rad, s = {s:g}" for s in (8, 16, 32) for m in (0.2, 0.5)]
     highest = [max(line.get_ydata().max() for line in axis.lines) for axis in figure.axes]
     assert highest == pytest.approx([8, 8, 16, 16, 32, 32], rel=0.01)
-    assert len(margin.loss_landscape([0.2], scales=[8.0, 16.0]).axes) == 4
+
+
+def test_landscapes_share_heights_and_colours_and_the_lines_are_their_loss():
+    figure = margin.loss_landscape([0.2, 0.5], scales=[16.0])
+    *spaces, left, right = figure.axes
+    assert [axis.get_title() for axis in spaces] == [
+        f"{m}, s = 16" for m in ("no margin", "m = 0.2 rad", "m = 0.5 rad")
+    ]
+    assert len({axis.get_zlim() for axis in spaces}) == 1
+    assert len({axis.collections[0].get_clim() for axis in spaces}) == 1
+    # Three weights 120 degrees apart: the cross-entropy by its own formula.
+    theta, drawn = left.lines[2].get_xydata().T
+    theta = np.radians(theta)
+    inside = theta < math.pi - 0.5
+    logits = 16 * np.cos(np.stack([theta + 0.5, theta - 2 * math.pi / 3, theta + 2 * math.pi / 3]))[:, inside]
+    expected = np.log(np.exp(logits).sum(0)) - logits[0]
+    np.testing.assert_allclose(drawn[inside], expected, atol=5e-3)
+    plain, added = left.lines[0].get_ydata(), right.lines[2].get_ydata()
+    np.testing.assert_allclose(added, drawn - plain)
+    assert added.max() > 5
+
+
+def test_titles_and_legends_of_boundaries_lie_within_the_figure():
+    figure = margin.boundaries([0.2, 0.5])
+    figure.draw_without_rendering()
+    for part in (*(axis.title for axis in figure.axes), *figure.legends):
+        box = part.get_window_extent()
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1

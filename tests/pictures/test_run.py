@@ -7,6 +7,8 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.stats import norm
 
 from spkver.cli import main
 from spkver.errors import SpkverError
@@ -14,7 +16,7 @@ from spkver.pictures import Run, analysis
 from spkver.pictures.detection import det_curves, score_histograms, thinned
 from spkver.pictures.embeddings import confusion_development, confusions
 from spkver.pictures.records import smoothed
-from spkver.pictures.style import speaker_styles
+from spkver.pictures.style import GREY, speaker_styles
 from spkver.scoring.metrics import det_points, equal_error_rate
 
 
@@ -126,13 +128,15 @@ def test_det_points_are_drawn_on_normal_deviate_axes():
     rng = np.random.default_rng(0)
     labels = np.r_[np.ones(4000), np.zeros(40000)]
     scores = np.r_[rng.normal(3, 1, 4000), rng.normal(0, 1, 40000)]
-    axis = det_curves({"gauss": (scores, labels)}, [0.01]).axes[0]
-    x, y = lines_of(axis)["gauss"].T
+    axis = det_curves({"exp": {"gauss": (scores, labels)}}, [0.01]).axes[0]
+    eer, _ = equal_error_rate(scores, labels)
+    x, y = lines_of(axis)[f"exp, gauss: EER {eer:.2%}"].T
     middle = (x > -2.5) & (x < 0) & (y > -2.5)
     # Two Gaussians of equal width are a line of slope -1 on these axes, 3 below the origin in the sum.
     np.testing.assert_allclose(x[middle] + y[middle], -3, atol=0.2)
-    eer, _ = equal_error_rate(scores, labels)
-    assert f"EER {eer:.2%}" in lines_of(axis)
+    # Beside the curve the point of the EER, on both axes at its deviate.
+    (point,) = [line for line in axis.lines if line.get_marker() == "o" and len(line.get_xdata()) == 1]
+    np.testing.assert_allclose(point.get_xydata(), norm.ppf([[eer, eer]]))
 
 
 def test_thinning_keeps_the_ends_and_the_shape_of_a_curve():
@@ -243,7 +247,7 @@ def test_every_list_that_was_scored_is_drawn_and_nothing_unfinished(copy, scored
         f"{folder.name}/{name}" for name in ("short, cosine", f"{list_of_all}, cosine", f"{list_of_all}, untrained")
     ]
     assert sorted(Run(copy).scores()) == sorted(names)
-    labels = [line.get_label() for line in Run(copy).det().axes[0].lines]
+    labels = [line.get_label().split(": EER")[0] for line in Run(copy).det().axes[0].lines]
     assert all(f"copy, {name}" in labels for name in names)
 
 
@@ -263,18 +267,45 @@ def test_speakers_have_styles_of_their_own():
     assert len({colour for colour, _ in speaker_styles(10)}) == 10
 
 
-def test_a_long_name_in_the_legend_of_det_curves_stays_within_the_figure():
+def many_runs(n_runs, n_systems, n_trials=400):
     rng = np.random.default_rng(0)
-    labels = np.arange(400) % 2
-    systems = {
-        f"speechocean762_lmf, cosine+asnorm+calibration {n}": (rng.normal(size=400) + labels, labels) for n in "ab"
+    labels = np.arange(n_trials) % 2
+    names = ["untrained", *(f"cosine+asnorm+calibration {n}" for n in range(n_systems - 1))]
+    return {
+        f"speechocean762_lmf{run}": {name: (rng.normal(size=n_trials) + 3 * labels, labels) for name in names}
+        for run in range(n_runs)
     }
-    figure = det_curves(systems)
+
+
+@pytest.mark.parametrize(("n_runs", "n_systems"), [(1, 1), (2, 5), (4, 7)])
+def test_det_curves_of_many_runs_leave_axes_and_legend_whole(n_runs, n_systems):
+    figure = det_curves(many_runs(n_runs, n_systems), [0.01, 0.05])
     figure.draw_without_rendering()
-    whole, box = figure.bbox, figure.axes[0].get_tightbbox()
-    assert box.x0 >= whole.x0
-    assert box.x1 <= whole.x1
-    assert figure.axes[0].get_legend().get_window_extent().x1 <= whole.x1
+    axis, (legend,) = figure.axes[0], figure.legends
+    box, beside, whole = axis.get_tightbbox(), legend.get_window_extent(), figure.bbox
+    assert beside.x0 > box.x1
+    assert min(box.x0, box.y0, beside.y0) >= 0
+    assert max(box.x1, beside.x1) <= whole.x1
+    assert max(box.y1, beside.y1) <= whole.y1
+    assert min(axis.get_window_extent().width, axis.get_window_extent().height) > 350
+
+
+def test_a_run_has_a_colour_a_system_a_dash_and_the_untrained_are_grey():
+    axis = det_curves(many_runs(2, 3)).axes[0]
+    drawn = [line for line in axis.lines if line.get_label().startswith("speech")]
+    of = {line.get_label().split(": ")[0]: (line.get_color(), line.get_linestyle()) for line in drawn}
+    first, second = "speechocean762_lmf0, cosine+asnorm+calibration ", "speechocean762_lmf1, cosine+asnorm+calibration "
+    assert of[first + "0"][0] == of[first + "1"][0] != of[second + "0"][0]
+    assert of[first + "0"][1] == of[second + "0"][1] != of[first + "1"][1]
+    assert {of[f"speechocean762_lmf{run}, untrained"][0] for run in (0, 1)} == {GREY}
+
+
+def test_a_det_is_shaded_where_there_is_less_than_one_error():
+    axis = det_curves(many_runs(1, 2)).axes[0]
+    down, left = axis.patches
+    assert down.get_label() == "less than one error"
+    assert down.get_extents().transformed(axis.transData.inverted()).x1 == pytest.approx(norm.ppf(1 / 200))
+    assert left.get_extents().transformed(axis.transData.inverted()).y1 == pytest.approx(norm.ppf(1 / 200))
 
 
 def test_pictures_of_runs_need_no_torch(scored, tmp_path):
@@ -286,3 +317,19 @@ def test_pictures_of_runs_need_no_torch(scored, tmp_path):
     program = f"import sys; from spkver.cli import main; print([main(v) for v in {verbs}], 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[0, 0, 0] False", done.stderr
+
+
+@pytest.mark.parametrize(("form", "head"), [("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")])
+def test_the_format_and_the_dots_an_inch_are_chosen(form, head, scored, tmp_path):
+    words = ["plot", "run", str(scored), "--only", "cka", "--format", form, "--out", str(tmp_path)]
+    for dpi in ("40", "80"):
+        assert main([*words, "--dpi", dpi]) == 0
+        assert (tmp_path / f"cka.{form}").read_bytes().startswith(head)
+        if form == "png":
+            assert Image.open(tmp_path / "cka.png").width == round(5.6 * int(dpi))
+
+
+def test_impossible_dots_an_inch_are_refused(scored, capsys):
+    with pytest.raises(SystemExit):
+        main(["plot", "run", str(scored), "--dpi", "3"])
+    assert "--dpi: 3: give 20 to 1200" in capsys.readouterr().err
