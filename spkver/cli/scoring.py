@@ -163,6 +163,7 @@ def embed(options) -> None:
     from spkver.data.cores import usable_cores
     from spkver.embedding.extractor import Extractor
     from spkver.embedding.stage import embed_directory
+    from spkver.experiment.model_fingerprint import weights_file
     from spkver.experiment.model_folder import load_model
     from spkver.models.device import choose_device
 
@@ -177,7 +178,7 @@ def embed(options) -> None:
         loaded = load_model(system.model, device)
         extractor, weights, base = (
             Extractor(loaded.encoder, loaded.config),
-            system.model / "model.safetensors",
+            weights_file(system.model, loaded.config),
             system.name,
         )
     else:

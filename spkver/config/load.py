@@ -2,8 +2,8 @@
 
 - What a file does not say has the default value of the schema (``schema.py``).
 - ``base: other.yaml`` at the top of a file takes everything from that file and changes only what is written here. It is
-  a file beside it, or a configuration that comes with spkver. Another ``head.name`` starts that section anew: each
-  head has keys of its own.
+  a file beside it, or a configuration that comes with spkver. Another ``head.name``, ``model.name`` or
+  ``features.name`` starts that section anew: each head, encoder and kind of features has keys of its own.
 - ``key.sub=value`` overrides come last; their values are YAML.
 - A mistake is one line: the file, the key, what it got, and the nearest valid key.
 """
@@ -14,13 +14,13 @@ import re
 import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, overload
+from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, overload
 
 import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from spkver.config.schema import Config, Head, Section, before_added
+from spkver.config.schema import Config, Section, before_added
 from spkver.config.shipped import nearest_shipped, shipped
 from spkver.errors import SpkverError
 
@@ -287,14 +287,19 @@ def _parse_override(override: str) -> Content:
     return content
 
 
+# Sections of several kinds, with the `name` that is meant where none is given.
+_CHOICES: dict[str, str] = {key: getattr(Config(), key).name for key in ("features", "model", "head")}
+
+
 def _merge(old: Content, new: Content) -> Content:
     merged = dict(old)
     for key, value in new.items():
         before = merged.get(key)
         merged[key] = value
         if isinstance(before, dict) and isinstance(value, dict):
-            another_head = key == "head" and value.get("name", before.get("name")) != before.get("name")
-            if not another_head:
+            name = before.get("name", _CHOICES.get(key))
+            is_another = key in _CHOICES and value.get("name", name) != name
+            if not is_another:
                 merged[key] = _merge(before, value)
     return merged
 
@@ -303,15 +308,18 @@ def _check(content: Content, path: Path | str, schema: type[AnySection]) -> AnyS
     try:
         return schema.model_validate(content)
     except ValidationError as error:
-        # An unknown key often explains a missing one: it comes first.
-        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        # A wrong name explains keys that are unknown, and an unknown key one that is missing: they come first.
+        order = ["string_pattern_mismatch", "extra_forbidden"]
+        problems = sorted(
+            error.errors(), key=lambda one: order.index(one["type"]) if one["type"] in order else len(order)
+        )
         raise SpkverError(f"{path}: {_explain(problems[0], schema)}") from None
 
 
 def _explain(problem: ErrorDetails, schema: type[Section]) -> str:
     location = [str(part) for part in problem["loc"]]
-    if location[:1] == ["head"] and len(location) > 1:
-        location.pop(1)  # pydantic puts the head's name between
+    if location[0] in _CHOICES and len(location) > 1:
+        location.pop(1)  # pydantic puts the name of the kind between
     key = ".".join(location)
     kind, got = problem["type"], problem["input"]
     if kind == "extra_forbidden":
@@ -319,7 +327,9 @@ def _explain(problem: ErrorDetails, schema: type[Section]) -> str:
     if kind == "missing":
         return f"key '{key}' is missing"
     if kind.startswith("union_tag"):
-        return f"key '{key}.name' must be one of {', '.join(_head_names())}, got {_shown(got)}"
+        return f"key '{key}.name' must be one of {', '.join(_kinds(key, schema))}, got {_shown(got)}"
+    if kind == "string_pattern_mismatch":
+        return f"key '{key}' must be speech_encoder_v3, or name a class as package.module:Class, got {_shown(got)}"
     if kind == "value_error":
         # Ours: "must ..." about the key itself, or "sub: must ..." about one of a section's keys.
         sub, _, said = str(problem["ctx"]["error"]).rpartition(": ")
@@ -354,10 +364,11 @@ def _nearest(key: str, location: tuple[int | str, ...], schema: type[Section]) -
     if key in _RENAMED:
         return f" (it is '{_RENAMED[key]}' now)"
     valid = list(_valid_keys(schema))
-    if location[0] == "head" and len(location) > 1:
-        section = next(s for s in get_args(get_args(Head)[0]) if _name_of(s) == location[1])
-        valid = [k for k in valid if not k.startswith("head.")]
-        valid += [f"head.{name}" for name in section.model_fields]
+    choice = location[0]
+    if choice in _CHOICES and len(location) > 1:
+        chosen = _kinds(str(choice), schema)[str(location[1])]
+        valid = [k for k in valid if not k.startswith(f"{choice}.")]
+        valid += [f"{choice}.{name}" for name in chosen.model_fields]
     section, _, name = key.rpartition(".")
     siblings = {k.rpartition(".")[2]: k for k in valid if k.rpartition(".")[0] == section}
     # The same name in another section ('lr' for 'optimizer.lr'), else a misspelling of one here.
@@ -369,18 +380,24 @@ def _nearest(key: str, location: tuple[int | str, ...], schema: type[Section]) -
 def _valid_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
         yield prefix + name
-        options = [field.annotation, *get_args(field.annotation)]
-        for option in options:
-            if isinstance(option, type) and issubclass(option, Section):
-                yield from _valid_keys(option, f"{prefix}{name}.")
+        for option in _sections(field.annotation):
+            yield from _valid_keys(option, f"{prefix}{name}.")
 
 
-def _name_of(section: type[Section]) -> str:
-    return str(get_args(section.model_fields["name"].annotation)[0])
+def _sections(annotation: Any) -> list[type[Section]]:
+    """The sections that an annotation allows."""
+    options = [annotation, *get_args(annotation)]
+    options = [get_args(option)[0] if get_origin(option) is Annotated else option for option in options]
+    return [option for option in options if isinstance(option, type) and issubclass(option, Section)]
 
 
-def _head_names() -> list[str]:
-    return [_name_of(section) for section in get_args(get_args(Head)[0])]
+def _kinds(choice: str, schema: type[Section]) -> dict[str, type[Section]]:
+    """The kinds of a section, by their names; one that takes names of many kinds is called by what they look like."""
+    kinds = {}
+    for section in _sections(schema.model_fields[choice].annotation):
+        names = get_args(section.model_fields["name"].annotation)
+        kinds[str(names[0]) if names else "package.module:Class"] = section
+    return kinds
 
 
 def _kind(value: Any) -> str:

@@ -4,9 +4,19 @@ Defaults stand here and nowhere else; ``conf/base.yaml`` shows them to those who
 together). Keys that need more words than their name have a comment; units are in the names.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]  # something is left
@@ -75,9 +85,8 @@ def before_added(section: type[Section]) -> dict[str, Any]:
     """``before`` of a section's `added` keys, its sections' among them where they have such."""
     found: dict[str, Any] = {}
     for name, field in section.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, Section):
-            found |= {name: keys} if (keys := before_added(inner)) else {}
+        if isinstance(field.default, Section):
+            found |= {name: keys} if (keys := before_added(type(field.default))) else {}
         elif isinstance(field.json_schema_extra, dict):
             found[name] = field.json_schema_extra["before"]
     return found
@@ -133,7 +142,8 @@ class Augment(Section):
     specaugment: SpecAugment = SpecAugment()
 
 
-class Features(Section):
+class Filterbank(Section):
+    name: Literal["fbank"] = added("fbank", before="fbank")
     n_mels: Count = 80
     frame_length_seconds: Positive = 0.025
     frame_shift_seconds: Positive = 0.01
@@ -144,6 +154,17 @@ class Features(Section):
     formant_envelope_hz: Positive | None = added(
         None, before=None
     )  # null: a formant factor stretches the whole spectrum, harmonics too
+    scale: Literal["int16", "unit"] = added("int16", before="int16")  # of the samples that energies are taken of
+    mean_normalisation: bool = added(True, before=True)  # subtract each utterance's mean over time
+
+
+class Waveform(Section):
+    name: Literal["waveform"]  # no features: the encoder takes samples
+    n_mels: ClassVar[None] = None
+    scale: Literal["int16", "unit"] = "unit"
+
+
+Features = Annotated[Filterbank | Waveform, Field(discriminator="name")]
 
 
 class SpeechEncoderV3(Section):
@@ -188,6 +209,38 @@ class SpeechEncoderV3(Section):
         if self.position_kernel % 2 == 0:
             raise ValueError("position_kernel: must be odd")
         return self
+
+
+class ImportedEncoder(Section):
+    """A class of any package, see `spkver.models.imported_encoder`."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
+    args: dict[str, Any] = {}  # of the class
+    # Found by the check at the start of a training where they are null.
+    embed_dim: Count | None = None
+    masks_padding: bool | None = None  # padding changes no embedding; false: only equal lengths are embedded together
+
+
+class OnnxEncoder(Section):
+    """``model.onnx`` beside the configuration, see `spkver.models.onnx_encoder`; it can be used, not trained."""
+
+    name: Literal["onnx"]
+    input: str  # names within the file
+    output: str
+    embed_dim: Count
+
+
+def _kind_of_model(section: Any) -> str:
+    name = section.get("name", "") if isinstance(section, dict) else getattr(section, "name", "")
+    return name if name in ("speech_encoder_v3", "onnx") else "package.module:Class"
+
+
+Model = Annotated[
+    Annotated[SpeechEncoderV3, Tag("speech_encoder_v3")]
+    | Annotated[ImportedEncoder, Tag("package.module:Class")]
+    | Annotated[OnnxEncoder, Tag("onnx")],
+    Discriminator(_kind_of_model),
+]
 
 
 class Softmax(Section):
@@ -342,8 +395,8 @@ class Config(Section):
     data: Data = Data()
     batch: Batch = Batch()
     augment: Augment = Augment()
-    features: Features = Features()
-    model: SpeechEncoderV3 = SpeechEncoderV3()
+    features: Features = Filterbank()
+    model: Model = SpeechEncoderV3()
     head: Head = ArcMargin()
     optimizer: Optimizer = Optimizer()
     lr_schedule: LearningRateSchedule = LearningRateSchedule()

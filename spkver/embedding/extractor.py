@@ -27,8 +27,8 @@ from spkver.data.streaming import audio_blocks
 from spkver.data.vad import BLOCK_SECONDS, NO_SPEECH, Chosen, choose_speech, is_steady
 from spkver.data.variants import Variant
 from spkver.errors import SpkverError
-from spkver.features import Fbank, mean_normalise
-from spkver.models import SpeechEncoderV3
+from spkver.features import EncoderInput
+from spkver.models import Encoder
 from spkver.models.device import full_float32
 
 # Files decoded ahead of the encoder.
@@ -40,9 +40,9 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
-def build_fbank(config: Config, formant_factors: Sequence[float] = (1.0,)) -> Fbank:
-    """The filterbank of a configuration; training also asks for other vocal tracts."""
-    return Fbank(config.data.sample_rate, formant_factors=formant_factors, **config.features.model_dump())
+def encoder_input(config: Config, formant_factors: Sequence[float] = (1.0,)) -> EncoderInput:
+    """What makes the input of a configuration's encoder; training also asks for other vocal tracts."""
+    return EncoderInput(config.features, config.data.sample_rate, formant_factors)
 
 
 class Extracted(NamedTuple):
@@ -62,7 +62,7 @@ class Extractor:
         variants: whose embeddings an utterance's embedding is made of; None: those of ``config.scoring``.
     """
 
-    def __init__(self, encoder: SpeechEncoderV3, config: Config, variants: Sequence[Variant] | None = None):
+    def __init__(self, encoder: Encoder, config: Config, variants: Sequence[Variant] | None = None):
         self.encoder = encoder
         self.config = config
         self.sample_rate = config.data.sample_rate
@@ -71,9 +71,10 @@ class Extractor:
         )
         self.embed_dim = encoder.embed_dim * len(self.variants)
         self.evaluating = _Evaluating(encoder)
-        self.device = next(encoder.parameters()).device
+        self.device = next(encoder.parameters(), torch.empty(0)).device
         self.formant_factors = list(dict.fromkeys(variant.formant_factor for variant in self.variants))
-        self.fbank = build_fbank(config, self.formant_factors).eval().to(self.device)
+        self.input = encoder_input(config, self.formant_factors).eval().to(self.device)
+        self.fbank = self.input.fbank  # what finds speech in a recording
 
     def embed(self, waveforms: list[np.ndarray]) -> np.ndarray:
         """Embed waveforms ``(n_samples,)`` at the configured rate -> ``(len(waveforms), embed_dim)`` float32."""
@@ -98,9 +99,8 @@ class Extractor:
         for row, waveform in zip(padded, waveforms):
             row[: len(waveform)] = torch.from_numpy(waveform)
         formant = self.formant_factors.index(variant.formant_factor)
-        formants = lengths.new_full(lengths.shape, formant) if len(self.formant_factors) > 1 else None
-        features, n_frames = self.fbank(padded.to(self.device), lengths.to(self.device), formants)
-        features, average = mean_normalise(features, n_frames)
+        formants = lengths.new_full(lengths.shape, formant)
+        features, n_frames, average = self.input(padded.to(self.device), lengths.to(self.device), formants)
         same_length = bool((lengths == lengths[0]).all())
         return self.encoder.unnormalised(features, None if same_length else n_frames, average).float()
 

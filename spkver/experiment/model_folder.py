@@ -1,8 +1,8 @@
 """The ``model/`` folder: all that scoring or a user needs.
 
-``model.safetensors`` (encoder), ``config.yaml`` (complete, with what it ran on and the decision
-threshold under ``run``), and, so that training can go on from it, ``head.safetensors`` and ``speakers``
-(one a line, in the order of the head's classes).
+``model.safetensors`` (encoder; ``model.onnx`` of an imported ONNX file), ``config.yaml`` (complete, with what it ran
+on and the decision threshold under ``run``), and, so that training can go on from it, ``head.safetensors`` and
+``speakers`` (one a line, in the order of the head's classes).
 """
 
 import os
@@ -16,14 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from spkver.config import Config, complete, dump_config, load_config, load_run
+from spkver.config import Config, complete, dump_config, load_config, load_run, schema
 from spkver.config.schema import Calibration, Scoring
 from spkver.data.names import composed
 from spkver.errors import SpkverError
-from spkver.experiment.model_fingerprint import IMPORTED
+from spkver.experiment.model_fingerprint import IMPORTED, ONNX, WEIGHTS
 from spkver.files import atomic_write, is_file, locked
-from spkver.models import build_encoder
-from spkver.models.speech_encoder_v3 import SpeechEncoderV3
+from spkver.models import Encoder, OnnxEncoder, build_encoder
+from spkver.models.imported_encoder import require_trust
 
 # Where embeddings of another toolkit have no model here, there are no durations and magnitudes either.
 _SCORING_OF_IMPORTED = Scoring(calibration=Calibration(quality=[]))
@@ -34,7 +34,7 @@ class Model:
     """A model read from its folder."""
 
     folder: Path
-    encoder: SpeechEncoderV3  # in evaluation mode, float32
+    encoder: Encoder  # in evaluation mode, float32
     config: Config
     run: dict[str, Any]  # what it was trained with; may hold "threshold" and "held_out_eer"
 
@@ -81,7 +81,7 @@ def save_model(
         atomic_write(folder / "config.yaml") as settings,  # the first that is opened gets its name last
         atomic_write(folder / "speakers") as listed,
         atomic_write(folder / "head.safetensors", "wb") as classes,
-        atomic_write(folder / "model.safetensors", "wb") as weights,
+        atomic_write(folder / WEIGHTS, "wb") as weights,
     ):
         weights.write(_serialised(encoder, {"views": str(variants)} if len(variants) > 1 else None))
         classes.write(_serialised(head))
@@ -96,12 +96,16 @@ def load_model(folder: str | os.PathLike[str], device: torch.device | None = Non
     """Read a model folder; its encoder is put on ``device`` (None: the CPU).
 
     Raises:
-        SpkverError: a file is missing or damaged, or weights do not fit the configuration.
+        SpkverError: a file is missing or damaged, weights do not fit the configuration, or the encoder is code that
+            nobody said to trust.
     """
     folder = Path(folder)
     config, run = load_run(_config_file(folder))
+    if isinstance(config.model, schema.OnnxEncoder):
+        return Model(folder, OnnxEncoder(folder / ONNX, config.model, device).eval(), config, run)
+    require_trust(config.model, folder)
     encoder = build_encoder(config.model, config.features.n_mels)
-    fit(encoder, load_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+    fit(encoder, load_tensors(folder / WEIGHTS), folder / WEIGHTS)
     return Model(folder, encoder.eval().to(device), config, run)
 
 
@@ -135,14 +139,17 @@ def read_scoring(folder: str | Path, overrides: Sequence[str] = ()) -> tuple[Sco
 
 
 def read_speakers(folder: str | Path) -> list[str] | None:
-    """The speakers that a model was trained on, in the order of the head's classes; None of imported embeddings.
+    """The speakers that a model was trained on, in the order of the head's classes; None of imported embeddings and
+    of another toolkit's model, of which nobody knows.
 
     Raises:
         SpkverError: the folder does not say.
     """
+    path = Path(folder) / "speakers"
     if is_file(Path(folder) / IMPORTED):
         return None
-    path = Path(folder) / "speakers"
+    if not is_file(path) and read_config(folder).model.name == "onnx":
+        return None
     try:
         return composed(path.read_text(encoding="utf-8")).split()
     except OSError as error:

@@ -16,6 +16,7 @@ from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
 from spkver.experiment.model_folder import Model, load_model
 from spkver.files import atomic_write
+from spkver.models import OnnxEncoder
 from spkver.scoring.backend_folder import Backend
 from spkver.scoring.metrics.summary import read_metrics
 
@@ -50,6 +51,8 @@ def export_huggingface(folder: Path, metrics: Path, out: Path, licence: str = "a
         SpkverError: no model in the folder, or a file cannot be read.
     """
     model = load_model(folder)
+    if isinstance(model.encoder, OnnxEncoder):
+        raise SpkverError(f"{folder}: is another toolkit's network; upload its own file with its own model card")
     measured = read_metrics(metrics) if metrics.is_file() else {}
     out.mkdir(parents=True, exist_ok=True)
     with open(folder / "model.safetensors", "rb") as weights, atomic_write(out / "model.safetensors", "wb") as file:
@@ -90,7 +93,7 @@ def _card(model: Model, measured: dict, name: str, licence: str) -> str:
     lines = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         f"# {name}: speaker embeddings\n",
-        f"`SpeechEncoderV3`, {n_weights / 1e6:.2f} million weights: a recording of speech, brought to "
+        f"`{_kind(model)}`, {n_weights / 1e6:.2f} million weights: a recording of speech, brought to "
         f"{data.sample_rate} Hz and one channel, becomes {embed_dim} numbers of unit length.",
         "The cosine of two of them says how alike two voices are.\n",
         "```python\nimport spkver\n",
@@ -136,6 +139,11 @@ def _result(trials: str, record: dict) -> dict:
         "dataset": {"type": trials, "name": trials},
         "metrics": [{"type": "eer", "name": "EER (%)", "value": round(100 * record["eer"], 3)}],
     }
+
+
+def _kind(model: Model) -> str:
+    name = model.config.model.name
+    return "SpeechEncoderV3" if name == "speech_encoder_v3" else name
 
 
 def _has_threshold(model: Model) -> bool:

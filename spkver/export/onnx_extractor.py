@@ -6,13 +6,11 @@ import numpy as np
 import torch
 
 from spkver.data.variants import Variant
-from spkver.embedding.extractor import Extracted, Extractor, build_fbank
+from spkver.embedding.extractor import Extracted, Extractor, encoder_input
 from spkver.errors import SpkverError
 from spkver.experiment.model_folder import read_config
-from spkver.export.extra import needs
+from spkver.models.onnx_encoder import open_session
 from spkver.scoring.backend_folder import Backend
-
-_GPU = "CUDAExecutionProvider"
 
 
 class OnnxExtractor(Extractor):
@@ -28,17 +26,20 @@ class OnnxExtractor(Extractor):
     """
 
     def __init__(self, file: Path, model: Path, device: torch.device | None = None):
-        needs("onnxruntime")
         # No call of the parent's: what it sets up is the encoder, which here is the file.
         self.file, self.model = file, model
-        self.session = _open(file, device)
+        if not file.is_file():
+            raise SpkverError(f"{file}: there is no such file; `spkver export MODEL {file}` writes it")
+        self.session = open_session(file, device)
         properties = _properties(self.session, file)
         self.config = read_config(model)
         if properties["model_fingerprint"] != Backend(model).digest:
             raise SpkverError(f"{file}: was made from another model than {model}; run `spkver export {model} {file}`")
         self.variants = tuple(Variant(*factors) for factors in self.config.scoring.variants)
         self.sample_rate, self.embed_dim = properties["sample_rate"], properties["embed_dim"]
-        self.fbank = build_fbank(self.config).eval()  # what finds speech in a recording
+        self.masks_padding = bool(properties["masks_padding"])
+        """Whether recordings of unequal length may be given at once, padded."""
+        self.fbank = encoder_input(self.config).fbank.eval()  # what finds speech in a recording
         self.system = "onnx_int8" if properties["precision"] == "int8" else "onnx"
         """The name of its system in tables."""
 
@@ -64,27 +65,12 @@ class OnnxExtractor(Extractor):
         return Extracted(embeddings, magnitudes, seconds)
 
 
-def _open(file: Path, device: torch.device | None):
-    import onnxruntime
-
-    if not file.is_file():
-        raise SpkverError(f"{file}: there is no such file; `spkver export MODEL {file}` writes it")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    providers: list = ["CPUExecutionProvider"]
-    if device is not None and device.type == "cuda" and _GPU in onnxruntime.get_available_providers():
-        providers.insert(0, (_GPU, {"device_id": device.index or 0, "use_tf32": 0}))
-    try:
-        return onnxruntime.InferenceSession(file, options, providers=providers)
-    except Exception as error:  # onnxruntime has a class of its own for each fault, and no common one
-        raise SpkverError(f"{file}: cannot be read as ONNX ({' '.join(str(error).split())})") from None
-
-
 def _properties(session, file: Path) -> dict:
     """What ``spkver export`` wrote beside the graph."""
     try:
         properties = session.get_modelmeta().custom_metadata_map
         numbers = {name: int(properties[name]) for name in ("sample_rate", "embed_dim")}
+        numbers["masks_padding"] = int(properties.get("masks_padding", 1))  # files of before do not say
         return {name: properties[name] for name in ("model_fingerprint", "precision")} | numbers
     except (KeyError, ValueError) as error:  # not there; no number, or no UTF-8
         reason = f"{type(error).__name__}: {error}"

@@ -1,8 +1,9 @@
 """``spkver export MODEL FILE.onnx``: one file from waveform to embedding, checked against Python before it appears.
 
 Inputs: ``waveform`` (batch, n_samples) float32 in [-1, 1] at ``sample_rate``, any lengths, padded with anything, and
-``lengths`` (batch,) int64. Outputs: ``embedding`` (batch, embed_dim) of unit length, and ``magnitude`` (batch,), its
-length before that. What else a user needs stands in the file's metadata.
+``lengths`` (batch,) int64; where the metadata's ``masks_padding`` is 0, all of a batch must be equally long. Outputs:
+``embedding`` (batch, embed_dim) of unit length, and ``magnitude`` (batch,), its length before that. What else a user
+needs stands in the file's metadata.
 """
 
 import contextlib
@@ -20,11 +21,14 @@ from spkver.data.audio import read_audio
 from spkver.data.directory import DataDirectory
 from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
+from spkver.experiment.model_fingerprint import ONNX
 from spkver.experiment.model_folder import Model, load_model
 from spkver.export.extra import needs
 from spkver.export.onnx_extractor import OnnxExtractor
 from spkver.export.waveform_encoder import WaveformEncoder
 from spkver.files import atomic_write
+from spkver.models import ImportedEncoder, OnnxEncoder
+from spkver.models.imported_encoder import said
 from spkver.scoring.backend_folder import Backend
 
 # The newest whose attention onnxruntime runs as fast as the products that it is made of; from 23 on it is one operator.
@@ -51,8 +55,10 @@ def export_onnx(folder: Path, file: Path, int8: bool = False, data: DataDirector
     """
     needs("onnx", "onnxscript", "onnxruntime")
     model = load_model(folder)
+    if isinstance(model.encoder, OnnxEncoder):
+        raise SpkverError(f"{folder}: is the network of an ONNX file already, {ONNX} in that folder")
     extractor = Extractor(model.encoder, model.config)
-    proto = _graph(extractor)
+    proto = _traced(extractor, model, file)
     if int8:
         proto = _quantised(proto)
     _describe(proto, model, extractor, "int8" if int8 else "float32")
@@ -64,6 +70,16 @@ def export_onnx(folder: Path, file: Path, int8: bool = False, data: DataDirector
     with atomic_write(file, "wb") as out:
         out.write(content)
     return f"{said} -> {file} ({file.stat().st_size / 1e6:.1f} MB)"
+
+
+def _traced(extractor: Extractor, model: Model, file: Path):
+    """The ONNX model of spkver's own encoder, or of an imported one where it can be traced."""
+    if not isinstance(model.encoder, ImportedEncoder):
+        return _graph(extractor)
+    try:
+        return _graph(extractor)
+    except Exception as error:  # whatever torch meets in somebody else's code
+        raise SpkverError(f"{file}: not written, {model.config.model.name} cannot be traced ({said(error)})") from None
 
 
 def _graph(extractor: Extractor):
@@ -118,6 +134,7 @@ def _describe(proto, model: Model, extractor: Extractor, precision: str) -> None
         "embed_dim": extractor.embed_dim,
         "max_seconds": model.config.scoring.max_seconds,
         "precision": precision,
+        "masks_padding": int(WaveformEncoder(extractor).masks_padding),
         "threshold": "" if threshold is None else threshold,
         "model_fingerprint": Backend(model.folder).digest,
         "spkver": __version__,
@@ -133,8 +150,11 @@ def _check(exported: OnnxExtractor, extractor: Extractor, waveforms: list[np.nda
     """Compare with Python, each waveform alone and all of them padded; returns a line of what was found."""
     expected = np.concatenate([extractor.embed([waveform]) for waveform in waveforms])
     alone = np.concatenate([exported.embed([waveform]) for waveform in waveforms])
-    padded = np.concatenate([exported.run_padded(waveforms[i : i + 8]).embeddings for i in range(0, len(waveforms), 8)])
-    found = np.stack([alone, padded]).astype(np.float64)
+    ways = [alone]
+    if exported.masks_padding:
+        batches = [waveforms[i : i + 8] for i in range(0, len(waveforms), 8)]
+        ways.append(np.concatenate([exported.run_padded(batch).embeddings for batch in batches]))
+    found = np.stack(ways).astype(np.float64)
     cosines = (found * expected).sum(2) / np.linalg.norm(found, axis=2) / np.linalg.norm(expected, axis=1)
     difference = np.abs(found - expected).max()
     passed = cosines.mean() > MIN_COSINE_INT8 if int8 else difference < MAX_DIFFERENCE and cosines.min() > MIN_COSINE
@@ -143,7 +163,8 @@ def _check(exported: OnnxExtractor, extractor: Extractor, waveforms: list[np.nda
     )
     if not passed:
         raise SpkverError(f"{file}: not written, its embeddings are not those of {exported.model}: {beside}")
-    return f"{len(waveforms)} waveforms beside Python, alone and padded: {beside}"
+    how = "alone and padded" if exported.masks_padding else "alone, as its encoder takes no padding"
+    return f"{len(waveforms)} waveforms beside Python, {how}: {beside}"
 
 
 def _waveforms(extractor: Extractor, data: DataDirectory | None) -> list[np.ndarray]:

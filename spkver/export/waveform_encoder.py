@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spkver.config.schema import Waveform
 from spkver.data.resampling import speed_ratio
 from spkver.embedding.extractor import Extractor
 from spkver.export.resampler import Resampler
-from spkver.features import ENERGY_FLOOR, INT16_RANGE, PREEMPHASIS, Fbank, mean_normalise
+from spkver.features import ENERGY_FLOOR, INT16_RANGE, PREEMPHASIS, Fbank
+from spkver.models import ImportedEncoder
 
 
 class WaveformEncoder(nn.Module):
@@ -32,7 +34,9 @@ class WaveformEncoder(nn.Module):
     def __init__(self, extractor: Extractor):
         super().__init__()
         fbank = extractor.fbank
-        self.encoder = extractor.encoder
+        self.encoder, self.input = extractor.encoder, extractor.input
+        self.masks_padding = not isinstance(self.encoder, ImportedEncoder) or self.encoder.masks_padding
+        """Whether recordings of a batch may be padded; otherwise all of a batch must be equally long."""
         self.shortest = len(extractor.long_enough(np.zeros(1)))
         self.frame_length, self.frame_shift = fbank.frame_length, fbank.frame_shift
         self.resamplers = nn.ModuleList(Resampler(*speed_ratio(variant.speed_factor)) for variant in extractor.variants)
@@ -57,10 +61,11 @@ class WaveformEncoder(nn.Module):
         """
         waveform, lengths = self._repeat_short(waveform, lengths.clamp(1, waveform.shape[1]))
         played = [self._repeat_short(*resampler(waveform, lengths)) for resampler in self.resamplers]
-        features, n_frames = self._features(*self._together(played))
+        together = self._together(played)
+        takes_samples = isinstance(self.input.settings, Waveform)
         # One call for all variants: the weights of a call of their own for each would not be quantised.
-        features, average = mean_normalise(features, n_frames)
-        raw = self.encoder.unnormalised(features, n_frames, average)
+        features, n_frames, average = self.input.prepared(*(together if takes_samples else self._features(*together)))
+        raw = self.encoder.unnormalised(features, n_frames if self.masks_padding else None, average)
         raw = raw.unflatten(0, (len(played), -1))
         unit = F.normalize(raw, dim=2).transpose(0, 1).flatten(1) / math.sqrt(len(played))
         return unit, raw.norm(dim=2).mean(0)

@@ -126,7 +126,7 @@ class Fbank(nn.Module):
         if lengths is None:
             return features, None
         n_frames = 1 + (lengths.to(features.device) - self.frame_length) // self.frame_shift
-        return features.masked_fill(_padding(n_frames, features.shape[1]), 0.0), n_frames
+        return features.masked_fill(zero_padding(n_frames, features.shape[1]), 0.0), n_frames
 
     def _check(self, waveforms: Tensor, lengths: Tensor | None, formants: Tensor | None) -> None:
         if waveforms.dim() != 2 or len(waveforms) == 0 or not waveforms.is_floating_point():
@@ -213,12 +213,12 @@ def mean_normalise(features: Tensor, n_frames: Tensor | None = None) -> tuple[Te
         average = features.mean(dim=1)
         return features - average[:, None], average
     n_frames = n_frames.to(features.device)
-    padding = _padding(n_frames, features.shape[1])
+    padding = zero_padding(n_frames, features.shape[1])
     average = features.masked_fill(padding, 0.0).sum(dim=1) / n_frames[:, None]
     return (features - average[:, None]).masked_fill(padding, 0.0), average
 
 
-def _padding(n_frames: Tensor, total: int) -> Tensor:
+def zero_padding(n_frames: Tensor, total: int) -> Tensor:
     """(batch, total, 1) bool, true in frames beyond an item's own."""
     return (torch.arange(total, device=n_frames.device) >= n_frames[:, None])[:, :, None]
 

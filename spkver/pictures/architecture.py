@@ -4,6 +4,8 @@ Nothing here knows the encoder: shapes are what a forward pass of one utterance 
 of the parameters that are there.
 """
 
+import inspect
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +13,12 @@ import torch
 from matplotlib.patches import FancyBboxPatch
 from torch import Tensor, nn
 
+from spkver.config import Config
+from spkver.config.schema import Waveform
+from spkver.errors import SpkverError
+from spkver.experiment.model_fingerprint import ONNX
 from spkver.experiment.model_folder import load_model
+from spkver.models import ImportedEncoder, OnnxEncoder
 from spkver.pictures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, Picture, picture
 
 # Frames of the utterance that is sent through; shapes show this number as it changes.
@@ -86,24 +93,45 @@ def model_parts(folder: Path) -> tuple[list[Part], int, str]:
         SpkverError: the folder holds no model.
     """
     model = load_model(folder)
-    features = torch.zeros(1, N_FRAMES, model.config.features.n_mels)
-    total = sum(parameter.numel() for parameter in model.encoder.parameters())
-    parts = parts_of(model.encoder, features=features, average=features[:, 0])
-    return parts, total, type(model.encoder).__name__
+    encoder, features = model.encoder, _example(model.config)
+    if isinstance(encoder, OnnxEncoder):
+        total = _count_weights(folder / ONNX)
+        return [Part("network", "ONNX", total, tuple(encoder.run(features).shape))], total, "an ONNX file"
+    total = sum(parameter.numel() for parameter in encoder.parameters())
+    if isinstance(encoder, ImportedEncoder):
+        argument = next(iter(inspect.signature(encoder.network.forward).parameters))
+        return parts_of(encoder.network, **{argument: features}), total, type(encoder.network).__name__
+    return parts_of(encoder, features=features, average=features[:, 0]), total, type(encoder).__name__
+
+
+def _example(config: Config) -> Tensor:
+    """Silence as an encoder is given it, about ``N_FRAMES`` frames."""
+    if isinstance(config.features, Waveform):
+        return torch.zeros(1, N_FRAMES * config.data.sample_rate // 100)
+    return torch.zeros(1, N_FRAMES, config.features.n_mels)
+
+
+def _count_weights(file: Path) -> int:
+    try:
+        import onnx
+    except ImportError as error:
+        raise SpkverError(f"onnx: cannot import onnx ({error}); pip install 'spkver[onnx]'") from None
+    return sum(math.prod(weight.dims) for weight in onnx.load(file).graph.initializer)
 
 
 def architecture(folder: str | Path) -> Picture:
     """The parts of a stored model from top to bottom, with shapes, counts and shares of the parameters."""
     folder = Path(folder)
     parts, total, kind = model_parts(folder)
-    n_mels = load_model(folder).config.features.n_mels
+    config = load_model(folder).config
     height = 0.42
     figure, axes = picture(1, 1, (9.0, height * (len(parts) + 2) + 0.6))
     axis = axes[0, 0]
     groups = list(dict.fromkeys(part.group for part in parts))
     colours = dict(zip(groups, [SKY, ORANGE, GREEN, PURPLE, BLUE, GREY] * len(groups)))
     rows: list[tuple[str, str, int | None, tuple[int, ...], Part | None, str]]
-    rows = [("filterbanks", "input", None, (1, N_FRAMES, n_mels), None, "white")]
+    name = "samples" if isinstance(config.features, Waveform) else "filterbanks"
+    rows = [(name, "input", None, tuple(_example(config).shape), None, "white")]
     rows += [
         (part.name, part.kind, part.n_parameters * part.times, part.out_shape, part, colours[part.group])
         for part in parts

@@ -12,6 +12,7 @@ from spkver.errors import SpkverError
 from spkver.experiment.model_folder import fit, save_model
 from spkver.experiment.paths import Experiment
 from spkver.models import build_encoder
+from spkver.models.imported_encoder import require_trust
 from spkver.training import checkpoint
 from spkver.training.held_out import HeldOut, split_as_begun
 from spkver.training.norm_statistics import renew_statistics
@@ -56,6 +57,7 @@ def average_model(
     last = max(kept)
     epochs = [epoch for epoch in kept if epoch > last - config.training.average_last]
     encoder_weights, head_weights = checkpoint.average([kept[epoch] for epoch in epochs])
+    require_trust(config.model, experiment.config_file)
     encoder = build_encoder(config.model, config.features.n_mels)
     fit(encoder, encoder_weights, experiment.checkpoints)
     encoder.to(device)

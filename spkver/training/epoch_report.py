@@ -7,6 +7,7 @@ from torch import nn
 from spkver.config.schema import Augment
 from spkver.experiment.progress import Progress
 from spkver.heads import Head
+from spkver.models import ImportedEncoder
 
 
 class RunningMeans:
@@ -85,8 +86,9 @@ def training_line(
     counts = ((len(augment.speed_factors), "speeds"), (len(augment.formant_factors), "formant factors"))
     variants = "".join(f" x {count} {name}" for count, name in counts if count > 1)
     held_out = f", {n_held_out} held out" if n_held_out else ""
+    network = encoder.network if isinstance(encoder, ImportedEncoder) else encoder
     return (
-        f"training {type(encoder).__name__} ({of_encoder}) + {type(head).__name__} on "
+        f"training {type(network).__name__} ({of_encoder}) + {type(head).__name__} on "
         f"{n_speakers} speakers{variants}{held_out} ({where})"
     )
 

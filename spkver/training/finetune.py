@@ -29,7 +29,7 @@ from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
 from spkver.experiment.model_folder import fit, load_tensors, read_config, read_speakers
 from spkver.heads import Head
-from spkver.models.speech_encoder_v3 import SpeechEncoderV3
+from spkver.models import Encoder
 
 
 class SpeakerClass(NamedTuple):
@@ -57,7 +57,7 @@ class Start(NamedTuple):
         )
 
 
-def start_from(folder: Path, encoder: SpeechEncoderV3, head: Head, directory: DataDirectory, config: Config) -> Start:
+def start_from(folder: Path, encoder: Encoder, head: Head, directory: DataDirectory, config: Config) -> Start:
     """Load a model folder into a new encoder and a new head.
 
     Args:
@@ -125,7 +125,7 @@ def _of_classes(tensor: Tensor, n_classes: int) -> Tensor:
 
 
 def class_centres(
-    encoder: SpeechEncoderV3, directory: DataDirectory, classes: Sequence[SpeakerClass], config: Config
+    encoder: Encoder, directory: DataDirectory, classes: Sequence[SpeakerClass], config: Config
 ) -> Tensor:
     """Mean embeddings ``(len(classes), embed_dim)``, each of unit length.
 

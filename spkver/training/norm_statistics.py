@@ -9,12 +9,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from spkver.config import Config
+from spkver.data.audio import read_audio, wrap_to
 from spkver.data.directory import DataDirectory
 from spkver.data.variants import ORIGINAL
 from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
-from spkver.models.speech_encoder_v3 import SpeechEncoderV3
+from spkver.models import Encoder, SpeechEncoderV3
 from spkver.training.finetune import freeze
+
+# Crops that an imported encoder is given at once when its statistics are renewed.
+_RENEWED_AT_ONCE = 64
 
 
 class NormStatistics:
@@ -46,12 +50,13 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
     return [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
 
 
-def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config: Config) -> None:
-    """Let every BatchNorm of the encoder hold the statistics of whole, clean training utterances.
+def renew_statistics(encoder: Encoder, directory: DataDirectory, config: Config) -> None:
+    """Let every BatchNorm of the encoder hold the statistics of clean training utterances.
 
     Averaged weights need statistics of their own (Izmailov et al., UAI 2018), and those of the training
     were those of short, masked, augmented crops: embeddings of whole utterances would not be centred.
-    Frozen ones stay.
+    Frozen ones stay. `SpeechEncoderV3` is given whole utterances. An imported encoder may have many BatchNorms that
+    see one another; it is given the middle of each utterance, as long as a crop, batch by batch.
 
     Raises:
         SpkverError: a file cannot be read, or the weights are damaged.
@@ -61,6 +66,9 @@ def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config:
     n = min(config.training.statistics_utterances, len(directory.utterances))
     places = np.random.default_rng([config.seed, 0xBA7C]).choice(len(directory.utterances), n, replace=False)
     chosen = directory.subset(utterances={directory.utterances[place].id for place in places})
+    if not isinstance(encoder, SpeechEncoderV3):
+        _renew_by_crops(encoder, norms, chosen, config)
+        return
     while norms:
         seen = _inputs(encoder, norms, chosen, config)
         # What a later norm sees depends on the earlier ones' statistics; only the embedding's follows from the
@@ -73,6 +81,38 @@ def renew_statistics(encoder: SpeechEncoderV3, directory: DataDirectory, config:
             with torch.no_grad():
                 _hold_statistics(last, encoder.embedding(first.eval()(seen[first])))
             norms.remove(last)
+
+
+def _renew_by_crops(encoder: Encoder, norms: list[_BatchNorm], directory: DataDirectory, config: Config) -> None:
+    """The mean over batches of what the norms see, all of them in one pass."""
+    if not norms:
+        return
+    extractor = Extractor(encoder, config, ORIGINAL)
+    n_samples = round(config.data.crop_seconds * config.data.sample_rate)
+    momenta = [norm.momentum for norm in norms]
+    n_batches = -(-len(directory.utterances) // _RENEWED_AT_ONCE)
+    with extractor.evaluating(), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # all batches count alike
+            norm.train()
+        # As many in each batch as may be: a last one of a single item has no variance.
+        for utterances in np.array_split(np.array(directory.utterances, dtype=object), n_batches):
+            waveforms = (read_audio(utterance.path, extractor.sample_rate) for utterance in utterances)
+            crops = np.stack([_middle_crop(waveform, n_samples) for waveform in waveforms])
+            features, _, average = extractor.input(torch.from_numpy(crops).to(extractor.device))
+            encoder(features, average=average)
+        for norm in norms:
+            norm.eval()
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+        if not all(buffer.isfinite().all() for buffer in norm.buffers(recurse=False)):
+            raise SpkverError("a BatchNorm's statistics of training utterances are not finite: the weights are damaged")
+
+
+def _middle_crop(samples: np.ndarray, n: int) -> np.ndarray:
+    start = max(len(samples) - n, 0) // 2
+    return np.asarray(wrap_to(samples[start : start + n], n), np.float32)
 
 
 def _inputs(

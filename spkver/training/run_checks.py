@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from spkver.config import Config
+from spkver.config.schema import SpeechEncoderV3
 from spkver.errors import SpkverError
 from spkver.training.schedules import margin
 
@@ -17,7 +18,8 @@ def check_start(config: Config, init: Path | None) -> None:
     Raises:
         SpkverError: ``init.required``, or frozen weights, and no ``init``; batches of one with BatchNorms.
     """
-    if config.batch.speakers * config.batch.utterances < 2 and config.model.embedding_norms == "batch":
+    own = config.model if isinstance(config.model, SpeechEncoderV3) else None
+    if config.batch.speakers * config.batch.utterances < 2 and own and own.embedding_norms == "batch":
         raise SpkverError(
             "batch.speakers=1 with batch.utterances=1 leaves a BatchNorm nothing to take a mean of; raise one of them"
         )
@@ -28,7 +30,7 @@ def check_start(config: Config, init: Path | None) -> None:
             "this configuration goes on from a trained model: name it by --init MODEL "
             "(init.required=false trains without one)"
         )
-    if config.optimizer.freeze:
+    if config.optimizer.freeze and own:  # another encoder may be built from trained weights
         raise SpkverError(
             f"optimizer.freeze keeps '{config.optimizer.freeze[0]}' as it is, which is random without a trained model: "
             "name one by --init MODEL, or set optimizer.freeze=[]"

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spkver.config import Config
-from spkver.embedding.extractor import build_fbank
+from spkver.embedding.extractor import encoder_input
 from spkver.errors import SpkverError
-from spkver.features import SpecAugment, mean_normalise
+from spkver.features import SpecAugment
 from spkver.heads import Head, chunked_loss, draw_classes
 from spkver.training.clock import StageTimer
 from spkver.training.loss_scale import LossScale
@@ -50,8 +50,9 @@ class TrainingStep:
     ):
         self.config, self.encoder, self.head = config, encoder, head
         self.device, self.dtype, self.folder = device, dtype, folder
-        self.fbank = build_fbank(config, config.augment.formant_factors).to(device)
-        self.specaugment = SpecAugment(**config.augment.specaugment.model_dump())
+        self.input = encoder_input(config, config.augment.formant_factors).to(device)
+        masks = SpecAugment(**config.augment.specaugment.model_dump())
+        self.specaugment = nn.Identity() if config.features.name == "waveform" else masks
         self.rows = self._row_optimizer()
         self.optimizer = build_optimizer(config.optimizer, encoder, head, dtype, self.rows)
         self.loss_scale = LossScale(dtype)
@@ -122,10 +123,8 @@ class TrainingStep:
         return lr
 
     @torch.no_grad()
-    def _features(self, waveforms: Tensor, formants: Tensor) -> tuple[Tensor, Tensor]:
-        # One bank for all is the faster way where there is only one.
-        chosen = formants if len(self.fbank.mel) > 1 else None
-        features, average = mean_normalise(self.fbank(waveforms, formants=chosen)[0])
+    def _features(self, waveforms: Tensor, formants: Tensor) -> tuple[Tensor, Tensor | None]:
+        features, _, average = self.input(waveforms, formants=formants)
         return self.specaugment(features), average
 
     def _row_optimizer(self) -> RowAdamW | None:

@@ -29,8 +29,9 @@ from spkver.experiment.model_folder import fit, read_speakers, save_model
 from spkver.experiment.paths import Experiment
 from spkver.files import locked
 from spkver.heads import build_head
-from spkver.models import build_encoder
+from spkver.models import ImportedEncoder, build_encoder
 from spkver.models.device import allow_tf32, choose_device, choose_dtype
+from spkver.models.encoder_check import checked
 from spkver.training import checkpoint
 from spkver.training.batches import Batches, WorkerDied
 from spkver.training.epoch_report import RunningMeans, epoch_line, epoch_progress, figures, training_line
@@ -124,7 +125,11 @@ class Trainer:
 
         torch.manual_seed(config.seed)
         self.encoder = build_encoder(config.model, config.features.n_mels)
-        self.head = build_head(config.head, config.model.embed_dim, self.dataset.n_classes)
+        if isinstance(self.encoder, ImportedEncoder):
+            model, found = checked(config, self.encoder)
+            self.config = config = config.model_copy(update={"model": model})
+            print(found, flush=True)
+        self.head = build_head(config.head, self.encoder.embed_dim, self.dataset.n_classes)
         self.encoder.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stubs
         self.head.to(self.device)
         if init is not None and not self.begun:
