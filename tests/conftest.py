@@ -22,6 +22,8 @@ THREADS = int(os.environ.get("SPKVER_TEST_THREADS", "1"))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 # Threads that spin while they wait take the cores of the other test processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# UMAP on a few points takes a second as plain Python, and a minute to be compiled.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 if os.environ.get("SPKVER_TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -39,7 +39,7 @@ def plot_run(options) -> int:
     drawn = 0
     for name in options.only or Run.PICTURES:
         try:
-            picture = getattr(run, name)()
+            picture = Run.PICTURES[name](run)
         except SpkverError as error:
             print(f"no {name}: {error}", file=sys.stderr)
             continue
@@ -76,26 +76,41 @@ def plot_architecture(options) -> None:
 
 
 def animate(options) -> None:
-    """Animate how embeddings move while a run trains."""
-    from spkver.pictures import Run
-    from spkver.pictures.animation import animate
+    """Animate how embeddings move while runs train, by one method or several, side by side."""
+    from spkver.pictures import Run, show_animations
+    from spkver.pictures import animate as animation_of
 
-    run = Run(options.exp)
-    motion = animate(
-        run,
-        options.method,
-        confusion=options.confusion,
-        n_frames=options.frames,
-        smoothing=options.smooth,
-        pixels=options.pixels,
-        speakers=options.speakers,
+    given = {name: getattr(options, name) for name in _PROJECTION if getattr(options, name) is not None}
+    runs = [Run(exp) for exp in options.exps]
+    animations = [
+        animation_of(run, method, speakers=options.speakers, **given) for run in runs for method in options.method
+    ]
+    if options.denoise:
+        animations = [animation.denoise(options.denoise) for animation in animations]
+    motion = show_animations(
+        [
+            animation.interpolate(options.steps_per_transition)
+            if options.steps_per_transition
+            else animation.in_frames(options.frames)
+            for animation in animations
+        ],
+        options.titles,
+        options.cols,
+        tuple(options.figsize_per_plot),
+        options.shared_axes,
+        options.confusion,
+        options.annotate_confusion_matrix,
     )
-    out = options.out or run.folder / "pictures" / f"{'_'.join(options.method)}.gif"
+    out = options.out or runs[0].folder / "pictures" / f"{'_'.join(options.method)}.gif"
     print(motion.save(out))
     if options.npz:
         print(motion.save(out.with_suffix(".npz")))
     if options.png:
         print(motion.save_frames(out.with_suffix("")))
+
+
+# Options of `animate` that are its methods': given as they are, those that are not given have its defaults.
+_PROJECTION = ("window_size", "fit_basis", "tsne_update", "n_neighbors", "min_dist", "metric")
 
 
 def report(options) -> None:
@@ -150,39 +165,7 @@ def add_picture_verbs(verbs, verb: Callable) -> None:
     added.add_argument("model", type=Path, help="model folder, such as exp/mini/model")
     _add_out(added, Path("pictures"))
 
-    added = verb("animate", animate)
-    added.add_argument("exp", type=Path, help="folder of the experiment")
-    methods = "projections, side by side: pca, pca-window, tsne, umap, mphate; sphere for 3-D embeddings"
-    added.add_argument("--method", nargs="+", default=["pca"], metavar="METHOD", help=f"{methods} (default: pca)")
-    added.add_argument(
-        "--confusion",
-        action="store_true",
-        help="show the confusion matrix of the training speakers beside the embeddings",
-    )
-    added.add_argument(
-        "--speakers",
-        choices=("all", "train", "held_out"),
-        default="all",
-        help="whose embeddings are shown (default: all)",
-    )
-    added.add_argument(
-        "--frames", type=int, default=60, help="how many frames, interpolated between the epochs (default: 60)"
-    )
-    added.add_argument(
-        "--smooth",
-        type=int,
-        default=1,
-        metavar="N",
-        help="running mean of the embeddings over N epochs, an odd number (default: 1)",
-    )
-    added.add_argument("--pixels", type=int, default=500, help="height and width of a panel in pixels (default: 500)")
-    added.add_argument(
-        "--out",
-        type=Path,
-        help="file to write: a .gif, or an .mp4, which needs ffmpeg (default: EXP/pictures/METHOD.gif)",
-    )
-    added.add_argument("--png", action="store_true", help="write each frame as a file as well")
-    added.add_argument("--npz", action="store_true", help="write the places of all frames as numbers as well")
+    _add_animate(verb("animate", animate))
 
     added = verb("report", report)
     added.add_argument("exps", nargs="+", type=Path, metavar="exp", help="folders of the experiments")
@@ -205,6 +188,85 @@ def add_picture_verbs(verbs, verb: Callable) -> None:
     added.add_argument(
         "--audio-megabytes", type=float, default=5.0, help="with --audio: at most so many megabytes of it (default: 5)"
     )
+
+
+def _add_animate(added: argparse.ArgumentParser) -> None:
+    added.add_argument("exps", nargs="+", type=Path, metavar="exp", help="folders of the experiments, side by side")
+    methods = "projections, side by side: pca, pca-window, tsne, umap, mphate; sphere for 3-D embeddings"
+    added.add_argument("--method", nargs="+", default=["pca"], metavar="METHOD", help=f"{methods} (default: pca)")
+    added.add_argument(
+        "--fit-basis",
+        choices=("all", "window"),
+        help="pca: one plane for all epochs, or that of an epoch and its neighbours (default: all)",
+    )
+    added.add_argument("--window-size", type=int, metavar="N", help="pca: snapshots in a window (default: 16)")
+    added.add_argument(
+        "--tsne-update",
+        type=float,
+        metavar="SHARE",
+        help="tsne: share of the way from the frame before to its own map that a frame goes (default: 0.2)",
+    )
+    added.add_argument(
+        "--n-neighbors", type=int, metavar="N", help="umap: neighbours of a point that are kept near it (default: 20)"
+    )
+    added.add_argument(
+        "--min-dist",
+        type=float,
+        metavar="D",
+        help="umap: how near to one another points may lie, 0 to 1 (default: 0.2)",
+    )
+    added.add_argument(
+        "--metric", choices=("cosine", "euclidean"), help="tsne and umap: distance of embeddings (default: cosine)"
+    )
+    added.add_argument(
+        "--speakers",
+        choices=("all", "train", "held_out"),
+        default="all",
+        help="whose embeddings are shown (default: all)",
+    )
+    added.add_argument(
+        "--denoise",
+        nargs="?",
+        type=int,
+        const=3,
+        metavar="N",
+        help="running mean of the places over N epochs, an odd number (default where given without one: 3)",
+    )
+    added.add_argument(
+        "--steps-per-transition", type=int, metavar="N", help="frames from an epoch to the next, instead of --frames"
+    )
+    added.add_argument(
+        "--frames", type=int, default=60, help="how many frames, interpolated between the epochs (default: 60)"
+    )
+    added.add_argument(
+        "--confusion",
+        "--add-confusion-matrix",
+        action="store_true",
+        help="show the confusion matrix of the training speakers beside the embeddings",
+    )
+    added.add_argument(
+        "--annotate-confusion-matrix", action="store_true", help="with --confusion: write the counts into its cells"
+    )
+    added.add_argument(
+        "--titles", "--custom-titles", nargs="+", metavar="TITLE", help="above the panels (default: method and run)"
+    )
+    added.add_argument("--cols", type=int, default=3, help="panels in a row (default: 3)")
+    added.add_argument(
+        "--figsize-per-plot",
+        nargs=2,
+        type=float,
+        default=(5.0, 5.0),
+        metavar=("W", "H"),
+        help="width and height of a panel in inches of 100 pixels (default: 5 5)",
+    )
+    added.add_argument("--shared-axes", action="store_true", help="let all panels reach equally far")
+    added.add_argument(
+        "--out",
+        type=Path,
+        help="file to write: a .gif, or an .mp4, which needs ffmpeg (default: EXP/pictures/METHOD.gif)",
+    )
+    added.add_argument("--png", action="store_true", help="write each frame as a file as well")
+    added.add_argument("--npz", action="store_true", help="write the places of all frames as numbers as well")
 
 
 def _add_out(parser: argparse.ArgumentParser, default: Path | None) -> None:

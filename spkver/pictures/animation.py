@@ -1,293 +1,198 @@
-"""Embeddings in motion: frames of a run's snapshots as GIF, MP4, PNG files or numbers."""
+"""How embeddings move while a run trains, and several such animations side by side."""
 
-import base64
-import io
-import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from matplotlib.animation import FFMpegWriter
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
 
 from spkver.errors import SpkverError
-from spkver.files import atomic_write
-from spkver.pictures.embeddings import confusions, scatter
-from spkver.pictures.projection import METHODS, between, smooth
-from spkver.pictures.run import Run
-from spkver.pictures.style import Picture, legend_below, picture
-
-# More names than this do not fit below a panel.
-_MOST_IN_LEGEND = 10
-_NEAR_WHITE = 245
+from spkver.pictures.embeddings import confusions
+from spkver.pictures.motion import Matrix, Motion, Panel, Points
+from spkver.pictures.projection import DEFAULTS, METHODS, Options, between, smooth
+from spkver.pictures.run_data import RunData
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One moving picture of a grid: points ``(n_frames, n, 2 or 3)``, or an image ``(n_frames, rows, columns)``."""
-
-    title: str
-    values: np.ndarray
-    is_image: bool = False
-
-
-class Motion:
-    """Moving panels side by side. In a notebook it shows itself.
+class Animation:
+    """The embeddings of a run over its epochs, where a method puts them. In a notebook it shows itself.
 
     Args:
-        name: of the run.
-        panels: all with the same number of frames.
+        run: whose embeddings they are.
+        method: that brought them to the plane.
+        places: (n_frames, n, 2), or (n_frames, n, 3) on the sphere.
         epochs: (n_frames,) the time of each frame, in epochs.
         labels: (n,) the speaker of each point.
         held_out: (n,) bool.
-        pixels: width and height of a panel.
-        seconds: how long it runs.
     """
 
-    def __init__(
-        self,
-        name: str,
-        panels: Sequence[Panel],
-        epochs: np.ndarray,
-        labels: np.ndarray,
-        held_out: np.ndarray,
-        pixels: int = 500,
-        seconds: float = 6.0,
-    ):
-        self.name = name
-        self.panels = list(panels)
-        self.epochs = epochs
-        self.labels = labels
-        self.held_out = held_out
-        self.pixels = pixels
-        self.seconds = seconds
-        self.figure, self._update = self._draw()
+    run: RunData
+    method: str
+    places: np.ndarray
+    epochs: np.ndarray
+    labels: np.ndarray
+    held_out: np.ndarray
 
     def __len__(self) -> int:
         return len(self.epochs)
 
-    def at(self, frame: int) -> Picture:
-        """The figure brought to a frame."""
-        self._update(frame)
-        return self.figure
+    def __repr__(self) -> str:
+        return f"<Animation of {self.run.name} by {self.method}: {len(self)} frames of {len(self.labels)} utterances>"
 
-    def frames(self) -> Iterator[Image.Image]:
-        """Each frame as a picture."""
-        canvas = FigureCanvasAgg(self.figure)
-        for index in range(len(self)):
-            self._update(index)
-            canvas.draw()
-            yield Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-    def save(self, path: str | Path) -> Path:
-        """Write a ``.gif``, an ``.mp4`` (where ffmpeg is installed) or the numbers as ``.npz``; returns the path.
+    def denoise(self, width: int = 3) -> "Animation":
+        """With the running mean of each point's places over ``width`` frames, an odd number.
 
         Raises:
-            SpkverError: another ending, or no ffmpeg.
+            SpkverError: an even number, or none.
         """
-        path = Path(path)
-        save = {".gif": self._save_gif, ".mp4": self._save_mp4, ".npz": self._save_npz}.get(path.suffix)
-        if save is None:
-            raise SpkverError(f"{path}: an animation is kept as .gif, .mp4 or .npz")
-        save(path)
-        return path
+        if width < 1 or width % 2 == 0:
+            raise SpkverError(f"an animation is denoised over an odd number of frames, not {width}")
+        return replace(self, places=smooth(self.places, width))
 
-    def save_frames(self, folder: str | Path) -> Path:
-        """Write each frame as ``frame-0001.png``; returns the folder."""
-        folder = Path(folder)
-        for number, frame in enumerate(self.frames(), 1):
-            with atomic_write(folder / f"frame-{number:04d}.png", "wb") as file:
-                frame.save(file, "PNG")
-        return folder
+    def interpolate(self, steps_per_transition: int = 3) -> "Animation":
+        """With ``steps_per_transition`` frames from each of its frames to the next.
 
-    def _save_gif(self, path: Path) -> None:
-        with atomic_write(path, "wb") as file:
-            file.write(self._gif())
+        Raises:
+            SpkverError: fewer than one.
+        """
+        if steps_per_transition < 1:
+            raise SpkverError(
+                f"an animation needs 1 step from an epoch to the next, or more, not {steps_per_transition}"
+            )
+        return self.in_frames((len(self) - 1) * steps_per_transition + 1)
 
-    def _gif(self) -> bytes:
-        frames = list(self.frames())
-        # One palette for all frames, so that colours do not flicker, taken from frames over the whole time.
-        sample = Image.new("RGB", (frames[0].width, 3 * frames[0].height))
-        for place, index in enumerate((0, len(frames) // 2, len(frames) - 1)):
-            sample.paste(frames[index], (0, place * frames[0].height))
-        palette = sample.quantize(64, dither=Image.Dither.NONE)
-        palette.putpalette(_with_white(palette.getpalette() or []))
-        indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-        each = round(1000 * self.seconds / len(frames))
-        durations = [each] * (len(frames) - 1) + [max(each, 1500)]  # the end stands still for a moment
-        buffer = io.BytesIO()
-        indexed[0].save(
-            buffer, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=False
-        )
-        return buffer.getvalue()
+    def in_frames(self, n_frames: int) -> "Animation":
+        """Brought to so many frames, by interpolation.
 
-    def _save_mp4(self, path: Path) -> None:
-        if shutil.which("ffmpeg") is None:
-            raise SpkverError(f"{path}: an MP4 needs ffmpeg, which is not installed; choose a .gif")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.stem}.partial.mp4")
-        FigureCanvasAgg(self.figure)
-        writer = FFMpegWriter(fps=len(self) / self.seconds)  # type: ignore[arg-type]  # ffmpeg takes any number
-        try:
-            with writer.saving(self.figure, str(aside), dpi=self.figure.dpi):
-                for index in range(len(self)):
-                    self._update(index)
-                    writer.grab_frame()
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        Raises:
+            SpkverError: fewer than two.
+        """
+        if n_frames < 2:
+            raise SpkverError(f"an animation needs 2 frames or more, not {n_frames}")
+        epochs = np.interp(np.linspace(0, len(self) - 1, n_frames), np.arange(len(self)), self.epochs)
+        return replace(self, places=between(self.places, n_frames), epochs=epochs)
 
-    def _save_npz(self, path: Path) -> None:
-        numbers = {panel.title: panel.values for panel in self.panels}
-        with atomic_write(path, "wb") as file:
-            own = {"epochs": self.epochs, "labels": self.labels, "held_out": self.held_out}
-            np.savez_compressed(file, **own, **numbers)  # type: ignore[arg-type]  # any may be allow_pickle
+    def save(self, path: str | Path) -> Path:
+        """Write it alone, as ``show_animations`` draws it; returns the path."""
+        return show_animations([self]).save(path)
 
     def _repr_html_(self) -> str:
-        return f'<img alt="{self.name}" src="data:image/gif;base64,{base64.b64encode(self._gif()).decode()}">'
-
-    def _draw(self):
-        """The figure with its first frame, and a function that brings it to another."""
-        n = len(self.panels)
-        columns = n if n <= 3 else int(np.ceil(np.sqrt(n)))
-        rows = int(np.ceil(n / columns))
-        side = self.pixels / 100
-        figure, axes = picture(rows, columns, (side, side))
-        figure.set_dpi(100)
-        updates, panel_axes = [], []
-        for place, panel in enumerate(self.panels):
-            axis = axes.flat[place]
-            if panel.is_image:
-                updates.append(_draw_image(axis, panel))
-                continue
-            draw = _draw_points
-            if panel.values.shape[2] == 3:
-                axis.remove()
-                axis = figure.add_subplot(rows, columns, place + 1, projection="3d")
-                draw = _draw_sphere
-            updates.append(draw(axis, panel, self.labels, self.held_out))
-            panel_axes.append(axis)
-        for axis in axes.flat[n:]:
-            axis.set_axis_off()
-        if panel_axes and len(set(self.labels.tolist())) <= _MOST_IN_LEGEND:
-            legend_below(figure, panel_axes[0], _MOST_IN_LEGEND, fontsize=8)
-        title = figure.suptitle("")
-
-        def update(index: int) -> None:
-            for change in updates:
-                change(index)
-            epoch = self.epochs[index]
-            title.set_text(f"{self.name}: " + ("before training" if epoch == 0 else f"epoch {epoch:.1f}"))
-
-        update(0)
-        # Laid out once; a layout for each frame would take longer than the frame.
-        FigureCanvasAgg(figure).draw()
-        figure.set_layout_engine("none")
-        return figure, update
-
-
-def _with_white(palette: list[int]) -> list[int]:
-    """A palette whose near-whites are white: the background is mixed with the edges of lines otherwise."""
-    colours = np.array(palette).reshape(-1, 3)
-    colours[colours.min(1) >= _NEAR_WHITE] = 255
-    return colours.ravel().tolist()
+        return show_animations([self])._repr_html_()
 
 
 def animate(
-    run: Run,
-    methods: Sequence[str] = ("pca",),
-    confusion: bool = False,
-    n_frames: int = 60,
-    smoothing: int = 1,
-    pixels: int = 500,
+    run: RunData,
+    method: str = "pca",
+    window_size: int = DEFAULTS.window_size,
+    fit_basis: str = DEFAULTS.fit_basis,
+    tsne_update: float = DEFAULTS.tsne_update,
+    n_neighbors: int = DEFAULTS.n_neighbors,
+    min_dist: float = DEFAULTS.min_dist,
+    metric: str = DEFAULTS.metric,
     speakers: str = "all",
-) -> Motion:
-    """A run's embeddings in motion.
+) -> Animation:
+    """A run's embeddings over its snapshots, a frame each.
+
+    A good run begins as one cloud and ends as islands, one a speaker, those of held-out speakers (hollow) too; in a
+    bad one the cloud stays whole, or falls apart and mixes again.
 
     Args:
         run: with snapshots of two epochs or more.
-        methods: of ``projection.METHODS``, one panel each; or ``"sphere"`` for embeddings of 3 dimensions.
-        confusion: add the confusion matrix beside them.
-        n_frames: frames, interpolated between the snapshots.
-        smoothing: running mean over so many snapshots, an odd number; 1: none.
-        pixels: width and height of a panel.
+        method: ``"pca"``, ``"pca-window"`` (``"pca"`` with ``fit_basis="window"``), ``"tsne"``, ``"umap"``,
+            ``"mphate"``, or ``"sphere"`` for embeddings of 3 dimensions.
+        window_size, fit_basis, tsne_update, n_neighbors, min_dist, metric: of the method, see ``projection.Options``.
         speakers: ``"train"``, ``"held_out"`` or ``"all"``.
 
     Raises:
-        SpkverError: an unknown method, one whose package is missing, too few snapshots.
+        SpkverError: an unknown method, one whose package is missing, a value that is out of range, too few snapshots.
     """
-    if n_frames < 2 or smoothing < 1 or smoothing % 2 == 0 or pixels < 100:
-        raise SpkverError(
-            f"an animation needs 2 frames, an odd smoothing and 100 pixels; got {n_frames}, {smoothing}, {pixels}"
-        )
+    options = Options(fit_basis, window_size, tsne_update, n_neighbors, min_dist, metric)
     trajectory, labels = run.trajectory(speakers, at_least=2)
+    places = _places(trajectory, method, run.config.seed, options)
     held_out = run.subset.held_out[run.chosen(speakers)]
-    panels = []
-    for method in methods:
-        places = smooth(_places(trajectory, method, run.config.seed), smoothing)
-        panels.append(Panel(method, between(places, n_frames)))
-    if confusion:
-        matrices, _ = confusions(run)
-        shares = np.stack([matrix / np.maximum(matrix.sum(1, keepdims=True), 1) for matrix in matrices])
-        panels.append(Panel("confusion", between(shares, n_frames), is_image=True))
-    epochs = np.interp(np.linspace(0, len(trajectory) - 1, n_frames), np.arange(len(trajectory)), run.snapshot_epochs)
-    return Motion(run.name, panels, epochs, labels, held_out, pixels)
+    return Animation(run, method, places, run.snapshot_epochs.astype(float), labels, held_out)
 
 
-def _places(trajectory: np.ndarray, method: str, seed: int) -> np.ndarray:
+def show_animations(
+    animations: Sequence[Animation],
+    custom_titles: Sequence[str] | None = None,
+    cols: int = 3,
+    figsize_per_plot: tuple[float, float] = (5.0, 5.0),
+    shared_axes: bool = False,
+    add_confusion_matrix: bool = False,
+    annotate_confusion_matrix: bool = False,
+) -> Motion:
+    """Animations side by side, of one run by several methods or of several runs, at the same epoch in each frame.
+
+    Args:
+        animations: one or more. Where they differ in their epochs, those that end earlier stand still at their end.
+        custom_titles: one for each; None: the method, and the run's name where there are several.
+        cols: panels in a row.
+        figsize_per_plot: width and height of a panel in inches, of 100 pixels each.
+        shared_axes: all panels reach equally far, so that their distances can be compared.
+        add_confusion_matrix: a panel more for each run, of the training speakers.
+        annotate_confusion_matrix: with the counts in its cells.
+
+    Raises:
+        SpkverError: no animation, or another number of titles.
+    """
+    if not animations:
+        raise SpkverError("there is no animation to show")
+    runs = list({id(animation.run): animation.run for animation in animations}.values())
+    titles = custom_titles or [_title(animation, len(runs) > 1) for animation in animations]
+    if len(titles) != len(animations):
+        raise SpkverError(f"{len(animations)} animations need as many titles, not {len(titles)}")
+    # One title is one key among the numbers that are kept.
+    titles = [f"{title} ({n})" if n else title for title, n in zip(titles, _earlier(titles))]
+    epochs = _common_epochs(animations)
+    reach = None
+    if shared_axes:
+        reach = 1.06 * max(float(np.abs(animation.places).max()) for animation in animations)
+    panels: list[Panel] = []
+    for animation, title in zip(animations, titles):
+        places = animation.places[_frames_at(animation.epochs, epochs)]
+        sphere = animation.method == "sphere"
+        panels.append(Points(title, places, animation.labels, animation.held_out, sphere, reach))
+    for run in runs if add_confusion_matrix else ():
+        title = f"confusion, {run.name}" if len(runs) > 1 else "confusion"
+        panels.append(confusion_panel(run, epochs, title, annotate_confusion_matrix))
+    return Motion(" and ".join(dict.fromkeys(run.name for run in runs)), panels, epochs, cols, figsize_per_plot)
+
+
+def confusion_panel(run: RunData, epochs: np.ndarray, title: str, annotate: bool) -> Matrix:
+    """The confusion matrix of the training speakers at each of ``epochs``, as of the last snapshot by then."""
+    counts, names = confusions(run)
+    return Matrix(title, np.stack(counts)[_frames_at(run.snapshot_epochs, epochs)], names, annotate)
+
+
+def _title(animation: Animation, with_run: bool) -> str:
+    return f"{animation.run.name}, {animation.method}" if with_run else animation.method
+
+
+def _earlier(titles: Sequence[str]) -> list[int]:
+    """How many of the titles before each are the same, plus one; 0 where there is none."""
+    return [(n := titles[:place].count(title)) and n + 1 for place, title in enumerate(titles)]
+
+
+def _common_epochs(animations: Sequence[Animation]) -> np.ndarray:
+    """The epochs of the frames of all: their own where they agree."""
+    first = animations[0].epochs
+    if all(np.array_equal(animation.epochs, first) for animation in animations):
+        return first
+    start, end = min(a.epochs[0] for a in animations), max(a.epochs[-1] for a in animations)
+    return np.linspace(start, end, max(len(animation) for animation in animations))
+
+
+def _frames_at(own: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+    """(n,) which of the frames at the epochs ``own`` is shown at each of ``epochs``: the last by then."""
+    return np.clip(np.searchsorted(own, epochs + 1e-9, side="right") - 1, 0, len(own) - 1)
+
+
+def _places(trajectory: np.ndarray, method: str, seed: int, options: Options) -> np.ndarray:
     if method == "sphere":
         if trajectory.shape[2] != 3:
             raise SpkverError(f"--method sphere is for embeddings of 3 dimensions, these have {trajectory.shape[2]}")
         return trajectory
     if method not in METHODS:
         raise SpkverError(f"--method {method}: choose among {', '.join(METHODS)}, sphere")
-    return METHODS[method](trajectory, seed)
-
-
-def _draw_points(axis, panel: Panel, labels: np.ndarray, held_out: np.ndarray):
-    scatter(axis, panel.values[0], labels, held_out)
-    low, high = panel.values.min((0, 1)), panel.values.max((0, 1))
-    space = 0.06 * np.maximum(high - low, 1e-6)
-    axis.set(xlim=(low[0] - space[0], high[0] + space[0]), ylim=(low[1] - space[1], high[1] + space[1]))
-    axis.set_title(panel.title)
-    groups = [np.flatnonzero(labels == speaker) for speaker in dict.fromkeys(labels.tolist())]
-
-    def update(index: int) -> None:
-        for artist, members in zip(axis.collections, groups):
-            artist.set_offsets(panel.values[index, members])
-
-    return update
-
-
-def _draw_sphere(axis, panel: Panel, labels: np.ndarray, held_out: np.ndarray):
-    around, up = np.meshgrid(np.linspace(0, 2 * np.pi, 25), np.linspace(0, np.pi, 13))
-    ball = np.cos(around) * np.sin(up), np.sin(around) * np.sin(up), np.cos(up)
-    axis.plot_wireframe(*ball, color="grey", alpha=0.2, linewidth=0.5)
-    unit = panel.values / np.linalg.norm(panel.values, axis=2, keepdims=True)
-    groups = [np.flatnonzero(labels == speaker) for speaker in dict.fromkeys(labels.tolist())]
-    before = len(axis.collections)
-    scatter(axis, unit[0], labels, held_out)
-    artists = axis.collections[before:]
-    axis.set(title=panel.title, zticks=[], box_aspect=(1, 1, 1))
-
-    def update(index: int) -> None:
-        for artist, members in zip(artists, groups):
-            artist._offsets3d = tuple(unit[index, members].T)
-        axis.view_init(20, 30 + 60 * index / len(unit))
-
-    return update
-
-
-def _draw_image(axis, panel: Panel):
-    image = axis.imshow(panel.values[0], vmin=0, vmax=1, cmap="viridis")
-    axis.set(xticks=[], yticks=[], xlabel="speaker that the head answers", ylabel="true speaker")
-    axis.grid(False)
-
-    def update(index: int) -> None:
-        image.set_data(panel.values[index])
-        matrix = panel.values[index]
-        axis.set_title(f"confusion: {np.trace(matrix) / max(matrix.sum(), 1e-9):.0%} right")
-
-    return update
+    return METHODS[method](trajectory, seed, options)

@@ -36,6 +36,10 @@ KINDS = {"train": "training speakers", "held_out": "held-out speakers"}
 def confusion_development(run: RunData, annotate: bool = True) -> Picture:
     """Whom the head takes the training utterances for: before training, halfway and at the end.
 
+    The head answers without its margin. A good run ends with all on the diagonal. In a bad one a column is full (the
+    head answers one speaker to everything), or two speakers go on being taken for each other. Of many speakers those in
+    most errors are shown. ``Run.confusion_matrix`` has every epoch.
+
     Args:
         run: with snapshots of two training speakers or more.
         annotate: write the number of utterances into the cells that have one.
@@ -100,13 +104,26 @@ def confusions(run: RunData) -> tuple[list[np.ndarray], list[str]]:
     return [matrix[np.ix_(kept, kept)] for matrix in matrices], [names[index] for index in kept]
 
 
-def drift(run: RunData) -> Picture:
-    """How far embeddings move between snapshots, 1, 2, 4, 8 and 16 epochs apart: mean and spread."""
+def embedding_drifts(run: RunData) -> tuple[Picture, dict[int, np.ndarray]]:
+    """How far embeddings move between snapshots, 1, 2, 4, 8 and 16 epochs apart: mean and spread.
+
+    A good run moves far at first and comes to rest as its learning rate falls: all lines fall, and those further apart
+    lie above the others, by less than their number of epochs (embeddings go in a direction, but not straight). In a bad
+    run the lines stay high to the end (the learning rate does not fall, or is too high), all lie on one another
+    (embeddings jump about a place), or all are near 0 (nothing is learnt).
+
+    Source: none is needed, it is the plain distance of an utterance's embeddings at two epochs.
+
+    Returns:
+        The picture, and for each number of epochs apart (n_snapshots - skip,), the mean Euclidean distance.
+    """
     trajectory, _ = run.trajectory(at_least=2)
     epochs = run.snapshot_epochs
+    skips = [skip for skip in SKIPS if skip < len(epochs)]
+    series = {skip: analysis.drift(trajectory, skip).mean(1) for skip in skips}
     figure, axes = picture(1, 2, (5.0, 3.6))
     for axis, metric, title in zip(axes[0], ("euclidean", "cosine"), ("Euclidean distance", "1 - cosine")):
-        for index, skip in enumerate(skip for skip in SKIPS if skip < len(epochs)):
+        for index, skip in enumerate(skips):
             moved = analysis.drift(trajectory, skip, metric)
             mean, spread = moved.mean(1), moved.std(1)
             style = line_style(index)
@@ -118,11 +135,30 @@ def drift(run: RunData) -> Picture:
         epoch_axis(axis)
     legend_beside(axes[0, 1], title="epochs apart")
     figure.suptitle(f"{run.name}: how far an embedding has moved (mean, band: one standard deviation)")
-    return figure
+    return figure, series
 
 
-def cka(run: RunData) -> Picture:
-    """1 - CKA between snapshots: change of the arrangement as a whole, blind to rotation and scale."""
+def drift(run: RunData) -> Picture:
+    """The picture of ``embedding_drifts``."""
+    return embedding_drifts(run)[0]
+
+
+def cka_similarities(run: RunData, y_lim: float | None = None) -> Picture:
+    """1 - CKA between snapshots 1, 2, 4, 8 and 16 epochs apart: change of the arrangement, blind to rotation and scale.
+
+    Beside the drift it says what moved: a drift without a change of CKA is all embeddings turning or growing together.
+    A good run falls to almost 0, as the arrangement of the speakers is found; a bad one stays high (it goes on being
+    rearranged), or is 0 from the start (nothing is learnt). Below 0 is chance: the estimate is unbiased.
+
+    Source: S. Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019; unbiased as in T.
+    Nguyen et al., ICLR 2021.
+
+    Args:
+        y_lim: the axis goes from 0 to this, so that runs can be compared; None: as far as this one.
+
+    Raises:
+        SpkverError: fewer than two snapshots, or than four utterances.
+    """
     trajectory, _ = run.trajectory(at_least=2)
     if trajectory.shape[1] < 4:
         raise SpkverError(f"{run.experiment.snapshots}: CKA needs four utterances; set snapshots.utterances higher")
@@ -132,13 +168,24 @@ def cka(run: RunData) -> Picture:
         change = [1 - analysis.linear_cka(before, after) for before, after in zip(trajectory, trajectory[skip:])]
         axes[0, 0].plot(epochs[skip:], change, marker=".", label=f"{skip}", **line_style(index))
     epoch_axis(axes[0, 0])
-    axes[0, 0].set(ylabel="1 - CKA", title=f"{run.name}: change of the arrangement", ylim=(0, None))
+    axes[0, 0].set(ylabel="1 - CKA", title=f"{run.name}: change of the arrangement", ylim=(0, y_lim))
     legend_beside(axes[0, 0], title="epochs apart")
     return figure
 
 
-def spectrum(run: RunData, n: int = N_EIGENVALUES) -> Picture:
-    """The n largest PCA eigenvalues over the epochs, and how many dimensions are really in use."""
+def eigenvalues(run: RunData, n: int = N_EIGENVALUES) -> Picture:
+    """The n largest eigenvalues of the embeddings' covariance over the epochs, and how many dimensions are in use.
+
+    A good run spreads: several eigenvalues grow, and the effective rank rises towards the number of speakers shown less
+    one. In a bad one a single eigenvalue takes all (collapse: embeddings lie along a line), and the rank falls to 1.
+
+    Source: O. Roy and M. Vetterli, "The effective rank", EUSIPCO 2007 (there of singular values).
+
+    Raises:
+        SpkverError: fewer than two snapshots, or n is below 1.
+    """
+    if n < 1:
+        raise SpkverError(f"eigenvalues: n is {n}, it must be 1 or more")
     figure, axes = picture(1, 2, (5.0, 3.6))
     left, right = axes[0]
     trajectory, _ = run.trajectory(at_least=2)
@@ -147,7 +194,7 @@ def spectrum(run: RunData, n: int = N_EIGENVALUES) -> Picture:
     for index, (row, colour) in enumerate(zip(values.T, ordered_colours(values.shape[1]))):
         left.plot(epochs, row, marker=MARKERS[index % len(MARKERS)], markersize=3.5, label=f"{index + 1}", color=colour)
     epoch_axis(left)
-    left.set(title="largest eigenvalues of the covariance", ylim=(0, None))
+    left.set(title=f"{values.shape[1]} largest eigenvalues of the covariance", ylim=(0, None))
     legend_beside(left, fontsize=8)
     for index, (kind, ranks) in enumerate(effective_ranks(run).items()):
         right.plot(epochs, ranks, marker=".", label=KINDS[kind], **line_style(index))
@@ -170,7 +217,12 @@ def effective_ranks(run: RunData) -> dict[str, list[float]]:
 
 
 def curvature(run: RunData) -> Picture:
-    """By what angle embeddings turn from one epoch's move to the next: 0 straight on, 90 at random."""
+    """By what angle embeddings turn from one epoch's move to the next: 0 straight on, 90 at random, 180 back.
+
+    A good run begins below or near 90 degrees (embeddings are on their way) and ends above (they tremble about their
+    place as the learning rate falls). A bad one is above 120 from the start: each epoch takes back what the one before
+    did, which too high a learning rate does.
+    """
     trajectory, _ = run.trajectory(at_least=3)
     turned = np.degrees(analysis.curvature(trajectory))
     epochs = run.snapshot_epochs[1:-1]
@@ -188,7 +240,13 @@ def curvature(run: RunData) -> Picture:
 
 
 def clusters(run: RunData) -> Picture:
-    """How well speakers are apart over the epochs: Dunn index, plain and robust, and silhouette."""
+    """How well speakers are apart over the epochs: Dunn index, plain and robust, and silhouette.
+
+    In a good run all rise, for held-out speakers too, though less. In a bad one they rise for training speakers alone
+    (it learns them by heart) or not at all. The plain Dunn index is decided by a single outlier.
+
+    Source: J. C. Dunn, Journal of Cybernetics 1974; P. J. Rousseeuw, "Silhouettes", J. Comp. Appl. Math. 1987.
+    """
     kinds = run.kinds(n_speakers=2)
     figure, axes = picture(1, 3, (4.2, 3.4))
     for index, kind in enumerate(kinds):
@@ -208,14 +266,26 @@ def clusters(run: RunData) -> Picture:
 
 
 def space(run: RunData) -> Picture:
-    """The embeddings before training, halfway and at the end, each in its own two principal components."""
+    """The embeddings before training, halfway and at the end, in the two principal components of all three together.
+
+    One plane and equal axes in all panels, so that what is near in one is as near in another. In a good run a small
+    cloud becomes islands, one a speaker, hollow ones (held-out speakers) too; in a bad one it stays a cloud, or becomes
+    a line (collapse). The share of the variance says how much of the embeddings the plane shows: of 10 well-separated
+    speakers in many dimensions it cannot be much more than 2/9.
+    """
     trajectory, labels = run.trajectory()
     held_out = run.subset.held_out
     chosen = _first_middle_last(len(trajectory))
-    figure, axes = picture(1, len(chosen), (4.2, 4.0))
-    for axis, index in zip(axes[0], chosen):
-        _, points, share = principal(trajectory[index])
+    basis, _, _ = principal(trajectory[chosen].reshape(-1, trajectory.shape[2]))
+    figure, axes = picture(1, len(chosen), (4.2, 4.2), sharex=True, sharey=True)
+    places = [basis.transform(trajectory[index]) for index in chosen]
+    reach = 1.06 * np.abs(places).max()
+    for axis, index, points in zip(axes[0], chosen, places):
+        variance = trajectory[index].var(0).sum()
+        share = points.var(0).sum() / variance if variance > 0 else 0.0
         scatter(axis, points, labels, held_out)
+        axis.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        axis.set_box_aspect(1)
         axis.set_title(f"{_when(run, index)} ({share:.0%} of the variance)")
     _speaker_legend(figure, axes[0, 0])
     figure.suptitle(run.name)
@@ -223,7 +293,13 @@ def space(run: RunData) -> Picture:
 
 
 def tsne(run: RunData) -> Picture:
-    """A t-SNE map of the last snapshot: neighbours are near, distances between groups mean nothing."""
+    """A t-SNE map of the last snapshot: neighbours are near, distances between groups mean nothing.
+
+    After a good run every speaker is an island of one colour; after a bad one colours mix, or a speaker is split (into
+    recordings, channels: what the encoder tells apart beside the voice).
+
+    Source: L. van der Maaten and G. Hinton, "Visualizing Data using t-SNE", JMLR 2008.
+    """
     trajectory, labels = run.trajectory()
     points = tsne_map(trajectory[-1], run.config.seed)
     figure, axes = picture(1, 1, (5.5, 5.0))
@@ -233,8 +309,8 @@ def tsne(run: RunData) -> Picture:
     return figure
 
 
-def tsne_map(embeddings: np.ndarray, seed: int, init: np.ndarray | str = "pca") -> np.ndarray:
-    """t-SNE (van der Maaten & Hinton, 2008) of ``(n, dim)`` by cosine distance -> ``(n, 2)``.
+def tsne_map(embeddings: np.ndarray, seed: int, init: np.ndarray | str = "pca", metric: str = "cosine") -> np.ndarray:
+    """t-SNE (van der Maaten & Hinton, 2008) of ``(n, dim)`` -> ``(n, 2)``.
 
     Raises:
         SpkverError: fewer than 4 embeddings.
@@ -242,7 +318,7 @@ def tsne_map(embeddings: np.ndarray, seed: int, init: np.ndarray | str = "pca") 
     if len(embeddings) < 4:
         raise SpkverError(f"t-SNE needs four utterances, there are {len(embeddings)}; set snapshots.utterances higher")
     perplexity = min(30.0, (len(embeddings) - 1) / 3)
-    return TSNE(perplexity=perplexity, init=init, metric="cosine", random_state=seed).fit_transform(embeddings)
+    return TSNE(perplexity=perplexity, init=init, metric=metric, random_state=seed).fit_transform(embeddings)
 
 
 def principal(embeddings: np.ndarray, n: int = 2) -> tuple[PCA, np.ndarray, float]:
@@ -257,15 +333,15 @@ def principal(embeddings: np.ndarray, n: int = 2) -> tuple[PCA, np.ndarray, floa
     return pca, pca.transform(embeddings), float(pca.explained_variance_ratio_.sum())
 
 
-def scatter(axis, points: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> None:
-    """Points ``(n, 2)`` in the colour and shape of their speaker; held-out speakers are hollow."""
+def scatter(axis, points: np.ndarray, labels: np.ndarray, held_out: np.ndarray, size: float = 22) -> None:
+    """Points ``(n, 2 or 3)`` in the colour and shape of their speaker; held-out speakers are hollow."""
     speakers = list(dict.fromkeys(labels.tolist()))
     for speaker, (colour, marker) in zip(speakers, speaker_styles(len(speakers))):
         mine = labels == speaker
         hollow = bool(held_out[mine][0])
         axis.scatter(
             *points[mine].T,
-            s=22,
+            s=size,
             marker=marker,
             facecolors="none" if hollow else colour,
             edgecolors=colour,

@@ -1,11 +1,10 @@
-"""Sliders for notebooks: theta, m and s of a margin, and the epochs of a run's embeddings."""
+"""Sliders for notebooks: theta, m and s of a margin."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from spkver.errors import SpkverError
-from spkver.pictures.animation import Motion
 from spkver.pictures.margin import raised_nontarget_logit, target_logit
 from spkver.pictures.style import BLUE, GREY, ORANGE, PURPLE, RED, Picture, legend_beside, picture
 
@@ -53,17 +52,6 @@ def margin_sliders():
         margin=widgets.FloatSlider(0.2, min=0.0, max=1.0, step=0.02, description="m (rad)"),
         scale=widgets.IntSlider(32, 1, 64, description="s"),
     )
-
-
-def epoch_slider(motion: Motion):
-    """A slider over the frames of an animation.
-
-    Raises:
-        SpkverError: ipywidgets is not installed.
-    """
-    widgets = _ipywidgets()
-    slider = widgets.IntSlider(len(motion) - 1, 0, len(motion) - 1, description="frame")
-    return widgets.interactive(_shown(motion.at), frame=slider)
 
 
 def _shown(draw: Callable) -> Callable:

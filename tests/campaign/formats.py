@@ -253,7 +253,7 @@ def _snapshots(folder: Path, material: Path):
 
     run = Run(folder)
     run.trajectory()
-    return run.confusion().close() if hasattr(run.confusion(), "close") else None
+    return run.confusion_matrix()
 
 
 def _embeddings(folder: Path, material: Path):

@@ -35,7 +35,7 @@ VERBS = {
     "prepare folder": ("own", "prepare folder {here}/own --audio {train}/wav --min-seconds 0.5 --test-speakers 3"),
     "export": ("onnx", "export {exp}/model --huggingface {here}/onnx"),
     "plot": ("pictures", "plot run {exp} --only records --out {here}/pictures"),
-    "animate": ("pictures", "animate {exp} --frames 3 --pixels 100 --out {here}/pictures/motion.gif"),
+    "animate": ("pictures", "animate {exp} --frames 3 --figsize-per-plot 1 1 --out {here}/pictures/motion.gif"),
     "report": ("pictures", "report {exp} --out {here}/pictures/page.html"),
 }
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from spkver.errors import SpkverError
-from spkver.pictures import Run, notebook
-from spkver.pictures.animation import animate
+from spkver.pictures import notebook
 
 TOUR = Path(__file__).parents[2] / "recipes" / "tour" / "tour.ipynb"
 
@@ -34,8 +33,8 @@ def test_the_notebook_runs_from_a_clean_kernel_and_shows_every_picture(scored, m
         for output in cell.outputs
         for kind in output.get("data", {})
     ]
-    # 4 of margins, 12 of the run; the animation and the sliders show themselves in other ways.
-    assert shown.count("image/png") >= 16
+    # 4 of margins, 11 of the run; animations and sliders show themselves in other ways.
+    assert shown.count("image/png") >= 15
     assert "text/html" in shown
 
 
@@ -47,13 +46,6 @@ def test_sliders_draw_where_they_stand():
     points = [line.get_xydata()[0] for line in axis.lines if len(line.get_xydata()) == 1]
     assert points[0] == pytest.approx([60, 5.0], abs=1e-3)
     assert points[1] == pytest.approx([60, 10 * math.cos(math.pi / 3 + 0.5)], abs=1e-3)
-
-
-def test_a_slider_over_the_frames_has_one_place_for_each(scored):
-    pytest.importorskip("ipywidgets", reason="ipywidgets is not installed")
-    motion = animate(Run(scored), ["pca"], n_frames=7, pixels=150)
-    assert notebook.epoch_slider(motion).children[0].max == 6
-    assert motion.at(0) is motion.figure
 
 
 def test_without_ipywidgets_the_message_says_what_to_install(monkeypatch):

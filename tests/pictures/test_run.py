@@ -40,7 +40,7 @@ def test_plot_run_writes_every_picture(scored, tmp_path, capsys):
 
 def test_records_show_the_logged_values(scored):
     run = Run(scored)
-    axes = run.records().axes
+    axes = run.plot_training_records().axes
     logged = [json.loads(line) for line in (scored / "log.jsonl").read_text().splitlines()]
     losses = [record["loss"] for record in logged if record["kind"] == "step"]
     np.testing.assert_allclose(axes[0].lines[0].get_ydata(), losses)
@@ -58,14 +58,14 @@ def test_records_show_the_logged_values(scored):
 def test_records_mark_where_the_margin_grows(scored):
     run = Run(scored)
     schedule = run.config.margin_schedule
-    for axis in run.records().axes:
+    for axis in run.plot_training_records().axes:
         marked = [
             line.get_xdata()[0] for line in axis.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == ":"
         ]
         assert marked == [schedule.start_epoch, schedule.end_epoch]
     beyond = schedule.model_copy(update={"start_epoch": 9.0, "end_epoch": 9.0})
     run.config = run.config.model_copy(update={"margin_schedule": beyond})
-    assert not [line for line in run.records().axes[0].lines if line.get_linestyle() == ":"]
+    assert not [line for line in run.plot_training_records().axes[0].lines if line.get_linestyle() == ":"]
 
 
 def test_records_say_whether_clipping_most_steps_is_well(scored):
@@ -75,13 +75,13 @@ def test_records_say_whether_clipping_most_steps_is_well(scored):
     for name in ("muon", "sgd"):
         optimizer = run.config.optimizer.model_copy(update={"name": name})
         run.config = run.config.model_copy(update={"optimizer": optimizer})
-        axis = run.records().axes[5]
+        axis = run.plot_training_records().axes[5]
         assert axis.get_title() == f"gradient norm; 100% of steps clipped at {run.config.training.clip_norm:g}"
         said[name] = axis.texts[0].get_text()
     assert "is fine" in said["muon"]
     assert "raise training.clip_norm" in said["sgd"]
     run.steps["clipped"][:] = 0.1
-    assert not run.records().axes[5].texts
+    assert not run.plot_training_records().axes[5].texts
 
 
 def test_confusion_has_names_and_the_numbers_of_utterances(scored):
@@ -97,7 +97,7 @@ def test_confusion_has_names_and_the_numbers_of_utterances(scored):
 
 
 def test_the_spectrum_has_a_colour_of_its_own_for_each_eigenvalue(scored):
-    lines = [line for line in Run(scored).spectrum().axes[0].lines if line.get_label().isdigit()]
+    lines = [line for line in Run(scored).eigenvalues().axes[0].lines if line.get_label().isdigit()]
     assert len(lines) == 10
     assert len({line.get_color() for line in lines}) == 10
 
@@ -105,12 +105,83 @@ def test_the_spectrum_has_a_colour_of_its_own_for_each_eigenvalue(scored):
 def test_drift_and_cka_show_the_analysis_of_the_snapshots(scored):
     run = Run(scored)
     trajectory, _ = run.trajectory()
-    drawn = lines_of(run.drift().axes[0])["2"]
+    picture, series = run.plot_embedding_drifts()
+    assert sorted(series) == [1, 2]
+    drawn = lines_of(picture.axes[0])["2"]
+    np.testing.assert_allclose(drawn[:, 1], series[2])
     np.testing.assert_allclose(drawn[:, 0], [2, 3])
     expected = np.linalg.norm(trajectory[2:].astype(float) - trajectory[:-2], axis=2).mean(1)
     np.testing.assert_allclose(drawn[:, 1], expected, rtol=1e-6)
-    cka = lines_of(run.cka().axes[0])["1"][:, 1]
+    axis = run.plot_cka_similarities(y_lim=0.3).axes[0]
+    assert axis.get_ylim() == (0, 0.3)
+    cka = lines_of(axis)["1"][:, 1]
     np.testing.assert_allclose(cka[0], 1 - analysis.linear_cka(trajectory[0], trajectory[1]))
+
+
+def test_eigenvalues_are_those_asked_for_in_colours_of_their_own(scored):
+    run = Run(scored)
+    trajectory, _ = run.trajectory()
+    lines = run.eigenvalues(n=10).axes[0].lines
+    expected = np.stack([np.sort(np.linalg.eigvalsh(np.cov(embeddings.T)))[::-1][:10] for embeddings in trajectory])
+    np.testing.assert_allclose(np.stack([line.get_ydata() for line in lines], 1), expected, rtol=1e-4, atol=1e-9)
+    assert len({line.get_color() for line in lines}) == 10
+    with pytest.raises(SpkverError, match="n is 0"):
+        run.eigenvalues(n=0)
+
+
+def test_the_space_has_one_basis_and_equal_axes(scored):
+    run = Run(scored)
+    trajectory, _ = run.trajectory()
+    axes = run.space().axes
+    places = [np.concatenate([artist.get_offsets() for artist in axis.collections]) for axis in axes]
+    # Distances in one plane are at most those in space; a plane of one panel's own would be another one.
+    flat = np.concatenate([trajectory[0], trajectory[2], trajectory[3]]).astype(float)
+    expected = np.linalg.svd(flat - flat.mean(0))[1][:2]
+    np.testing.assert_allclose(np.linalg.norm(np.concatenate(places), axis=0), expected, rtol=1e-5)
+    limits = {(*axis.get_xlim(), *axis.get_ylim()) for axis in axes}
+    assert len(limits) == 1
+    (low, high, bottom, top) = limits.pop()
+    assert (high - low, axes[0].get_box_aspect()) == (top - bottom, 1)
+
+
+def test_a_run_says_what_it_is_also_where_parts_are_missing(scored, copy):
+    run = Run(scored)
+    n_held_out = len(set(run.subset.speakers[run.subset.held_out]))
+    assert repr(run) == (
+        f"<Run {scored}: speech_encoder_v3, arc_margin, 3 of 3 epochs, "
+        f"best held-out EER {run.epochs['held_out_eer'].min():.2%}, "
+        f"4 snapshots of 60 utterances by {10 - n_held_out} training and {n_held_out} held-out speakers>"
+    )
+    shutil.rmtree(copy / "snapshots")
+    (copy / "log.jsonl").write_text("")
+    assert repr(Run(copy)) == f"<Run {copy}: speech_encoder_v3, arc_margin>"
+
+
+def test_confusion_matrices_of_all_epochs_are_under_a_slider_with_numbers(scored):
+    run = Run(scored)
+    motion = run.confusion_matrix(annotate=True)
+    assert len(motion) == 4
+    matrices, names = confusions(run)
+    axis = motion.at(2).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == names
+    assert sum(int(text.get_text()) for text in axis.texts) == matrices[2].sum()
+    assert motion._repr_html_().count("<img ") == 4
+    assert not run.confusion_matrix().at(2).axes[0].texts
+
+
+def test_the_architecture_of_a_run_is_that_of_its_model(scored, copy):
+    assert "parameters" in Run(scored).architecture().axes[0].get_title()
+    shutil.rmtree(copy / "model", ignore_errors=True)
+    shutil.rmtree(copy / "untrained", ignore_errors=True)
+    with pytest.raises(SpkverError):
+        Run(copy).architecture()
+
+
+def test_every_picture_says_what_a_good_and_a_bad_run_look_like():
+    methods = "plot_training_records gradients confusion_matrix plot_embedding_drifts plot_cka_similarities eigenvalues"
+    for name in (*methods.split(), "curvature", "clusters", "space", "tsne", "architecture", "score_histograms", "det"):
+        words = getattr(Run, name).__doc__.lower()
+        assert "good" in words and ("bad" in words or "two cross" in words), name
 
 
 def test_confusions_count_every_training_utterance_once_in_the_same_order(scored):
@@ -183,7 +254,7 @@ def test_a_run_of_one_snapshot_says_what_it_lacks(copy):
         (copy / "snapshots" / f"epoch-00{epoch}.npz").unlink()
     run = Run(copy)
     with pytest.raises(SpkverError, match="1 snapshots, this picture needs 2"):
-        run.drift()
+        run.plot_embedding_drifts()
     with pytest.raises(SpkverError, match="needs 3"):
         run.curvature()
     assert len(run.space().axes) == 1
@@ -198,7 +269,7 @@ def test_a_run_without_scores_says_so(copy):
 def test_a_run_without_a_finished_epoch_says_so(copy):
     (copy / "log.jsonl").write_text("")
     with pytest.raises(SpkverError, match="no finished step yet"):
-        Run(copy).records()
+        Run(copy).plot_training_records()
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
@@ -222,7 +293,7 @@ def test_snapshots_of_other_training_speakers_are_refused(copy):
     path = copy / "snapshots" / "utterances"
     path.write_text(path.read_text().replace(" held_out\n", " train\n", 1))
     with pytest.raises(SpkverError, match="is of other training speakers than"):
-        Run(copy).confusion()
+        Run(copy).confusion_matrix()
 
 
 def test_two_speakers_are_enough_for_every_picture(tiny_config, voices, tmp_path, capsys):
@@ -259,7 +330,7 @@ def test_det_compares_several_runs(scored, copy, tmp_path, capsys):
 
 
 def test_pictures_show_themselves_in_a_notebook(scored):
-    assert Run(scored).cka()._repr_png_().startswith(b"\x89PNG")
+    assert Run(scored).plot_cka_similarities()._repr_png_().startswith(b"\x89PNG")
 
 
 def test_speakers_have_styles_of_their_own():
@@ -312,7 +383,7 @@ def test_pictures_of_runs_need_no_torch(scored, tmp_path):
     verbs = [
         ["plot", "run", str(scored), "--only", "records", "confusion", "--out", str(tmp_path)],
         ["plot", "det", str(scored), "--out", str(tmp_path)],
-        ["animate", str(scored), "--frames", "2", "--pixels", "100", "--out", str(tmp_path / "m.gif")],
+        ["animate", str(scored), "--frames", "2", "--figsize-per-plot", "1", "1", "--out", str(tmp_path / "m.gif")],
     ]
     program = f"import sys; from spkver.cli import main; print([main(v) for v in {verbs}], 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

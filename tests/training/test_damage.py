@@ -210,7 +210,7 @@ def test_a_log_without_a_value_that_pictures_need_says_so(trained, tmp_path):
     path = exp / "log.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"grad_norm"', b'"grad_nirm"'))
     with pytest.raises(SpkverError, match=r"log\.jsonl: no step says its 'grad_norm'"):
-        Run(exp).records()
+        Run(exp).plot_training_records()
 
 
 def test_a_log_that_was_cut_is_gone_on_with_and_told(tmp_path, capsys):
