@@ -83,6 +83,29 @@ def complete(section: AnySection, overrides: Sequence[str], source: str) -> AnyS
     return _check(values, source, type(section))
 
 
+def config_of(values: Content, path: Path | None, overrides: Sequence[str], source: str) -> Config:
+    """A configuration made of values; those of a file change them, and overrides what the file says.
+
+    Raises:
+        SpkverError: as `load_config`; ``source`` begins a message where there is no file.
+    """
+    content = _merge(Config().model_dump(), values)
+    if path is not None:
+        content = _merge(content, _read_with_bases(_place(path, path)))
+    for override in overrides:
+        content = _merge(content, _parse_override(override))
+    return _check(content, path or source, Config)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file of another toolkit holds.
+
+    Raises:
+        SpkverError: it cannot be read, or is no YAML.
+    """
+    return _parse_yaml(_read_text(path, only_a_file=True), str(path))
+
+
 # Keys of stored runs that have another name today.
 _RENAMED = {"scoring.views": "scoring.variants"}
 

@@ -148,7 +148,7 @@ def read_speakers(folder: str | Path) -> list[str] | None:
     path = Path(folder) / "speakers"
     if is_file(Path(folder) / IMPORTED):
         return None
-    if not is_file(path) and read_config(folder).model.name == "onnx":
+    if not is_file(path) and "imported" in load_run(_config_file(Path(folder)))[1]:
         return None
     try:
         return composed(path.read_text(encoding="utf-8")).split()

@@ -168,15 +168,21 @@ def _check(exported: OnnxExtractor, extractor: Extractor, waveforms: list[np.nda
 
 
 def _waveforms(extractor: Extractor, data: DataDirectory | None) -> list[np.ndarray]:
-    """What the file is checked by: recordings, and buzzes over noise of very short to usual lengths."""
-    rng = np.random.default_rng(0)
+    """What the file is checked by: recordings, and made-up sounds."""
     utterances: Sequence = [] if data is None else data.utterances[:_CHECKED_UTTERANCES]
-    waveforms = [read_audio(utterance.path, extractor.sample_rate) for utterance in utterances]
+    recordings = [read_audio(utterance.path, extractor.sample_rate) for utterance in utterances]
+    return recordings + made_up_sounds(extractor.sample_rate)
+
+
+def made_up_sounds(sample_rate: int) -> list[np.ndarray]:
+    """Buzzes over noise of very short to usual lengths, each ``(n_samples,)`` float32."""
+    rng = np.random.default_rng(0)
+    sounds = []
     for seconds in _MADE_UP_SECONDS:
-        time = np.arange(round(seconds * extractor.sample_rate)) / extractor.sample_rate
+        time = np.arange(round(seconds * sample_rate)) / sample_rate
         buzz = np.sign(np.sin(2 * np.pi * rng.uniform(80, 250) * time)) * np.sin(2 * np.pi * 3 * time)
-        waveforms.append((0.1 * buzz + 0.01 * rng.standard_normal(len(time))).astype(np.float32))
-    return waveforms
+        sounds.append((0.1 * buzz + 0.01 * rng.standard_normal(len(time))).astype(np.float32))
+    return sounds
 
 
 @contextlib.contextmanager

@@ -72,7 +72,10 @@ def open_session(file: Path, device: torch.device | None = None) -> Any:
         import onnxruntime
     except ImportError as error:
         raise SpkverError(f"onnx: cannot import onnxruntime ({error}); pip install 'spkver[onnx]'") from None
+    if not file.is_file():
+        raise SpkverError(f"{file}: there is no such file")
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised, too
     options.intra_op_num_threads = 1
     providers: list[Any] = ["CPUExecutionProvider"]
     if device is not None and device.type == "cuda" and _GPU in onnxruntime.get_available_providers():
