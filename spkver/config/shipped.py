@@ -19,23 +19,29 @@ RECIPES = _place("recipes")
 
 
 def shipped(name: str | Path) -> Path | None:
-    """The configuration of a bare name, as ``mini`` or ``base.yaml``; None where none has that name."""
-    if Path(name).name != str(name):
-        return None
-    path = CONFIGURATIONS / str(name)
-    path = path if path.suffix == ".yaml" else path.with_name(f"{path.name}.yaml")
-    return path if path.is_file() else None
+    """The configuration of a name, as ``mini``, ``base.yaml`` or ``encoders/wavlm``; None where none has it."""
+    bare = str(name).removesuffix(".yaml")
+    return next((path for path in _files() if _name(path) == bare), None)
 
 
 def nearest_shipped(name: str | Path) -> str | None:
     """The name of a configuration that somebody may have meant."""
-    near = difflib.get_close_matches(Path(name).stem, [path.stem for path in CONFIGURATIONS.glob("*.yaml")], 1)
-    return near[0] if near else None
+    names = {path.stem: _name(path) for path in _files()}
+    near = difflib.get_close_matches(Path(name).stem, names, 1)
+    return names[near[0]] if near else None
 
 
 def titles() -> dict[str, str]:
     """Every configuration's name and the first sentence of the comment at its head."""
-    return {path.stem: _title(path) for path in sorted(CONFIGURATIONS.glob("*.yaml"))}
+    return {_name(path): _title(path) for path in _files()}
+
+
+def _files() -> list[Path]:
+    return [*sorted(CONFIGURATIONS.glob("*.yaml")), *sorted(CONFIGURATIONS.glob("*/*.yaml"))]
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(CONFIGURATIONS).with_suffix("").as_posix()
 
 
 def _title(path: Path) -> str:

@@ -38,6 +38,7 @@ def test_a_file_of_ones_own_comes_before_a_shipped_one_and_a_folder_does_not(els
     [
         ("minni", "did you mean 'mini'?"),
         ("conf/voxceleb.yaml", "did you mean 'voxceleb'?"),
+        ("wavlm", "did you mean 'encoders/wavlm'?"),
         ("something/else.yaml", "`spkver config --list` names those that come with spkver"),
     ],
 )
@@ -48,6 +49,7 @@ def test_a_name_that_is_none_gets_the_nearest_one(name, advice):
 
 
 def test_the_list_has_every_configuration_with_its_first_sentence():
-    assert titles().keys() == {path.stem for path in CONFIGURATIONS.glob("*.yaml")}
+    own = {path.stem for path in CONFIGURATIONS.glob("*.yaml")}
+    assert titles().keys() == own | {f"encoders/{path.stem}" for path in CONFIGURATIONS.glob("encoders/*.yaml")}
     assert titles()["mini"] == "The built-in corpus: a small encoder, a few minutes on a laptop"
     assert titles()["finetune"] == "A trained model goes on with other speakers, or with more of them"
