@@ -57,6 +57,13 @@ def _number_or_auto(workers: object) -> int | Literal["auto"]:
     raise ValueError("must be auto or a number of processes, 0 or more")
 
 
+def _bool_or_auto(value: object) -> bool | Literal["auto"]:
+    if value == "auto" or isinstance(value, bool):
+        return value
+    raise ValueError("must be auto, true or false")
+
+
+TrueOrAuto = Annotated[bool | Literal["auto"], PlainValidator(_bool_or_auto)]
 Workers = Annotated[int | Literal["auto"], PlainValidator(_number_or_auto)]
 Factor = Annotated[float, Field(ge=0.1, le=10)]
 Factors = Annotated[list[Factor], Field(min_length=1), AfterValidator(_recorded_first)]
@@ -316,6 +323,8 @@ class Training(Section):
     precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     tf32: bool = False  # a GPU may multiply float32 with 10 bits of mantissa
     threads: CountOrZero = 0  # 0: what torch chooses
+    compile: TrueOrAuto = added("auto", before=False)  # encoder and loss by torch.compile; auto: on a GPU
+    log_every: Count = 10  # steps; a GPU is waited for, and their losses read, as seldom
     head_megabytes: Positive | None = None  # logits that take more are computed chunk by chunk; null: 2048 on a GPU
     chunked_head_rows: Count = 20000  # on a CPU with head_megabytes null: so from so many weight rows (classes x K) on
     chunked_head_products: Literal["float32", "bfloat16"] = "float32"  # .. with matrix products of this type

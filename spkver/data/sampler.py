@@ -70,6 +70,7 @@ class SpeakerBatchSampler:
         self.utterances_per_speaker = utterances_per_speaker
         self.seed = seed
         self.rank, self.world_size = rank, world_size
+        self.batch_size = speakers_per_batch * utterances_per_speaker  # of all processes together
         counts = np.array([len(items) for items in self.items])
         self._due_per_epoch = np.maximum(counts / utterances_per_speaker, 1.0)
         self._replay = (0, np.zeros(len(counts)), np.zeros(len(counts), np.int64))

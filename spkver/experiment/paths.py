@@ -16,7 +16,7 @@ from spkver.errors import SpkverError
 from spkver.files import atomic_write, is_file, remove_leftovers
 
 # Keys that may differ when a run is resumed: they change no crop and no loss.
-_OF_THE_MACHINE = {"data.workers", "data.cache_gigabytes"}
+_OF_THE_MACHINE = {"data.workers", "data.cache_gigabytes", "training.log_every"}
 
 
 class Experiment:

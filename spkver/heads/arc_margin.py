@@ -17,15 +17,16 @@ from spkver.heads.softmax import NormFace
 COSINE_LIMIT = 1.0 - 2.0**-23
 
 
-def add_angle(cosine: Tensor, angle: float) -> Tensor:
-    """cos(theta + angle) of the angles whose cosines are given, theta in [0, pi], ``angle`` in radians."""
+def add_angle(cosine: Tensor, angle: Tensor | float) -> Tensor:
+    """cos(theta + angle) of the angles whose cosines are given, theta in [0, pi], ``angle`` () in radians."""
+    angle = torch.as_tensor(angle, dtype=torch.float64)  # of no dimension, so that the cosines stay as they are
     cosine = cosine.clamp(-COSINE_LIMIT, COSINE_LIMIT)
     # (1 - c)(1 + c) keeps the digits that 1 - c * c loses close to 1.
     sine = ((1.0 - cosine) * (1.0 + cosine)).sqrt()
-    return cosine * math.cos(angle) - sine * math.sin(angle)
+    return cosine * angle.cos() - sine * angle.sin()
 
 
-def penalise(cosine: Tensor, margin: float, easy_margin: bool) -> Tensor:
+def penalise(cosine: Tensor, margin: Tensor | float, easy_margin: bool) -> Tensor:
     """The target's cos(theta + margin), made to fall with theta over all of [0, pi].
 
     cos(theta + margin) rises again beyond theta = pi - margin, which would reward the worst items.
@@ -34,13 +35,13 @@ def penalise(cosine: Tensor, margin: float, easy_margin: bool) -> Tensor:
 
     Args:
         cosine: of the target classes, any shape.
-        margin: in radians.
+        margin: (), in radians.
         easy_margin: apply the margin only where theta < pi/2, and leave the other cosines as they are.
     """
     shifted = add_angle(cosine, margin)
     if easy_margin:
         return torch.where(cosine > 0, shifted, cosine)
-    turn = math.cos(math.pi - margin)
+    turn = torch.as_tensor(math.pi - margin, dtype=torch.float64).cos()
     return torch.where(cosine > turn, shifted, cosine - (1.0 + turn))
 
 
@@ -53,13 +54,16 @@ class ArcMarginProduct(NormFace):
         in_features: of the embedding.
         out_features: number of classes.
         scale: of the cosines.
-        margin: in radians; ``update`` changes it. It is a schedule's matter and not in the state dict.
+        margin: in radians; ``update`` changes it. It is a schedule's matter and not in the state dict. ``angle`` is the
+            same as a tensor: what is compiled with a number would be compiled again for the next.
         easy_margin: apply the margin only where theta < pi/2.
         rows_per_class: weight vectors a class, for heads with sub-centers that build on this one.
 
     Raises:
         SpkverError: the margin is not in [0, pi).
     """
+
+    angle: Tensor
 
     def __init__(
         self,
@@ -72,6 +76,7 @@ class ArcMarginProduct(NormFace):
     ):
         super().__init__(in_features, out_features, scale, rows_per_class)
         self.easy_margin = easy_margin
+        self.register_buffer("angle", torch.zeros((), dtype=torch.float64), persistent=False)
         self.update(margin)
 
     def update(self, margin: float) -> None:
@@ -79,11 +84,12 @@ class ArcMarginProduct(NormFace):
         if not 0 <= margin < math.pi:
             raise SpkverError(f"head.margin is {margin}: it must be in [0, pi) radians, usually 0.2 to 0.5")
         self.margin = margin
+        self.angle.fill_(margin)
 
     def logits(self, embedding: Tensor, label: Tensor) -> Tensor:
         cosine = self.cosine(embedding)
         label = label[:, None]
-        target = penalise(cosine.gather(1, label), self.margin, self.easy_margin)
+        target = penalise(cosine.gather(1, label), self.angle, self.easy_margin)
         return self.scale * cosine.scatter(1, label, target)
 
     def extra_repr(self) -> str:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spkver import native
-from spkver.heads.arc_margin import ArcMarginProduct, add_angle, penalise
+from spkver.heads.arc_margin import ArcMarginProduct, penalise
 from spkver.heads.chunked_native import FusedLogits
 from spkver.heads.chunked_torch import ChunkPlan, LogitSummary
 from spkver.heads.intertopk_subcenter import ArcMarginProductIntertopkSubcenter
@@ -76,7 +76,7 @@ def chunked_loss(
     head.check_label(label, len(embedding))
     _check_parameters(head)
     # No head has a penalty but this one, and it has none before the margin schedule begins.
-    penalised = head if isinstance(head, ArcMarginProductIntertopkSubcenter) and head.penalty > 0 else None
+    penalised = head if isinstance(head, ArcMarginProductIntertopkSubcenter) and head.has_penalty else None
     plan = ChunkPlan(
         rows_per_class=head.rows_per_class,
         normalise=isinstance(head, NormFace),
@@ -93,9 +93,9 @@ def chunked_loss(
         summary = FusedLogits if _kernels_fit(embedding, weight, bias, label) else LogitSummary
         target, top_k_other, other_logsumexp, other_highest = summary.apply(embedding, weight, bias, label, plan)
         if isinstance(head, ArcMarginProduct):
-            target = head.scale * penalise(target / head.scale, head.margin, head.easy_margin)
+            target = head.scale * penalise(target / head.scale, head.angle, head.easy_margin)
         if penalised is not None:
-            top_k_other = penalised.scale * add_angle(top_k_other / penalised.scale, -penalised.penalty)
+            top_k_other = penalised.scale * penalised.penalise_others(top_k_other / penalised.scale)
         logits = torch.cat([target[:, None], top_k_other, other_logsumexp[:, None]], dim=1)
         loss = F.cross_entropy(logits, torch.zeros_like(label))
         others = torch.cat([top_k_other, other_highest[:, None]], dim=1).amax(1)

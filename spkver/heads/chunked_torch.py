@@ -6,8 +6,9 @@
   Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", ICLR 2025).
 - Logits are (rows, batch): what reduces over classes or sub-centers, or scales a row, then runs along
   contiguous memory, and a chunk's weights and their gradient are used where they lie.
-- The top values are searched only in those items whose highest value in a chunk beats the lowest kept:
+- On a CPU the top values are searched only in those items whose highest value in a chunk beats the lowest kept:
   after a few chunks, next to none.
+- Nothing depends on values that a GPU would have to be waited for.
 """
 
 from collections.abc import Iterator
@@ -55,17 +56,18 @@ class LogitSummary(torch.autograd.Function):
         chunks = _Chunks(embedding, weight, bias, inverse_norm, plan)
         lowest = torch.finfo(embedding.dtype).min
 
-        for chunk, targets in zip(chunks.parts(), chunks.split(label)):
+        for chunk in chunks.parts():
             if inverse_norm is not None:
                 norm = torch.linalg.vector_norm(weight[chunk.rows], dim=1)
                 inverse_norm[chunk.rows] = norm.clamp_min(1e-12).reciprocal()  # as F.normalize
             logit = chunks.of_classes(chunks.of_rows(chunk))
-            at = (label[targets] - chunk.first, targets)
-            target[targets] = logit[at]
-            logit[at] = -torch.inf
+            place, is_here = chunk.places(label[None])
+            found = logit.gather(0, place)
+            target = torch.where(is_here[0], found[0], target)
+            logit.scatter_(0, place, found.masked_fill(is_here, -torch.inf))
             highest = logit.amax(0)
             if k:
-                items = (highest > top_k_other[:, -1]).nonzero()[:, 0]
+                items = _items_to_search(highest, top_k_other[:, -1])
                 kept = top_k_other[items], top_k_class[items]
                 top_k_other[items], top_k_class[items], left, highest[items] = _merge(kept, logit, items, chunk.first)
                 other_logsumexp[items] = other_logsumexp[items].logaddexp(left.double().logsumexp(1))
@@ -91,20 +93,22 @@ class LogitSummary(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
         embedding, weight, bias, label, inverse_norm, top_k_class, other_logsumexp = ctx.saved_tensors
         plan = ctx.plan
-        single_class = torch.cat([label[:, None], top_k_class], dim=1)
-        single_grad = torch.cat([grad_target[:, None], grad_hardest], dim=1).flatten()
+        single_class = torch.cat([label[None], top_k_class.t()])
+        single_grad = torch.cat([grad_target[None], grad_hardest.t()])
         grad_weight = torch.empty_like(weight)
         grad_bias = None if bias is None else torch.empty_like(bias)
         grad_embedding = torch.zeros_like(embedding.t())
         chunks = _Chunks(embedding, weight, bias, inverse_norm, plan)
 
-        for chunk, singles in zip(chunks.parts(), chunks.split(single_class.flatten())):
+        for chunk in chunks.parts():
             row_logit = chunks.of_rows(chunk)
             logit = chunks.of_classes(row_logit)
-            grad = (logit - other_logsumexp).exp_().mul_(grad_other)
-            classes, items = single_class.flatten()[singles], singles // single_class.shape[1]
+            # One row more, for the gradients of classes that are in other chunks.
+            grad = logit.new_empty(len(logit) + 1, len(embedding))
+            torch.sub(logit, other_logsumexp, out=grad[:-1]).exp_().mul_(grad_other)
             # Also where nothing is left for ``other_logsumexp``, and what stands there is NaN.
-            grad[classes - chunk.first, items] = single_grad[singles]
+            place, is_here = chunk.places(single_class)
+            grad = grad.scatter_(0, place.masked_fill(~is_here, len(logit)), single_grad)[:-1]
             if grad_bias is not None:
                 grad_bias[chunk.classes] = grad.sum(1)
             grad = _to_nearest_rows(grad, logit, row_logit, plan.rows_per_class)
@@ -123,9 +127,19 @@ class LogitSummary(torch.autograd.Function):
 
 
 class _Chunk(NamedTuple):
-    first: int  # class
     classes: slice
     rows: slice
+
+    @property
+    def first(self) -> int:
+        """Its first class."""
+        return self.classes.start
+
+    def places(self, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Where in the chunk any classes stand, and whether they do: it is some place for those that do not."""
+        place = classes - self.classes.start
+        last = self.classes.stop - self.classes.start - 1
+        return place.clamp(0, last), (place >= 0) & (place <= last)
 
 
 class _Chunks:
@@ -144,13 +158,7 @@ class _Chunks:
         for first in range(0, self.n_classes, self.plan.chunk_classes):
             last = min(first + self.plan.chunk_classes, self.n_classes)
             rows = slice(first * self.plan.rows_per_class, last * self.plan.rows_per_class)
-            yield _Chunk(first, slice(first, last), rows)
-
-    def split(self, classes: Tensor) -> tuple[Tensor, ...]:
-        """For each chunk, the positions in ``classes`` (n,) of its own."""
-        bins = classes // self.plan.chunk_classes
-        n_chunks = -(-self.n_classes // self.plan.chunk_classes)
-        return bins.argsort().split(bins.bincount(minlength=n_chunks).tolist())
+            yield _Chunk(slice(first, last), rows)
 
     def of_rows(self, chunk: _Chunk) -> Tensor:
         """(rows, batch)"""
@@ -185,6 +193,16 @@ def logits_of_some(
     if bias is not None:
         logit += bias[classes, None]
     return logit.amax(2)
+
+
+def _items_to_search(highest: Tensor, lowest_kept: Tensor) -> Tensor:
+    """The items (n,) whose ``highest`` (batch,) of a chunk is among what is kept: on a CPU, after a few chunks few.
+
+    A GPU is not asked which those are, as it would be waited for: it searches all of them.
+    """
+    if highest.device.type == "cpu":
+        return (highest > lowest_kept).nonzero()[:, 0]
+    return torch.arange(len(highest), device=highest.device)
 
 
 def _merge(kept: tuple[Tensor, Tensor], logit: Tensor, items: Tensor, first: int) -> tuple[Tensor, ...]:

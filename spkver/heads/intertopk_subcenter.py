@@ -59,15 +59,23 @@ class ArcMarginProductIntertopkSubcenter(ArcMarginProduct):
         if do_lm:
             mp, k_top = 0.0, 0
         _check_k_top(k_top, out_features)
+        self.mp, self.k_top = mp, k_top  # before the first update
         super().__init__(in_features, out_features, scale, margin, easy_margin, rows_per_class=K)
         self.K = K
-        self.mp = mp
-        self.k_top = k_top
 
     @property
     def penalty(self) -> float:
         """The angle, in radians, by which the nearest other classes are brought nearer at this margin."""
         return self.mp * self.margin / MARGIN_OF_MP
+
+    def update(self, margin: float) -> None:
+        super().update(margin)
+        # Not the penalty itself, which would be compiled anew whenever it grows.
+        self.has_penalty = self.k_top > 0 and self.penalty > 0
+
+    def penalise_others(self, cosine: Tensor) -> Tensor:
+        """cos(theta - penalty), of the cosines (..) of the ``k_top`` nearest other classes."""
+        return add_angle(cosine, -self.mp / MARGIN_OF_MP * self.angle)
 
     def cosine(self, embedding: Tensor) -> Tensor:
         """(batch, in_features) -> (batch, out_features), each class by its nearest sub-center."""
@@ -76,11 +84,11 @@ class ArcMarginProductIntertopkSubcenter(ArcMarginProduct):
     def logits(self, embedding: Tensor, label: Tensor) -> Tensor:
         cosine = self.cosine(embedding)
         index = label[:, None]
-        value = penalise(cosine.gather(1, index), self.margin, self.easy_margin)
-        if self.k_top > 0 and self.penalty > 0:
+        value = penalise(cosine.gather(1, index), self.angle, self.easy_margin)
+        if self.has_penalty:
             top_k_other = top_k_others(cosine.detach(), label, self.k_top)
             index = torch.cat([index, top_k_other], dim=1)
-            value = torch.cat([value, add_angle(cosine.gather(1, top_k_other), -self.penalty)], dim=1)
+            value = torch.cat([value, self.penalise_others(cosine.gather(1, top_k_other))], dim=1)
         return self.scale * cosine.scatter(1, index, value)
 
     def cut(self, out_features: int) -> None:

@@ -15,17 +15,14 @@ def draw_classes(label: Tensor, n_classes: int, n_drawn: int) -> tuple[Tensor, T
     Args:
         label: (batch,) int64, each item's class in [0, n_classes).
         n_classes: of the head.
-        n_drawn: how many to draw, the batch's own included; all of these stay where they are more.
+        n_drawn: how many to draw, the batch's own included; not fewer than the batch has items.
 
     Returns:
         classes: (n,) int64, rising, none twice.
         place: (batch,) int64, where each item's class stands among them.
     """
-    drawn = torch.zeros(n_classes, dtype=torch.bool, device=label.device)
-    drawn[label] = True
-    missing = n_drawn - int(drawn.sum())
-    if missing > 0:
-        others = torch.randperm(n_classes, device=label.device)
-        drawn[others[~drawn[others]][:missing]] = True
-    classes = drawn.nonzero()[:, 0]
+    # As many as there could be different labels, whatever they are: to count them would wait for the device.
+    n_drawn = min(max(n_drawn, len(label)), n_classes)
+    rank = torch.rand(n_classes, device=label.device).index_fill_(0, label, 2.0)
+    classes = rank.topk(n_drawn).indices.sort().values
     return classes, torch.searchsorted(classes, label.contiguous())

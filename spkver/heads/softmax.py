@@ -39,7 +39,7 @@ class Head(nn.Module):
             (batch, out_features) float32.
 
         Raises:
-            SpkverError: a label is outside [0, out_features).
+            SpkverError: a label on a CPU is outside [0, out_features).
             ValueError: ``label`` is not (batch,) int64.
         """
         self.check_label(label, len(embedding))
@@ -94,9 +94,14 @@ class Head(nn.Module):
         return (classes[:, None] * per_class + torch.arange(per_class, device=classes.device)).flatten()
 
     def check_label(self, label: Tensor, batch: int) -> None:
-        """Raise, naming what is wrong, unless labels are ``(batch,)`` int64 and each a class of this head."""
+        """Raise, naming what is wrong, unless labels are ``(batch,)`` int64 and each a class of this head.
+
+        On a GPU they are not read, which would wait for it: check them before they are copied there.
+        """
         if label.shape != (batch,) or label.dtype != torch.int64:
             raise ValueError(f"label must be ({batch},) int64, not {tuple(label.shape)} of {label.dtype}")
+        if label.device.type != "cpu":
+            return
         low, high = map(int, label.aminmax())
         if low < 0 or high >= self.out_features:
             raise SpkverError(

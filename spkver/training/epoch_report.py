@@ -48,10 +48,6 @@ class RunningMeans:
             "utterances_per_second": round(values["items"] / values["seconds"], 1),
         }
 
-    def running(self, record: dict) -> dict:
-        """The means so far with the present learning rate and margin."""
-        return {**self.mean(), "lr": record["lr"], "margin": record["margin"]}
-
 
 def epoch_progress(epoch: int, epochs: int, n_steps: int, first_step: int) -> Progress:
     """Progress through one epoch, counted from 0."""

@@ -13,16 +13,17 @@ _GROWTH_STEPS = 2000  # steps in a row without an overflow, after which twice th
 
 
 class LossScale:
-    """The factor, and how it follows what happens.
+    """The factor, and how it follows what happens; it stays on the device, where it is known whether a step is finite.
 
     Args:
         dtype: of the encoder's arithmetic; but for float16 the factor is 1 and stays so.
+        device: of the loss.
     """
 
-    def __init__(self, dtype: torch.dtype):
+    def __init__(self, dtype: torch.dtype, device: torch.device):
         self.enabled = dtype == torch.float16
-        self.factor = _FIRST if self.enabled else 1.0
-        self.steps = 0  # since the factor changed
+        self.factor = torch.full((), _FIRST if self.enabled else 1.0, device=device)
+        self.steps = torch.zeros((), dtype=torch.int64, device=device)  # since the factor changed
 
     def scaled(self, loss: Tensor) -> Tensor:
         """What ``backward`` is called on."""
@@ -33,19 +34,19 @@ class LossScale:
         if self.enabled:
             torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / self.factor)
 
-    def follow(self, finite: bool) -> None:
-        """Halve the factor after a step that was not finite, double it after many that were."""
+    def follow(self, finite: Tensor) -> None:
+        """Halve the factor after a step that was not ``finite`` (), double it after many that were."""
         if not self.enabled:
             return
-        self.steps = self.steps + 1 if finite else 0
-        if not finite:
-            self.factor = max(self.factor / 2, 1.0)
-        elif self.steps == _GROWTH_STEPS:
-            self.factor, self.steps = self.factor * 2, 0
+        steps = torch.where(finite, self.steps + 1, 0)
+        grown = steps == _GROWTH_STEPS
+        self.factor = torch.where(finite, self.factor * (1 + grown), (self.factor / 2).clamp(min=1.0))
+        self.steps = torch.where(grown, 0, steps)
 
     def state(self) -> dict:
         """What a checkpoint keeps."""
-        return {"factor": self.factor, "steps": self.steps}
+        return {"factor": float(self.factor), "steps": int(self.steps)}
 
     def load_state(self, state: dict) -> None:
-        self.factor, self.steps = float(state["factor"]), int(state["steps"])
+        self.factor.fill_(float(state["factor"]))
+        self.steps.fill_(int(state["steps"]))

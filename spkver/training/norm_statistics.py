@@ -33,16 +33,14 @@ class NormStatistics:
         """Remember them as they are."""
         self._kept = [buffer.clone() for buffer in self._buffers]
 
-    def take_back(self) -> None:
-        """Make them as they were when ``keep`` was called."""
+    def take_back_unless(self, finite: Tensor) -> None:
+        """Make them as they were when ``keep`` was called, but where the step was ``finite`` ()."""
         for buffer, kept in zip(self._buffers, self._kept):
-            buffer.copy_(kept)
+            buffer.copy_(torch.where(finite, buffer, kept))
 
-    def are_finite(self) -> Tensor:
+    def are_finite(self) -> Tensor | bool:
         """() bool, on the device of the statistics: their variance overflows where every gradient is still finite."""
-        if not self._buffers:
-            return torch.tensor(True)
-        return torch.stack([buffer.isfinite().all() for buffer in self._buffers]).all()
+        return not self._buffers or torch.stack([buffer.isfinite().all() for buffer in self._buffers]).all()
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:

@@ -4,10 +4,13 @@ Muon takes steps of a matrix along its orthogonalised momentum: K. Jordan et al.
 in neural networks", 2024; the scale of the steps is that of J. Liu et al., "Muon is scalable for LLM training", 2025.
 Its products are in the precision of the run. ``torch.optim.Muon``, of the same steps and state, always takes bfloat16,
 which a CPU that has to emulate it needs many times longer for than for the encoder's whole step.
+
+Whether a step is finite is known on the device only, and asking would wait for it: the optimizers are told by a tensor,
+``found_inf``, as torch's fused ones are by its ``GradScaler``, and then change nothing.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +45,7 @@ def _of_weights(
         return _build_muon(config, encoder, factors, dtype)
     groups = _groups(factors, config.weight_decay)
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+        return _build_sgd(config, groups)
     kinds = {
         "adamw": torch.optim.AdamW,
         "adam": torch.optim.Adam,
@@ -51,6 +54,15 @@ def _of_weights(
     }
     fused = {"fused": True} if config.name in ("adamw", "adam") else {}
     return kinds[config.name](groups, lr=config.lr, betas=betas_of(config), **fused)
+
+
+def _build_sgd(config: Optimizer, groups: list[dict]) -> torch.optim.SGD:
+    sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
+    if config.momentum > 0:
+        # torch leaves them as memory happens to be where the first step is told to change nothing.
+        for parameter in [parameter for group in groups for parameter in group["params"]]:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 def betas_of(config: Optimizer) -> tuple[float, float]:
@@ -64,6 +76,20 @@ def set_learning_rate(optimizer: "torch.optim.Optimizer | CombinedOptimizer", lr
     for group in optimizer.param_groups:
         # A checkpoint from before there were factors has none.
         group["lr"] = lr * group.get("lr_factor", 1.0)
+
+
+def step_if_finite(optimizer: "torch.optim.Optimizer | CombinedOptimizer", finite: Tensor) -> None:
+    """Take a step where ``finite`` () says so, else change neither weights nor state; the device is not waited for."""
+    parts = optimizer.parts if isinstance(optimizer, CombinedOptimizer) else (optimizer,)
+    for part in parts:
+        if isinstance(part, CombinedOptimizer):
+            step_if_finite(part, finite)
+        elif getattr(part, "_step_supports_amp_scaling", False):
+            # As torch's GradScaler tells an optimizer.
+            vars(part).update(grad_scale=None, found_inf=(~finite).float())
+            part.step()
+        elif finite:  # waits for the device: torch's RAdam and NAdam know nothing of found_inf
+            part.step()
 
 
 class CombinedOptimizer:
@@ -80,9 +106,9 @@ class CombinedOptimizer:
         for part in self.parts:
             part.zero_grad(set_to_none)
 
-    def step(self, closure: Callable | None = None) -> None:
+    def step(self) -> None:
         for part in self.parts:
-            part.step(closure)
+            part.step()
 
     def state_dict(self) -> dict:
         return {"parts": [part.state_dict() for part in self.parts]}
@@ -150,6 +176,8 @@ class Muon(torch.optim.Optimizer):
         ValueError: a parameter is not a matrix.
     """
 
+    _step_supports_amp_scaling = True  # found_inf is heeded
+
     def __init__(
         self,
         params: Iterable,
@@ -160,6 +188,7 @@ class Muon(torch.optim.Optimizer):
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.dtype = dtype
+        self.found_inf: Tensor | None = None  # not 0: the next step changes nothing
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.dim() != 2:
@@ -168,42 +197,62 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever given
         for group in self.param_groups:
+            stacks: dict[tuple[int, int], list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._change(parameter, parameter.grad, group)
+                    stacks.setdefault(tuple(parameter.shape), []).append(parameter)
+            for parameters in stacks.values():
+                self._change(parameters, group)
 
-    def _change(self, parameter: Tensor, gradient: Tensor, group: dict) -> None:
+    def _change(self, parameters: list[Tensor], group: dict) -> None:
+        """Matrices of one shape at once: many small products take a GPU longer than one large."""
+        averages = [self._average(parameter) for parameter in parameters]
+        gradient = torch.stack([parameter.grad for parameter in parameters if parameter.grad is not None])
+        average = torch.stack(averages).lerp_(gradient, 1 - group["momentum"])
+        update = orthogonalised(gradient.lerp(average, group["momentum"]), self.dtype)
+        changed = torch.stack(parameters).mul_(1 - group["lr"] * group["weight_decay"])
+        changed.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(changed.shape[1:])))
+        _replace(averages, average.unbind(), self.found_inf)
+        _replace(parameters, changed.unbind(), self.found_inf)
+
+    def _average(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        average = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
-        update = orthogonalised(gradient.lerp(average, group["momentum"]), self.dtype)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(parameter.shape)))
+        return state["momentum_buffer"]
 
 
-def orthogonalised(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The matrix with all but its smallest singular values near 1, by Newton-Schulz iterations in ``dtype``."""
-    is_tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if is_tall else matrix).to(dtype)
-    x = x / x.norm().clamp(min=_EPSILON)
+def _replace(old: Sequence[Tensor], new: Sequence[Tensor], found_inf: Tensor | None) -> None:
+    """Give ``old`` the values of ``new``, but where ``found_inf`` () is not 0."""
+    for own, value in zip(old, new):
+        own.copy_(value if found_inf is None else torch.where(found_inf == 0, value, own))
+
+
+def orthogonalised(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Matrices ``(n, rows, columns)`` with all but their smallest singular values near 1.
+
+    By Newton-Schulz iterations in ``dtype``.
+    """
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if is_tall else matrices).to(dtype)
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=_EPSILON)
     # What the products of small matrices round off grows from one iteration to the next: too much for bfloat16.
-    is_wide = x.shape[1] >= _WIDE * x.shape[0] and dtype != torch.bfloat16
+    is_wide = x.shape[2] >= _WIDE * x.shape[1] and dtype != torch.bfloat16
     x = _all_at_once(x) if is_wide else _one_by_one(x)
-    return x.T if is_tall else x
+    return x.mT if is_tall else x
 
 
 def _one_by_one(x: Tensor) -> Tensor:
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
 
 
 def _all_at_once(x: Tensor) -> Tensor:
     """As `_one_by_one`. An iteration is ``p(X X') X``, so the next one's ``X X'`` is ``p (X X') p``, without X."""
-    gram = x @ x.T
+    gram = x @ x.mT
     polynomial = product = _polynomial(gram)
     for _ in range(_ITERATIONS - 1):
         gram = polynomial @ gram @ polynomial
@@ -214,8 +263,8 @@ def _all_at_once(x: Tensor) -> Tensor:
 
 def _polynomial(gram: Tensor) -> Tensor:
     a, b, c = _COEFFICIENTS
-    values = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-    values.diagonal().add_(a)
+    values = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    values.diagonal(dim1=1, dim2=2).add_(a)
     return values
 
 
@@ -234,12 +283,15 @@ class RowAdamW(torch.optim.Optimizer):
         eps: added to the root of the second moment.
     """
 
+    _step_supports_amp_scaling = True  # found_inf is heeded
+
     def __init__(self, head: Head, lr: float, betas: tuple[float, float], weight_decay: float, eps: float = 1e-8):
         groups = [
             {"params": [parameter], "weight_decay": weight_decay * (parameter.dim() > 1)}
             for parameter in head.parameters()
         ]
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps})
+        self.found_inf: Tensor | None = None  # not 0: the next step changes nothing
         self.head = head
         self._part = head  # of the classes in use: all of them, until some are chosen
         self._classes = torch.arange(head.out_features, device=head.weight.device)
@@ -270,11 +322,13 @@ class RowAdamW(torch.optim.Optimizer):
             state["first"], state["second"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
             state["steps"] = torch.zeros(len(parameter), device=parameter.device)
         (beta1, beta2), lr = group["betas"], group["lr"]
-        state["steps"][rows] += 1
-        steps = state["steps"][rows].view(-1, *[1] * (parameter.dim() - 1))
+        steps = state["steps"][rows] + 1
+        count = steps.view(-1, *[1] * (parameter.dim() - 1))
         first = state["first"][rows].lerp_(gradient, 1 - beta1)
         second = state["second"][rows].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        state["first"][rows], state["second"][rows] = first, second
-        root = (second / (1 - beta2**steps)).sqrt_().add_(group["eps"])
-        change = first.div_(1 - beta1**steps).div_(root)
-        parameter[rows] = parameter[rows].mul_(1 - lr * group["weight_decay"]).sub_(change, alpha=lr)
+        root = (second / (1 - beta2**count)).sqrt_().add_(group["eps"])
+        change = (first / (1 - beta1**count)).div_(root)
+        changed = parameter[rows].mul_(1 - lr * group["weight_decay"]).sub_(change, alpha=lr)
+        kept = (parameter, changed), (state["first"], first), (state["second"], second), (state["steps"], steps)
+        for whole, values in kept:
+            whole[rows] = values if self.found_inf is None else torch.where(self.found_inf == 0, values, whole[rows])

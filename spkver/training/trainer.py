@@ -206,18 +206,15 @@ class Trainer:
             epoch_progress(self.epoch, self.config.training.epochs, self.sampler.n_batches, self.step) as progress,
             Batches(self.loader(), self.stop_request) as batches,
         ):
-            before = time.monotonic()
+            self._read_at, self._shown = time.monotonic(), ""
             for batch in batches:
-                record = self._step(batch)
-                now = time.monotonic()
-                self.seconds += now - before
-                self.sums.add(record, items=len(batch[1]), seconds=now - before)
-                before = now
-                self.step += 1
-                self.log.write("step", self._steps_done(), record)
-                progress.show(1, figures(self.sums.running(record)))
+                self._step(batch)
+                if self.step % self.config.training.log_every == 0:
+                    self._read()
+                progress.show(1, self._shown)
                 if time.monotonic() - self._saved_at > 60 * self.config.training.checkpoint_minutes:
                     self._save()
+            self._read()
 
     def to_train_mode(self) -> None:
         """Dropout and BatchNorm as in training, but for what is frozen."""
@@ -225,12 +222,25 @@ class Trainer:
         for module in self.frozen_modules:
             module.eval()
 
-    def _step(self, batch: Batch) -> dict:
+    def _step(self, batch: Batch) -> None:
         watch = self.snapshots is not None and self.step == self.sampler.n_batches - 1
-        record = self.training_step(batch, self.epoch, self.step, self.sampler.n_batches, watch)
+        self.training_step.do(batch, self.epoch, self.step, self.sampler.n_batches, watch)
         if watch:
             self.gradients = self.training_step.gradients
-        return record
+        self.step += 1
+
+    def _read(self) -> None:
+        """Take the records of the steps since the last time into the epoch's means and the log."""
+        records = self.training_step.read()
+        if not records:
+            return
+        now = time.monotonic()
+        seconds, self._read_at = now - self._read_at, now
+        self.seconds += seconds
+        for step, record in enumerate(records, self._steps_done() - len(records) + 1):
+            self.sums.add(record, items=self.sampler.batch_size, seconds=seconds / len(records))
+            self.log.write("step", step, record)
+        self._shown = figures(self.sums.mean())
 
     def _finish_epoch(self) -> None:
         """Measure, keep the weights, log, say; then the next epoch."""
@@ -264,6 +274,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Everything that the rest of the run depends on."""
+        self._read()
         checkpoint.save_state(
             self.experiment.checkpoints,
             {

@@ -61,12 +61,6 @@ def test_an_epoch_of_skipped_steps_has_no_loss():
     assert means.mean()["skipped"] == 1
 
 
-def test_means_so_far_have_the_rate_and_margin_of_the_step_at_hand():
-    means = three_steps()
-    running = means.running({"lr": 0.125, "margin": 0.3})
-    assert running == means.mean() | {"lr": 0.125, "margin": 0.3}
-
-
 def test_means_go_on_from_their_state_and_leave_it_alone():
     whole, state = three_steps(), three_steps().state()
     resumed = RunningMeans(**state)

@@ -31,7 +31,7 @@ def test_a_step_in_float16_goes_where_one_in_float32_goes(tiny_config):
     for dtype in (torch.float32, torch.float16):
         step = make_step(tiny_config, dtype, "optimizer.name=sgd", "optimizer.momentum=0", "training.clip_norm=1000")
         before = torch.cat([p.detach().flatten() for p in step.encoder.parameters()])
-        step.loss_scale.factor = 2.0**10 if dtype == torch.float16 else 1.0
+        step.loss_scale.factor.fill_(2.0**10 if dtype == torch.float16 else 1.0)
         record = step(batch(), 0, 1, 10)
         assert not record["skipped"]
         weights[dtype] = torch.cat([p.detach().flatten() for p in step.encoder.parameters()]) - before, record
@@ -46,7 +46,7 @@ def test_a_step_in_float16_goes_where_one_in_float32_goes(tiny_config):
 def test_small_gradients_are_lost_without_the_factor(tiny_config):
     def zeros(factor):
         step = make_step(tiny_config, torch.float16, "head.scale=1", "head.margin=0")
-        step.loss_scale.factor = factor
+        step.loss_scale.factor.fill_(factor)
         step(batch(), 0, 1, 10)
         gradients = torch.cat([p.grad.flatten() for p in step.encoder.parameters()])
         return (gradients == 0).float().mean()
@@ -56,34 +56,35 @@ def test_small_gradients_are_lost_without_the_factor(tiny_config):
 
 def test_a_step_that_overflows_changes_nothing_and_halves_the_factor(tiny_config):
     step = make_step(tiny_config, torch.float16)
-    step.loss_scale.factor = 2.0**60
+    step.loss_scale.factor.fill_(2.0**60)
     before = {name: value.clone() for name, value in step.encoder.state_dict().items()}
     assert step(batch(), 0, 0, 10)["skipped"]
     assert all(torch.equal(value, before[name]) for name, value in step.encoder.state_dict().items())
     assert step.loss_scale.factor == 2.0**59
-    step.loss_scale.factor = 2.0**10
+    step.loss_scale.factor.fill_(2.0**10)
     assert not step(batch(), 0, 1, 10)["skipped"]
 
 
 def test_the_factor_doubles_after_many_finite_steps_and_never_falls_below_one():
-    scale = LossScale(torch.float16)
+    yes, no, cpu = torch.tensor(True), torch.tensor(False), torch.device("cpu")
+    scale = LossScale(torch.float16, cpu)
     for _ in range(1999):
-        scale.follow(True)
+        scale.follow(yes)
     assert scale.factor == 2.0**16
-    scale.follow(True)
+    scale.follow(yes)
     assert (scale.factor, scale.steps) == (2.0**17, 0)
-    scale.follow(True)
-    again = LossScale(torch.float16)
+    scale.follow(yes)
+    again = LossScale(torch.float16, cpu)
     again.load_state(scale.state())
     assert (again.factor, again.steps) == (2.0**17, 1)
     for _ in range(30):
-        scale.follow(False)
+        scale.follow(no)
     assert (scale.factor, scale.steps) == (1.0, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_other_types_have_no_factor(dtype):
-    scale, loss = LossScale(dtype), torch.tensor(2.0)
-    scale.follow(False)
-    scale.follow(True)
+    scale, loss = LossScale(dtype, torch.device("cpu")), torch.tensor(2.0)
+    scale.follow(torch.tensor(False))
+    scale.follow(torch.tensor(True))
     assert scale.scaled(loss) is loss and scale.factor == 1

@@ -36,7 +36,7 @@ def test_orthogonalised_keeps_directions_and_brings_all_but_the_smallest_singula
 ):
     matrix = scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    inside = left.T @ orthogonalised(matrix, torch.float64) @ right.T
+    inside = left.T @ orthogonalised(matrix[None], torch.float64)[0] @ right.T
     torch.testing.assert_close(inside, torch.diag(inside.diagonal()), atol=1e-6, rtol=0)
     large = inside.diagonal()[values > 0.02 * values.norm()]
     assert ((large > 0.65) & (large < 1.25)).all(), large
@@ -57,19 +57,19 @@ def test_a_wide_matrix_multiplied_once_is_what_the_iterations_one_by_one_make(ro
         torch.randn(rank, times_as_wide * rows, generator=generator),
     )
     matrix = left * torch.logspace(0, -decades, rank) @ right
-    expected = muon._one_by_one(matrix.double() / matrix.double().norm())
-    assert (orthogonalised(matrix) - expected).norm() < 0.01 * expected.norm()
-    assert (orthogonalised(matrix.T) - expected.T).norm() < 0.01 * expected.norm()
+    expected = muon._one_by_one((matrix.double() / matrix.double().norm())[None])[0]
+    assert (orthogonalised(matrix[None])[0] - expected).norm() < 0.01 * expected.norm()
+    assert (orthogonalised(matrix.T[None])[0] - expected.T).norm() < 0.01 * expected.norm()
 
 
 def test_a_wide_matrix_of_zeros_stays_one():
-    assert torch.equal(orthogonalised(torch.zeros(3, 9)), torch.zeros(3, 9))
+    assert torch.equal(orthogonalised(torch.zeros(1, 3, 9)), torch.zeros(1, 3, 9))
 
 
 @pytest.mark.parametrize("shape", [(64, 256), (256, 64), (64, 100)])
 def test_in_bfloat16_a_matrix_of_few_directions_does_not_blow_up(shape):
     matrix = torch.randn(shape[0], 1, generator=torch.Generator().manual_seed(0)) * torch.ones(shape[1])
-    assert torch.linalg.matrix_norm(orthogonalised(matrix, torch.bfloat16).float(), 2) < 1.3
+    assert torch.linalg.matrix_norm(orthogonalised(matrix[None], torch.bfloat16).float(), 2) < 1.3
 
 
 def test_steps_are_those_of_torchs_muon_but_for_its_bfloat16():
@@ -78,6 +78,23 @@ def test_steps_are_those_of_torchs_muon_but_for_its_bfloat16():
     run(torch.optim.Muon(peer, lr=0.1, momentum=0.9, weight_decay=0.3, adjust_lr_fn="match_rms_adamw"), peer, 5)
     for ours, theirs, start in zip(own, peer, matrices()):
         assert ((ours - theirs).norm() / (theirs - start).norm()).item() < 0.02
+
+
+def test_matrices_of_one_shape_take_the_steps_that_each_would_take_alone():
+    def four():
+        generator = torch.Generator().manual_seed(3)
+        return [torch.nn.Parameter(torch.randn(6, 20, generator=generator)) for _ in range(4)]
+
+    together, alone = four(), four()
+    run(Muon(together, lr=0.1, weight_decay=0.3), together, 3)
+    optimizers = [Muon([parameter], lr=0.1, weight_decay=0.3) for parameter in alone]
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        for parameter, optimizer in zip(alone, optimizers):
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+    for ours, single in zip(together, alone):
+        torch.testing.assert_close(ours, single, rtol=1e-5, atol=1e-5)
 
 
 def test_a_checkpoint_of_torchs_muon_is_taken_up():

@@ -92,7 +92,7 @@ def test_steps_are_those_of_torchs_optimizer_with_the_values_of_the_configuratio
     encoder, head, optimizer = built(name, *words)
     assert type(optimizer) is KINDS.get(name, torch.optim.SGD)
     # Kernels of which all parameters take part at once, where torch has one.
-    assert bool(optimizer.defaults.get("fused")) == (name in ("adamw", "adam"))
+    assert bool(optimizer.defaults.get("fused")) == (name in ("adamw", "adam", "sgd"))
     other, other_head = copy.deepcopy(encoder), copy.deepcopy(head)
     parameters = [*other.parameters(), *other_head.parameters()]
     groups = [

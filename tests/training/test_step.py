@@ -1,21 +1,24 @@
 """A step goes down its batch's gradient; one that is not finite changes nothing, weights, statistics and optimizer."""
 
+import contextlib
 import copy
 import math
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.utils import counters
 
 from spkver.config import load_config
 from spkver.errors import SpkverError
 from spkver.experiment.snapshots import GRADIENT_EDGES
 from spkver.features import Fbank, mean_normalise
-from spkver.heads import build_head, chunked_loss
+from spkver.heads import ArcMarginProductIntertopkSubcenter, build_head, chunked_loss
 from spkver.models import build_encoder
 from spkver.training import step as step_module
-from spkver.training.step import TrainingStep
+from spkver.training.step import TrainingStep, plain_loss
 
 N_CLASSES, N_STEPS = 12, 10
 SUBCENTERS = [
@@ -96,11 +99,13 @@ def assert_equal(a, b):
     [
         [],
         ["optimizer.name=sgd"],
+        ["optimizer.name=sgd", "optimizer.momentum=0"],
         ["optimizer.name=adamw", "model.average_spectrum=true"],
+        ["optimizer.name=radam"],
         ["training.sampled_share=0.75", *SUBCENTERS],
         ["training.chunked_head_rows=1"],
     ],
-    ids=["muon", "sgd", "average_spectrum", "sampled sub-centers", "chunked head"],
+    ids=["muon", "sgd", "plain sgd", "average_spectrum", "radam", "sampled sub-centers", "chunked head"],
 )
 def test_a_step_that_is_not_finite_leaves_everything_as_it_was(make_step, overrides, fault):
     step = make_step(*overrides)
@@ -111,6 +116,104 @@ def test_a_step_that_is_not_finite_leaves_everything_as_it_was(make_step, overri
     record = step(batch, 0, 2, N_STEPS)
     assert record["skipped"]
     assert_equal(state_of(step), before)
+
+
+@pytest.mark.parametrize("name", ["muon", "sgd", "adamw", "adam", "radam", "nadam"])
+def test_a_first_step_that_is_not_finite_leaves_an_optimizer_as_if_new(make_step, name):
+    plain, skipping = make_step(f"optimizer.name={name}"), make_step(f"optimizer.name={name}")
+    bad = batch_of(1)
+    not_a_number(skipping, bad)
+    assert skipping(bad, 0, 2, N_STEPS)["skipped"]
+    records = [step(batch_of(2), 0, 3, N_STEPS) for step in (plain, skipping)]
+    assert records[0] == records[1]
+    assert_equal(plain.encoder.state_dict(), skipping.encoder.state_dict())
+
+
+def test_records_are_read_when_asked_for_and_in_order(make_step):
+    at_once, late = make_step(), make_step()
+    records = [at_once(batch_of(number), 0, number, N_STEPS) for number in range(4)]
+    for number in range(3):
+        late.do(batch_of(number), 0, number, N_STEPS)
+    assert late.read() == records[:3]
+    assert late.read() == []
+    late.do(batch_of(3), 0, 3, N_STEPS)
+    assert late.read() == records[3:]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        [
+            "optimizer.name=adamw",
+            "model.average_spectrum=true",
+            "model.position=rotary",
+            "augment.formant_factors=[1, 1.1]",
+        ],
+        ["optimizer.name=adam", "model.position=sinusoidal", "model.pooling=statistics"],
+        ["optimizer.name=adam", *SUBCENTERS, "margin_schedule.initial=0.1"],
+        ["training.head_megabytes=0.0001", *SUBCENTERS, "margin_schedule.initial=0.1"],
+        ["training.sampled_share=0.75", *SUBCENTERS],
+        ["training.sampled_share=0.75", "training.head_megabytes=0.0001", "head.name=softmax"],
+    ],
+    ids=["plain", "average spectrum", "sinusoidal", "sub-centers", "chunks", "sampled", "sampled chunks"],
+)
+def test_no_step_waits_for_the_device(tiny_config, monkeypatch, overrides):
+    """On torch's device without values nothing can be read, nor can it be found out how large a result would be."""
+    # What does not know this device.
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: contextlib.nullcontext())
+    monkeypatch.setitem(
+        vars(sys.modules["torch.optim.optimizer"]), "_get_fused_kernels_supported_devices", lambda: ["meta"]
+    )
+    config = load_config(tiny_config, ["training.precision=float32", *overrides])
+    meta = torch.device("meta")
+    with meta:
+        encoder = build_encoder(config.model, config.features.n_mels).train()
+        head = build_head(config.head, config.model.embed_dim, N_CLASSES)
+    step = TrainingStep(config, encoder, head, meta, torch.float32, Path("exp"))
+    for number in range(2):
+        step.do(tuple(part.to(meta) for part in batch_of(number)), 0, number, N_STEPS)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        step.read()
+
+
+def test_a_growing_margin_does_not_compile_the_loss_again():
+    head = ArcMarginProductIntertopkSubcenter(8, N_CLASSES, K=2, k_top=2)
+    embeddings, labels = torch.randn(6, 8), torch.arange(6)
+    before = counters["stats"]["unique_graphs"]
+    loss = torch.compile(plain_loss, backend="eager")  # what is traced, and when it is traced again
+    for margin in (0.05, 0.1, 0.15, 0.2):
+        head.update(margin)
+        assert torch.equal(loss(head, embeddings, labels)[0], F.cross_entropy(head(embeddings, labels), labels))
+    assert counters["stats"]["unique_graphs"] == before + 1
+
+
+@pytest.mark.slow
+def test_a_compiled_step_gives_the_losses_of_one_that_is_not_and_no_schedule_compiles_it_again(make_step):
+    words = [*SUBCENTERS, "margin_schedule.start_epoch=0", "margin_schedule.initial=0.05"]
+    plain, compiled = make_step(*words), make_step(*words, "training.compile=true")
+    for number in range(4):
+        if number == 2:
+            graphs = counters["stats"]["unique_graphs"]
+        records = [step(batch_of(number), 1, number, N_STEPS) for step in (plain, compiled)]
+        assert records[1]["loss"] == pytest.approx(records[0]["loss"], rel=1e-4)
+        assert records[1]["grad_norm"] == pytest.approx(records[0]["grad_norm"], rel=1e-3)
+    assert 1 <= graphs == counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "device", "triton", "expected"),
+    [
+        ("auto", "cpu", True, False),
+        ("auto", "cuda", True, True),
+        ("auto", "cuda", False, False),
+        (True, "cpu", False, True),
+        (False, "cuda", True, False),
+    ],
+)
+def test_a_step_is_compiled_on_its_own_on_a_gpu_only(monkeypatch, chosen, device, triton, expected):
+    monkeypatch.setattr(step_module, "has_triton", lambda: triton)
+    assert step_module.compiles(chosen, torch.device(device)) is expected
 
 
 def test_after_a_skipped_step_the_next_is_as_if_it_had_not_been(make_step):
