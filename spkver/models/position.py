@@ -1,6 +1,7 @@
 """Position: what lets a transformer know where a frame stands."""
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,9 +24,8 @@ class SinusoidalPosition(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         n_steps, d_model = x.shape[1:]
-        step = torch.arange(n_steps, device=x.device, dtype=torch.float32).unsqueeze(1)
-        rate = torch.exp(torch.arange(0, d_model, 2, device=x.device) * (-math.log(10000.0) / d_model))
-        sinusoids = torch.stack([torch.sin(step * rate), torch.cos(step * rate)], 2).flatten(1)
+        sine, cosine = _waves(n_steps, d_model, x.device)
+        sinusoids = torch.stack([sine, cosine], 2).flatten(1)
         return x + (self.scale * sinusoids[:, :d_model]).to(x.dtype)
 
 
@@ -64,12 +64,29 @@ def rotate(x: Tensor) -> Tensor:
     Pairs of channels turn by angles that grow with the time, so that a product of a query and a key knows how far
     apart they stand, and nothing else of where.
     """
-    n_steps, head_dim = x.shape[-2:]
-    step = torch.arange(n_steps, device=x.device, dtype=torch.float32).unsqueeze(1)
-    angle = step * torch.exp(torch.arange(0, head_dim, 2, device=x.device) * (-math.log(10000.0) / head_dim))
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    sin, cos = (wave.to(x.dtype) for wave in _waves(*x.shape[-2:], x.device))
     real, imaginary = x.chunk(2, -1)
     return torch.cat([real * cos - imaginary * sin, real * sin + imaginary * cos], -1)
+
+
+def _waves(n_steps: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Sine and cosine ``(n_steps, width / 2)`` of the time, with wavelengths from 2 pi to 20,000 pi steps."""
+    # What traces the encoder wants to see where they come from.
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return _computed_waves(n_steps, width, device)
+    return _kept_waves(n_steps, width, device)
+
+
+@lru_cache(maxsize=8)  # crops of a training are of one length
+def _kept_waves(n_steps: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # or training could not use them later
+        return _computed_waves(n_steps, width, device)
+
+
+def _computed_waves(n_steps: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    step = torch.arange(n_steps, device=device, dtype=torch.float32).unsqueeze(1)
+    angle = step * torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))
+    return angle.sin(), angle.cos()
 
 
 class NoPosition(nn.Module):

@@ -197,23 +197,19 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever given
         for group in self.param_groups:
-            stacks: dict[tuple[int, int], list[Tensor]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    stacks.setdefault(tuple(parameter.shape), []).append(parameter)
-            for parameters in stacks.values():
+            for parameters in _stacks([parameter for parameter in group["params"] if parameter.grad is not None]):
                 self._change(parameters, group)
 
     def _change(self, parameters: list[Tensor], group: dict) -> None:
-        """Matrices of one shape at once: many small products take a GPU longer than one large."""
+        """Change matrices of one shape."""
         averages = [self._average(parameter) for parameter in parameters]
-        gradient = torch.stack([parameter.grad for parameter in parameters if parameter.grad is not None])
-        average = torch.stack(averages).lerp_(gradient, 1 - group["momentum"])
-        update = orthogonalised(gradient.lerp(average, group["momentum"]), self.dtype)
-        changed = torch.stack(parameters).mul_(1 - group["lr"] * group["weight_decay"])
-        changed.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(changed.shape[1:])))
-        _replace(averages, average.unbind(), self.found_inf)
-        _replace(parameters, changed.unbind(), self.found_inf)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        new_averages = torch._foreach_lerp(averages, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, new_averages, group["momentum"])
+        updates = orthogonalised(torch.stack(ahead), self.dtype).unbind()
+        changed = torch._foreach_mul(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(changed, updates, alpha=-group["lr"] * 0.2 * math.sqrt(max(parameters[0].shape)))
+        _replace([*averages, *parameters], [*new_averages, *changed], self.found_inf)
 
     def _average(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -222,10 +218,23 @@ class Muon(torch.optim.Optimizer):
         return state["momentum_buffer"]
 
 
+def _stacks(matrices: list[Tensor]) -> list[list[Tensor]]:
+    """What is multiplied at once: on a GPU, which would wait for many small products, all matrices of a shape; on a CPU
+    each alone, which its cache holds.
+    """
+    stacks: dict[tuple, list[Tensor]] = {}
+    for place, matrix in enumerate(matrices):
+        stacks.setdefault((matrix.shape, place if matrix.device.type == "cpu" else 0), []).append(matrix)
+    return list(stacks.values())
+
+
 def _replace(old: Sequence[Tensor], new: Sequence[Tensor], found_inf: Tensor | None) -> None:
     """Give ``old`` the values of ``new``, but where ``found_inf`` () is not 0."""
     for own, value in zip(old, new):
-        own.copy_(value if found_inf is None else torch.where(found_inf == 0, value, own))
+        if found_inf is None:
+            own.copy_(value)
+        else:
+            torch.where(found_inf == 0, value, own, out=own)
 
 
 def orthogonalised(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

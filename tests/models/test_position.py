@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 
+from spkver.models import position as position_module
 from spkver.models.position import ConvolutionalPosition, SinusoidalPosition, rotate
 
 pytestmark = pytest.mark.usefixtures("way")
@@ -87,3 +88,15 @@ def test_sinusoids_have_the_wavelengths_of_the_paper():
         angles = [step / 10000 ** (2 * pair / 7) for pair in range(4)]
         expected = [function(angle) for angle in angles for function in (math.sin, math.cos)][:7]
         assert found[step].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("of", [SinusoidalPosition().forward, lambda x, mask: rotate(x)])
+def test_what_an_extraction_computed_serves_a_training_too(of):
+    x = torch.randn(2, 17, 12)  # a length that no other test has
+    with torch.inference_mode():
+        expected = of(x, None)
+    kept = position_module._kept_waves.cache_info().misses
+    trained = of(x.requires_grad_(), None)
+    trained.sum().backward()
+    assert torch.equal(trained, expected) and x.grad.isfinite().all()
+    assert position_module._kept_waves.cache_info().misses == kept

@@ -80,13 +80,16 @@ def test_steps_are_those_of_torchs_muon_but_for_its_bfloat16():
         assert ((ours - theirs).norm() / (theirs - start).norm()).item() < 0.02
 
 
-def test_matrices_of_one_shape_take_the_steps_that_each_would_take_alone():
+def test_matrices_of_one_shape_take_the_steps_that_each_would_take_alone(monkeypatch):
+    monkeypatch.setattr(muon, "_stacks", lambda matrices: [matrices])  # as on a GPU
+
     def four():
         generator = torch.Generator().manual_seed(3)
         return [torch.nn.Parameter(torch.randn(6, 20, generator=generator)) for _ in range(4)]
 
     together, alone = four(), four()
     run(Muon(together, lr=0.1, weight_decay=0.3), together, 3)
+    monkeypatch.undo()
     optimizers = [Muon([parameter], lr=0.1, weight_decay=0.3) for parameter in alone]
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
@@ -95,6 +98,13 @@ def test_matrices_of_one_shape_take_the_steps_that_each_would_take_alone():
             optimizer.step()
     for ours, single in zip(together, alone):
         torch.testing.assert_close(ours, single, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gpu_multiplies_all_matrices_of_a_shape_at_once_and_a_cpu_each_alone():
+    shapes = [(3, 4), (4, 3), (3, 4), (3, 4)]
+    on_cpu, elsewhere = ([torch.empty(*shape, device=device) for shape in shapes] for device in ("cpu", "meta"))
+    assert [len(stack) for stack in muon._stacks(on_cpu)] == [1, 1, 1, 1]
+    assert [len(stack) for stack in muon._stacks(elsewhere)] == [3, 1]
 
 
 def test_a_checkpoint_of_torchs_muon_is_taken_up():
