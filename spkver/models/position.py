@@ -64,7 +64,8 @@ def rotate(x: Tensor) -> Tensor:
     Pairs of channels turn by angles that grow with the time, so that a product of a query and a key knows how far
     apart they stand, and nothing else of where.
     """
-    sin, cos = (wave.to(x.dtype) for wave in _waves(*x.shape[-2:], x.device))
+    n_steps, head_dim = x.shape[-2:]
+    sin, cos = (wave.to(x.dtype) for wave in _waves(n_steps, head_dim, x.device))
     real, imaginary = x.chunk(2, -1)
     return torch.cat([real * cos - imaginary * sin, real * sin + imaginary * cos], -1)
 
