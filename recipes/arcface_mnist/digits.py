@@ -2,23 +2,27 @@
 
     digits.py train --head arcface --exp exp/digits/arcface [--mnist DIR] [key.sub=value ...]
     digits.py draw exp/digits/arcface
+    digits.py beside exp/digits/softmax exp/digits/arcface --out exp/digits
     digits.py table exp/digits/softmax exp/digits/arcface ...
 
 Heads, optimizer, schedules and log are those that speech is trained with; only the network and the data
-are of this recipe. Every epoch leaves ``embeddings/epoch-NNN.npz`` with the embeddings and labels of the
-training and the validation images, and the head's weights.
+are of this recipe. A run leaves ``train/`` and ``validation/``, each with ``embeddings.npy`` ``(n_epochs + 1, n,
+embed_dim)``, before training and after every epoch, and ``labels.npy`` ``(n,)``; ``validation/images.npy``; and the
+head's ``weight.npy`` ``(n_epochs + 1, classes, embed_dim)``, with a bias ``bias.npy``.
 """
 
 import argparse
+import hashlib
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
-from drawing import motion, scatter, separation
+from drawing import far_and_near, motion, sample, scatter, separation, worked_logits
 from images import read_images
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -61,6 +65,11 @@ class HeadValues(Section):
     easy_margin: bool | None = None
 
 
+class Training(Section):
+    epochs: Count
+    clip_norm: Positive
+
+
 class Digits(Section):
     seed: int
     classes: Count
@@ -71,8 +80,53 @@ class Digits(Section):
     optimizer: Optimizer
     lr_schedule: LearningRateSchedule
     margin_schedule: MarginSchedule
-    epochs: Count
-    clip_norm: Positive
+    training: Training
+
+
+@dataclass(frozen=True)
+class Part:
+    """The training or the validation images of a finished run.
+
+    Args:
+        embeddings: (n_epochs + 1, n, embed_dim) before training and after every epoch.
+        labels: (n,) the digits.
+    """
+
+    embeddings: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run left.
+
+    Args:
+        name: of its folder.
+        config: that it was trained with.
+        values: of its head.
+        weight: (n_epochs + 1, classes, embed_dim) of the head.
+        bias: (n_epochs + 1, classes), or None.
+        train, validation: the images' embeddings and digits.
+        images: (n, 28, 28) uint8, of validation.
+    """
+
+    name: str
+    config: Digits
+    values: HeadValues
+    weight: np.ndarray
+    bias: np.ndarray | None
+    train: Part
+    validation: Part
+    images: np.ndarray
+
+    def head(self) -> Head:
+        """The head with its last weights."""
+        head = build_head(self.values, self.config.model.embed_dim, self.config.classes)
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(self.weight[-1]))
+            if self.bias is not None:
+                head.bias.copy_(torch.from_numpy(self.bias[-1]))
+        return head
 
 
 class VGG8(nn.Module):
@@ -115,10 +169,18 @@ def split(config: Digits, mnist: Path | None) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def build_head(values: HeadValues, embed_dim: int, classes: int) -> Head:
-    """The head of ``spkver.heads`` with the values that are given."""
+    """The head of ``spkver.heads`` with the values that are given.
+
+    Raises:
+        SpkverError: there is no such head, or it takes no such value.
+    """
     if values.name not in KINDS:
         raise SpkverError(f"heads: name {values.name!r} is not one of {', '.join(KINDS)}")
-    return KINDS[values.name](embed_dim, classes, **values.model_dump(exclude={"name"}, exclude_none=True))
+    given = values.model_dump(exclude={"name"}, exclude_none=True)
+    try:
+        return KINDS[values.name](embed_dim, classes, **given)
+    except TypeError:
+        raise SpkverError(f"heads: {values.name} does not take all of {', '.join(given)}") from None
 
 
 def train(options) -> None:
@@ -127,10 +189,12 @@ def train(options) -> None:
     if options.head not in config.heads:
         raise SpkverError(f"--head {options.head}: choose among {', '.join(config.heads)}")
     exp = options.exp or Path("exp/digits") / options.head
+    images, labels, other_images, other_labels = split(config, options.mnist)
+    about = {"head": options.head, "images": fingerprint(images, labels, other_images, other_labels)}
     if (exp / "log.jsonl").exists():
+        refuse_other_settings(exp, config, about)
         print(f"{exp} is finished; delete it to train again")
         return
-    images, labels, other_images, other_labels = split(config, options.mnist)
     torch.manual_seed(config.seed)
     values = config.heads[options.head]
     encoder = VGG8(**config.model.model_dump()).to(memory_format=torch.channels_last)
@@ -138,12 +202,14 @@ def train(options) -> None:
     still = freeze(encoder, config.optimizer.freeze)
     optimizer = build_optimizer(config.optimizer, encoder, head, torch.float32)
     with atomic_write(exp / "config.yaml") as file:
-        file.write(dump_config(config, {"head": options.head}))
-    keep(exp, 0, encoder, head, images, labels, other_images, other_labels)
+        file.write(dump_config(config, about))
+    parts = {"train": (images, labels), "validation": (other_images, other_labels)}
+    kept, _ = measured(encoder, head, parts)
+    snapshots = [kept]
     records = []
     steps = len(images) // config.batch
     parameters = [*encoder.parameters(), *head.parameters()]
-    for epoch in tqdm(range(config.epochs), desc=f"{options.head}, {config.classes} digits", disable=None):
+    for epoch in tqdm(range(config.training.epochs), desc=f"{options.head}, {config.classes} digits", disable=None):
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed + epoch))
         encoder.train()
         for module in still:
@@ -152,18 +218,20 @@ def train(options) -> None:
         for step in range(steps):
             position = epoch + step / steps
             set_learning_rate(
-                optimizer, learning_rate(config.lr_schedule, config.optimizer.lr, config.epochs, position)
+                optimizer, learning_rate(config.lr_schedule, config.optimizer.lr, config.training.epochs, position)
             )
             head.update(margin(config.margin_schedule, values.margin or 0.0, position))
             batch = order[step * config.batch : (step + 1) * config.batch]
             loss = F.cross_entropy(head(encoder(images[batch]), labels[batch]), labels[batch])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            nn.utils.clip_grad_norm_(parameters, config.training.clip_norm)
             optimizer.step()
             losses.append(loss.item())
-        accuracy = keep(exp, epoch + 1, encoder, head, images, labels, other_images, other_labels)
+        kept, accuracy = measured(encoder, head, parts)
+        snapshots.append(kept)
         records.append({"epoch": epoch + 1, "loss": float(np.mean(losses)), **accuracy})
+    keep(exp, snapshots, parts)
     # Written last: its presence says that the run is whole.
     log = Log(exp / "log.jsonl")
     for record in records:
@@ -173,34 +241,94 @@ def train(options) -> None:
     print(f"{options.head}, {config.classes} digits: validation accuracy {last['validation_accuracy']:.2%} -> {exp}")
 
 
-@torch.inference_mode()
-def keep(exp: Path, epoch: int, encoder: nn.Module, head: Head, images, labels, other_images, other_labels) -> dict:
-    """Write the embeddings after an epoch; returns the accuracies."""
-    encoder.eval()
-    found = {}
-    arrays = {"weight": head.weight.numpy()}
-    if getattr(head, "bias", None) is not None:
-        arrays["bias"] = head.bias.numpy()
-    for kind, x, y in (("train", images, labels), ("validation", other_images, other_labels)):
-        embeddings = torch.cat([encoder(part) for part in x.split(500)])
-        found[f"{kind}_accuracy"] = (head.plain_logits(embeddings).argmax(1) == y).float().mean().item()
-        arrays |= {kind: embeddings.numpy(), f"{kind}_labels": y.numpy()}
-    with atomic_write(exp / "embeddings" / f"epoch-{epoch:03d}.npz", "wb") as file:
-        np.savez_compressed(file, **arrays)
+def fingerprint(*tensors: Tensor) -> str:
+    """Of images and labels: another split or other files have another one."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def refuse_other_settings(exp: Path, config: Digits, about: dict[str, str]) -> None:
+    """Raise where a finished run was trained in another way than is asked for now.
+
+    Raises:
+        SpkverError: names the first key that differs, with both values.
+    """
+    stored = load_config(exp / "config.yaml", (), Digits)
+    then, now = flat({**stored.model_dump(), "run": stored_run(exp)}), flat({**config.model_dump(), "run": about})
+    for key in [*then, *now]:
+        if then.get(key) != now.get(key):
+            raise SpkverError(
+                f"{exp} was trained with {key} {then.get(key)}, not {now.get(key)}; delete it, or name another --exp"
+            )
+
+
+def stored_run(exp: Path) -> dict[str, str]:
+    """What stands beside the configuration of a run: its head, and the fingerprint of its images."""
+    return yaml.safe_load((exp / "config.yaml").read_text(encoding="utf-8"))["run"]
+
+
+def flat(values: dict, before: str = "") -> dict[str, object]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    found: dict[str, object] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
     return found
 
 
-def read_run(exp: Path) -> tuple[Digits, HeadValues, list[dict[str, np.ndarray]]]:
-    """The configuration, the head's values and the arrays of every epoch of a finished run."""
+@torch.inference_mode()
+def measured(encoder: nn.Module, head: Head, parts: dict) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """The embeddings of all images with the head's weights, and the accuracies."""
+    encoder.eval()
+    arrays, accuracies = {"weight": head.weight.numpy().copy()}, {}
+    if getattr(head, "bias", None) is not None:
+        arrays["bias"] = head.bias.numpy().copy()
+    for kind, (images, labels) in parts.items():
+        embeddings = torch.cat([encoder(some) for some in images.split(500)])
+        accuracies[f"{kind}_accuracy"] = (head.plain_logits(embeddings).argmax(1) == labels).float().mean().item()
+        arrays[kind] = embeddings.numpy()
+    return arrays, accuracies
+
+
+def keep(exp: Path, snapshots: list[dict[str, np.ndarray]], parts: dict) -> None:
+    """Write the embeddings, labels and weights of all epochs, and the validation images."""
+    found = {name: np.stack([arrays[name] for arrays in snapshots]) for name in snapshots[0]}
+    arrays = {f"{name}/embeddings" if name in parts else name: values for name, values in found.items()}
+    arrays |= {f"{kind}/labels": labels.numpy() for kind, (_, labels) in parts.items()}
+    arrays["validation/images"] = (parts["validation"][0].squeeze(1).numpy() * 255).round().astype(np.uint8)
+    for name, values in arrays.items():
+        with atomic_write(exp / f"{name}.npy", "wb") as file:
+            np.save(file, values)
+
+
+def read_run(exp: Path) -> Finished:
+    """A finished run.
+
+    Raises:
+        SpkverError: it is not there or not finished.
+    """
     if not (exp / "log.jsonl").is_file():
         raise SpkverError(f"{exp}: no finished run; train it first")
-    name = yaml.safe_load((exp / "config.yaml").read_text(encoding="utf-8"))["run"]["head"]
     config = load_config(exp / "config.yaml", (), Digits)
-    epochs = []
-    for path in sorted((exp / "embeddings").glob("epoch-*.npz")):
-        with np.load(path, allow_pickle=False) as arrays:
-            epochs.append({key: arrays[key] for key in arrays.files})
-    return config, config.heads[name], epochs
+
+    def array(name: str) -> np.ndarray:
+        try:
+            return np.load(exp / f"{name}.npy", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise SpkverError(f"{exp}/{name}.npy: cannot be read ({error}); delete {exp} and train again") from None
+
+    train, validation = (Part(array(f"{kind}/embeddings"), array(f"{kind}/labels")) for kind in ("train", "validation"))
+    return Finished(
+        exp.name,
+        config,
+        config.heads[stored_run(exp)["head"]],
+        array("weight"),
+        array("bias") if (exp / "bias.npy").exists() else None,
+        train,
+        validation,
+        array("validation/images"),
+    )
 
 
 def seen_by(values: HeadValues, embeddings: np.ndarray) -> np.ndarray:
@@ -211,38 +339,52 @@ def seen_by(values: HeadValues, embeddings: np.ndarray) -> np.ndarray:
 
 
 def draw(options) -> None:
-    """GIFs of training and validation embeddings, and the last epoch's scatter with boundaries and centres."""
+    """GIFs of training and validation embeddings, a sample of the images, and what the last embeddings say."""
     for exp in options.exps:
-        config, values, epochs = read_run(exp)
+        run = read_run(exp)
         for kind in ("train", "validation"):
-            print(motion(f"{exp.name}, {kind} images", epochs, kind).save(exp / f"{kind}.gif"))
-        if config.model.embed_dim == 2:
-            head = build_head(values, 2, config.classes)
-            print(scatter(exp.name, head, epochs[-1]).save(exp / "scatter.png"))
+            print(motion(run.name, [run], kind).save(exp / f"{kind}.gif"))
+        print(sample(run.images, run.validation.labels).save(exp / "sample.png"))
+        print(far_and_near(run, seen_by(run.values, run.validation.embeddings[-1])).save(exp / "far_and_near.png"))
+        if run.config.model.embed_dim == 2:
+            print(scatter(run).save(exp / "scatter.png"))
+            print(worked_logits(run).save(exp / "logits.png"))
+
+
+def beside(options) -> None:
+    """GIFs of several runs side by side, training and validation images, at the same epoch in each frame."""
+    runs = [read_run(exp) for exp in options.exps]
+    for kind in ("train", "validation"):
+        print(motion("digits", runs, kind).save(options.out / f"{kind}_side_by_side.gif"))
 
 
 def table(options) -> None:
     """Validation accuracy and Dunn index by head, on the screen and in a JSON file."""
     rows = []
     for exp in options.exps:
-        config, values, epochs = read_run(exp)
-        last = epochs[-1]
-        seen = seen_by(values, last["validation"])
+        run = read_run(exp)
+        last, labels = run.validation.embeddings[-1], run.validation.labels
+        seen = seen_by(run.values, last)
+        directions = last / np.maximum(np.linalg.norm(last, axis=1, keepdims=True), 1e-12)
         rows.append(
             {
-                "run": exp.name,
-                "digits": config.classes,
-                "dimensions": config.model.embed_dim,
+                "run": run.name,
+                "digits": run.config.classes,
+                "dimensions": run.config.model.embed_dim,
                 "validation accuracy": read_log(exp / "log.jsonl", "epoch")[-1]["validation_accuracy"],
-                "Dunn": dunn_index(seen, last["validation_labels"]),
-                "Dunn, 95 %": dunn_index(seen, last["validation_labels"], keep=0.95),
-                "separation": separation(seen, last["validation_labels"]),
+                "Dunn": dunn_index(seen, labels),
+                "Dunn, 95 %": dunn_index(seen, labels, keep=0.95),
+                # Of two directions, 1 - cosine is half the square of their distance.
+                "Dunn, 95 %, cosine": dunn_index(directions, labels, keep=0.95) ** 2,
+                "separation": separation(seen, labels),
             }
         )
-    print("run                          digits  dim  accuracy  Dunn    Dunn, 95 %  separation")
+    print("run                          digits  dim  accuracy  Dunn    Dunn, 95 %  .. cosine  separation")
     for row in rows:
-        run, digits, dim, accuracy, dunn, robust, apart = row.values()
-        print(f"{run:28} {digits:6}  {dim:3}  {accuracy:8.2%}  {dunn:.4f}  {robust:10.3f}  {apart:10.2f}")
+        name, digits, dim, accuracy, dunn, robust, cosine, apart = row.values()
+        print(
+            f"{name:28} {digits:6}  {dim:3}  {accuracy:8.2%}  {dunn:.4f}  {robust:10.3f}  {cosine:9.2f}  {apart:10.2f}"
+        )
     if options.out:
         with atomic_write(options.out) as file:
             file.write(json.dumps(rows, indent=2) + "\n")
@@ -252,7 +394,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a verb; returns the exit status."""
     parser = argparse.ArgumentParser(prog="digits.py", description="Handwritten digits in two or three dimensions.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for function in (train, draw, table):
+    for function in (train, draw, beside, table):
         added = verbs.add_parser(function.__name__, help=function.__doc__)
         added.set_defaults(verb=function)
         if function is train:
@@ -267,6 +409,8 @@ def main(arguments: list[str] | None = None) -> int:
             added.add_argument("exps", nargs="+", type=Path)
         if function is table:
             added.add_argument("--out", type=Path, help="also as JSON")
+        if function is beside:
+            added.add_argument("--out", type=Path, default=Path("exp/digits"), help="folder of the GIFs (exp/digits)")
     options = parser.parse_args(arguments)
     try:
         options.verb(options)

@@ -1,55 +1,58 @@
-"""Pictures of a run on digits, and how well its classes are apart."""
+"""Pictures of runs on digits, and how well their classes are apart."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.spatial.distance import cdist
 
 from spkver.errors import SpkverError
-from spkver.heads import Head
-from spkver.pictures.animation import Motion, Panel
+from spkver.pictures.motion import Motion, Points
 from spkver.pictures.projection import between
-from spkver.pictures.style import COLOURS, MARKERS, Picture, legend_beside, picture
+from spkver.pictures.style import COLOURS, GREY, MARKERS, Picture, legend_beside, picture
 
 FRAMES = 60
 # Points of a moving picture: more hide one another.
 MOST_POINTS = 1000
 
 
-def motion(name: str, epochs: list[dict[str, np.ndarray]], kind: str) -> Motion:
-    """The embeddings over the epochs: in the plane as they are, in three dimensions on the sphere.
+def motion(name: str, runs: Sequence, kind: str) -> Motion:
+    """The embeddings of runs over the epochs, side by side.
+
+    In the plane and, of softmax, in space they are as they are, with their lengths; in three dimensions those of
+    normalising heads, which see the direction alone, are on the sphere.
 
     Args:
         name: above the picture.
-        epochs: the arrays of every epoch.
+        runs: finished ones, of the same images.
         kind: ``"train"`` or ``"validation"``.
 
     Raises:
-        SpkverError: embeddings of neither 2 nor 3 dimensions.
+        SpkverError: embeddings of neither 2 nor 3 dimensions, or runs of other images or numbers of epochs.
     """
-    n, dim = epochs[0][kind].shape
-    if dim not in (2, 3):
-        raise SpkverError(f"{name}: embeddings of {dim} dimensions; only 2 or 3 can be drawn as they are")
-    chosen = np.random.default_rng(0).permutation(n)[:MOST_POINTS]
-    labels = epochs[0][f"{kind}_labels"][chosen]
-    order = np.argsort(labels, kind="stable")
-    points = between(np.stack([epoch[kind][chosen[order]] for epoch in epochs]).astype(np.float64), FRAMES)
-    times = np.linspace(0, len(epochs) - 1, FRAMES)
-    title = "on the sphere" if dim == 3 else "in the plane"
-    return Motion(name, [Panel(title, points)], times, labels[order].astype(str), np.zeros(len(chosen), bool))
+    panels = []
+    for run in runs:
+        part = getattr(run, kind)
+        n_epochs, n, dim = part.embeddings.shape
+        if dim not in (2, 3):
+            raise SpkverError(f"{run.name}: embeddings of {dim} dimensions; only 2 or 3 can be drawn as they are")
+        first = getattr(runs[0], kind)
+        if len(part.embeddings) != len(first.embeddings) or not np.array_equal(part.labels, first.labels):
+            raise SpkverError(f"{run.name} and {runs[0].name}: differ in their images or epochs, so not side by side")
+        chosen = np.random.default_rng(0).permutation(n)[:MOST_POINTS]
+        chosen = chosen[np.argsort(part.labels[chosen], kind="stable")]
+        sphere = dim == 3 and run.values.name != "softmax"
+        where = "in the plane" if dim == 2 else "on the sphere" if sphere else "in space"
+        places = between(part.embeddings[:, chosen].astype(np.float64), FRAMES)
+        title = f"{run.name}, {where}" if len(runs) > 1 else where
+        panels.append(Points(title, places, part.labels[chosen].astype(str), np.zeros(len(chosen), bool), sphere))
+    images = {"train": "training images", "validation": "validation images"}[kind]
+    return Motion(f"{name}, {images}", panels, np.linspace(0, n_epochs - 1, FRAMES))
 
 
-def scatter(name: str, head: Head, epoch: dict[str, np.ndarray]) -> Picture:
-    """Validation embeddings as they are, whose region each point of the plane is in, and the classes' weights.
-
-    Args:
-        name: above the picture.
-        head: of the run; the epoch's weights are put into it.
-        epoch: the arrays of one epoch.
-    """
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(epoch["weight"]))
-        if "bias" in epoch:
-            head.bias.copy_(torch.from_numpy(epoch["bias"]))
-    points, labels = epoch["validation"], epoch["validation_labels"]
+def scatter(run) -> Picture:
+    """Validation embeddings as they are, whose region each point of the plane is in, and the classes' weights."""
+    head, points, labels = run.head(), run.validation.embeddings[-1], run.validation.labels
     reach = 1.1 * np.abs(points).max()
     line = np.linspace(-reach, reach, 400)
     grid = torch.tensor(np.stack(np.meshgrid(line, line), 2).reshape(-1, 2), dtype=torch.float32)
@@ -58,26 +61,124 @@ def scatter(name: str, head: Head, epoch: dict[str, np.ndarray]) -> Picture:
     figure, axes = picture(1, 1, (5.6, 5.0))
     axis = axes[0, 0]
     axis.contour(line, line, region, np.arange(head.out_features) + 0.5, colors="0.6", linewidths=0.6)
-    colours = [*COLOURS, "#999999", "#882255", "#44AA99"]
     for digit in range(head.out_features):
         mine = points[labels == digit]
         axis.scatter(
-            *mine.T, s=8, color=colours[digit], marker=MARKERS[digit % len(MARKERS)], alpha=0.6, label=str(digit)
+            *mine.T, s=8, color=COLOURS[digit], marker=MARKERS[digit % len(MARKERS)], alpha=0.6, label=str(digit)
         )
-        centre = epoch["weight"][digit] / np.linalg.norm(epoch["weight"][digit]) * 0.93 * reach
-        axis.annotate(
-            str(digit),
-            (0, 0),
-            centre,
-            color=colours[digit],
-            weight="bold",
-            ha="center",
-            va="center",
-            arrowprops={"arrowstyle": "<|-", "color": colours[digit], "alpha": 0.7},
-        )
+        centre = run.weight[-1][digit] / np.linalg.norm(run.weight[-1][digit]) * 0.93 * reach
+        _arrow(axis, centre, str(digit), COLOURS[digit])
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="x1", ylabel="x2")
-    axis.set_title(f"{name}: arrows point along the classes' weights")
+    axis.set_title(f"{run.name}: arrows point along the classes' weights")
     legend_beside(axis, title="digit", markerscale=2)
+    return figure
+
+
+def sample(images: np.ndarray, labels: np.ndarray, each: int = 8) -> Picture:
+    """The first images ``(n, 28, 28)`` of each digit, a row each."""
+    digits = np.unique(labels)
+    rows = [images[labels == digit][:each] for digit in digits]
+    sheet = np.full((28 * len(digits), 28 * each), 255, np.uint8)
+    for row, some in enumerate(rows):
+        for column, image in enumerate(some):
+            sheet[28 * row : 28 * row + 28, 28 * column : 28 * column + 28] = 255 - image
+    figure, axes = picture(1, 1, (0.5 * each, 0.5 * len(digits) + 0.4))
+    _image(axes[0, 0], sheet, "a sample of the images")
+    return figure
+
+
+def logits_in_words(embedding: np.ndarray, weight: np.ndarray, scale: float | None = None) -> list[str]:
+    """How each class's logit comes about.
+
+    Args:
+        embedding: (embed_dim,).
+        weight: (classes, embed_dim), the classes' centres.
+        scale: None: the product of embedding and centre, as of softmax without a bias; else the scaled cosine.
+    """
+    logits = weight @ embedding
+    if scale is None:
+        products = [" + ".join(f"{w:.2f} x {x:.2f}" for w, x in zip(row, embedding)) for row in weight]
+        return [f"w{c} . x = {product} = {logits[c]:.2f}" for c, product in enumerate(products)]
+    cosines = logits / (np.linalg.norm(weight, axis=1) * np.linalg.norm(embedding))
+    degrees = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+    return [f"s cos({d:.0f}°) = {scale:g} x {c:.2f} = {scale * c:.2f}" for d, c in zip(degrees, cosines)]
+
+
+def worked_logits(run) -> Picture:
+    """One digit: its image, its embedding beside the classes' centres, and how the logits come of them.
+
+    Raises:
+        SpkverError: the head has a bias, which the words leave out.
+    """
+    if run.bias is not None:
+        raise SpkverError(f"{run.name}: has a bias; the logits of one digit are worked out for heads without")
+    labels, weight = run.validation.labels, run.weight[-1]
+    index = int(np.flatnonzero(labels == labels.min())[0])
+    embedding = run.validation.embeddings[-1][index]
+    words = logits_in_words(embedding, weight, run.values.scale)
+    figure, axes = picture(1, 3, (3.6, 3.4), width_ratios=(0.6, 1.2, 1.2))
+    _image(axes[0, 0], 255 - run.images[index], f"a {labels[index]}, and x = ({embedding[0]:.2f}, {embedding[1]:.2f})")
+    axis = axes[0, 1]
+    # The centres are short beside embeddings that softmax made long: as much longer as brings both into one picture.
+    longer = np.linalg.norm(embedding) / np.linalg.norm(weight, axis=1).max()
+    reach = 1.25 * max(np.abs(embedding).max(), longer * np.abs(weight).max())
+    for digit, centre in enumerate(weight):
+        _arrow(axis, longer * centre, f"w{digit}", COLOURS[digit])
+    axis.plot(*embedding, "*", color="black", markersize=13)
+    axis.annotate("x", embedding, xytext=(7, 4), textcoords="offset points", weight="bold")
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=f"centres, {longer:.1f} times as long")
+    highest = int(np.argmax([float(text.rsplit("= ", 1)[1]) for text in words]))
+    for row, text in enumerate(words):
+        colour, thick = COLOURS[row], "bold" if row == highest else "normal"
+        axes[0, 2].text(0, 1 - (row + 0.5) / len(words), text, color=colour, weight=thick, va="center", fontsize=9)
+    axes[0, 2].set(xlim=(0, 1), title="its logits")
+    axes[0, 2].set_axis_off()
+    figure.suptitle(f"{run.name}: the highest logit is that of {highest}")
+    return figure
+
+
+def nearer_to_another(points: np.ndarray, labels: np.ndarray) -> tuple[int, int, int]:
+    """An image, one of its class and one of another class that is nearer to it: where their distances differ most.
+
+    No threshold on the distance can say of both pairs whether they are of one class.
+
+    Args:
+        points: (n, embed_dim).
+        labels: (n,).
+
+    Returns:
+        Their rows. Where all images are nearer to all of their class, those for which this is the closest thing.
+    """
+    distances = cdist(points, points)
+    same = labels[:, None] == labels
+    farthest = np.where(same, distances, -np.inf)
+    nearest = np.where(same, np.inf, distances)
+    image = int(np.argmax(farthest.max(1) / np.maximum(nearest.min(1), 1e-12)))
+    return image, int(farthest[image].argmax()), int(nearest[image].argmin())
+
+
+def far_and_near(run, seen: np.ndarray) -> Picture:
+    """Two images of one class that lie farther apart than one of them does from an image of another class.
+
+    Args:
+        run: a finished one.
+        seen: (n, embed_dim), its validation embeddings as the head sees them. Misread images are left out.
+    """
+    with torch.inference_mode():
+        right = run.head().plain_logits(torch.from_numpy(run.validation.embeddings[-1])).argmax(1).numpy()
+    rows = np.flatnonzero(right == run.validation.labels)
+    labels = run.validation.labels[rows]
+    one, own, other = nearer_to_another(seen[rows], labels)
+    far, near = (np.linalg.norm(seen[rows[one]] - seen[rows[mate]]) for mate in (own, other))
+    figure, axes = picture(1, 3, (2.2, 2.5))
+    for axis, place, words in (
+        (axes[0, 0], own, f"{far:.3g} from the middle one"),
+        (axes[0, 1], one, "the middle one"),
+        (axes[0, 2], other, f"{near:.3g} from it"),
+    ):
+        _image(axis, 255 - run.images[rows[place]], f"a {labels[place]}\n{words}")
+    sentence = "nearer to the other class than to its own" if near < far else "nearer to all of its own class"
+    figure.suptitle(f"{run.name}: {sentence}", fontsize=11)
     return figure
 
 
@@ -91,3 +192,17 @@ def separation(points: np.ndarray, labels: np.ndarray) -> float:
     spread = max(np.linalg.norm(points[labels == c] - m, axis=1).mean() for c, m in zip(classes, centroids))
     apart = np.linalg.norm(centroids[:, None] - centroids, axis=2)
     return float(apart[~np.eye(len(classes), dtype=bool)].min() / spread)
+
+
+def _arrow(axis, tip: np.ndarray, name: str, colour: str) -> None:
+    arrow = {"arrowstyle": "<|-", "color": colour, "alpha": 0.7}
+    axis.annotate(name, (0, 0), tip, color=colour, weight="bold", ha="center", va="center", arrowprops=arrow)
+
+
+def _image(axis, pixels: np.ndarray, title: str) -> None:
+    axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(title, fontsize=9)
+    axis.grid(False)
+    for spine in axis.spines.values():
+        spine.set_edgecolor(GREY)

