@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 from schedule_free import ScheduleFree
-from torch.utils.data import DataLoader
 
 from spkver.config import Config
-from spkver.data.dataset import SpeakerCrops, collate
+from spkver.data.augment import Augmenter
+from spkver.data.dataset import SpeakerCrops
 from spkver.data.directory import DataDirectory
 from spkver.data.sampler import SpeakerBatchSampler
-from spkver.errors import SpkverError
 from spkver.heads import build_head
+from spkver.training.batches import Batches, build_loader
 from spkver.training.finetune import start_from
 from spkver.training.step import TrainingStep
 
@@ -58,27 +58,27 @@ def train_on(
         config.data.cache_gigabytes,
     )
     sampler = SpeakerBatchSampler(dataset.labels, config.batch.speakers, config.batch.utterances, config.seed)
-    loader = DataLoader(dataset, batch_sampler=sampler, num_workers=1, collate_fn=collate)
+    cpu = torch.device("cpu")
+    loader = build_loader(dataset, sampler, Augmenter(dataset.draws, cpu), workers=1, prefetch=2)
     encoder.to(memory_format=torch.channels_last)
     head = build_head(config.head, encoder.embed_dim, dataset.n_classes)
     if init is not None:
         start_from(init, encoder, head, directory, config)
     dtype = getattr(torch, config.training.precision)
-    step = TrainingStep(config, encoder, head, torch.device("cpu"), dtype, Path(__file__).parent)
+    step = TrainingStep(config, encoder, head, cpu, dtype, Path(__file__).parent)
     if schedule_free:
         step.optimizer = ScheduleFree(step.optimizer)
     n_steps, seconds = 0, 0.0
     before = time.monotonic()
-    for epoch in count():
-        sampler.set_epoch(epoch)
-        for batch in loader:
-            if isinstance(batch, SpkverError):
-                raise batch
-            at = place(n_steps, seconds)
-            encoder.train()
-            record = step(batch, int(at), int(at % 1 * _PARTS), _PARTS)
-            n_steps += 1
-            seconds += time.monotonic() - before
-            with step.optimizer.mean_in_place() if schedule_free else nullcontext():
-                yield n_steps, seconds, record
-            before = time.monotonic()
+    with Batches(loader) as batches:
+        for epoch in count():
+            sampler.set_epoch(epoch)
+            for batch in batches:
+                at = place(n_steps, seconds)
+                encoder.train()
+                record = step(batch, int(at), int(at % 1 * _PARTS), _PARTS)
+                n_steps += 1
+                seconds += time.monotonic() - before
+                with step.optimizer.mean_in_place() if schedule_free else nullcontext():
+                    yield n_steps, seconds, record
+                before = time.monotonic()

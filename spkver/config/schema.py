@@ -70,6 +70,8 @@ Factors = Annotated[list[Factor], Field(min_length=1), AfterValidator(_recorded_
 Variants = Annotated[list[list[Factor]], Field(min_length=1), AfterValidator(_original_first)]
 Decibels = Annotated[list[Annotated[float, Field(ge=-100, le=100)]], AfterValidator(_ordered)]
 Seconds = Annotated[list[Annotated[float, Field(gt=0, le=10)]], AfterValidator(_ordered)]
+Shares = Annotated[list[Share], AfterValidator(_ordered)]
+Band = Annotated[list[Annotated[float, Field(ge=0, le=4000)]], AfterValidator(_ordered)]
 PositiveRange = Annotated[list[Positive], AfterValidator(_ordered)]
 CountRange = Annotated[list[Count], AfterValidator(_ordered)]
 
@@ -106,6 +108,7 @@ class Data(Section):
     held_out_nontargets: Count = 10000  # at most so many of their nontarget trials
     max_unusable_share: Probability = 0.01  # of utterances that may be empty, silent or unreadable
     workers: Workers = "auto"  # processes that read and augment ahead
+    prefetch: Count = 4  # batches that a worker reads ahead
     cache_gigabytes: NotNegative = 2.0  # decoded training audio kept in memory where all of it fits
 
 
@@ -132,6 +135,27 @@ class Reverb(Section):
     rt60_seconds: Seconds = [0.1, 0.6]
 
 
+class Gain(Section):
+    probability: Probability = 0.0
+    decibels: Decibels = [-20.0, 6.0]
+
+
+class Clipping(Section):
+    probability: Probability = 0.0
+    share: Shares = [0.001, 0.1]  # of the samples, the loudest, that are cut off
+
+
+class Telephone(Section):
+    probability: Probability = 0.0
+    band_hz: Band = [300.0, 3400.0]  # of 8 kHz in 8 bits of mu-law
+
+
+class Codec(Section):
+    probability: Probability = 0.0
+    formats: Annotated[list[Literal["opus", "mp3"]], Field(min_length=1)] = ["opus", "mp3"]
+    kbit_per_second: Annotated[list[Annotated[float, Field(ge=1, le=320)]], AfterValidator(_ordered)] = [12.0, 32.0]
+
+
 class SpecAugment(Section):
     probability: Probability = 1.0
     time_masks: CountOrZero = 2
@@ -146,6 +170,11 @@ class Augment(Section):
     noise: Noise = Noise()
     babble: Babble = Babble()
     reverb: Reverb = Reverb()
+    gain: Gain = Gain()
+    clipping: Clipping = Clipping()
+    telephone: Telephone = Telephone()
+    codec: Codec = Codec()
+    recordings_megabytes: NotNegative = 1000.0  # of noise and rooms, kept decoded where the encoder is
     specaugment: SpecAugment = SpecAugment()
 
 

@@ -32,7 +32,7 @@ def record(speech: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np
 
 
 def _in_room(sound: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """A simpler room than `spkver.data.augment.simulated_room`.
+    """A simpler room than `spkver.data.simulated_room.simulated_room`.
 
     That one would change every recording of the built-in corpus, and with them the figures that are published of it.
     """

@@ -1,210 +1,179 @@
-"""Waveform augmentation: noise, babble and reverberation, as in the VoxCeleb recipes.
+"""Waveform augmentation by batches, on the device that holds them: a CPU's data worker or a GPU.
 
-Nothing here keeps a random state: each call is given a ``numpy.random.Generator``, so that the same
-generator gives the same crop in whatever process, and whatever was read before. What is kept per
-process is audio: at most 256 short files, about 160 MB at 16 kHz.
+Each function takes torch tensors ``(batch, n_samples)`` of float32 and changes each row by itself. Nothing here is
+drawn (see `spkver.data.augment_draws`) and nothing waits for a GPU. torchaudio does what it has an operation for;
+speeds are by `spkver.data.resampling`, which gives the samples that a single crop would have.
 """
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
-import numpy as np
-from scipy.fft import irfft, next_fast_len, rfft
+import torch
+import torch.nn.functional as F
+from scipy.fft import next_fast_len
+from torch import Tensor
+from torchaudio.functional import add_noise, fftconvolve, mu_law_decoding, mu_law_encoding
 
-from spkver.config.schema import Augment
-from spkver.data.audio import audio_info, read_audio, wrap_to
-from spkver.data.directory import read_path_list
-from spkver.data.shards import Location
+from spkver.data.augment_draws import AugmentDraws
+from spkver.data.crop_batch import STEPS, AtSpeed, CropBatch, Kept, Sent
+from spkver.data.recordings import Recordings
+from spkver.data.resampling import can_resample_batch, resample_batch, resample_ratio, speed_ratio, windowed_sinc
 from spkver.errors import SpkverError
-
-DrawVoice = Callable[[np.random.Generator, int, str], np.ndarray]
-"""``draw(rng, n_samples, not_speaker) -> (n_samples,)``: speech of some other speaker."""
-
-KEPT_FILES = 256
-KEPT_SECONDS = 10.0
-"""Longer files (music, street recordings) are not kept: a crop of them is read each time."""
 
 SILENT_POWER = 1e-10
 """Noise below this mean power, a third of a 16-bit step, is silence: scaling it up makes rounding loud."""
 
-DIRECT_TO_REVERBERANT_DB = (0.0, 10.0)
-"""Range of the simulated rooms: about half a metre to a few metres from the microphone."""
-EARLY_SECONDS = (0.001, 0.05)
+TELEPHONE_RATE = 8000
+_MU_LAW_VALUES = 256
+# Taps on either side of a telephone's filter, at its rate: 16 ms, which is a transition of about 250 Hz.
+_TELEPHONE_HALF = 128
+# Lengths of responses are rounded up to multiples of this: a GPU plans the FFT of each length anew.
+_LENGTH_STEP = 1600
 
 
-class AudioFiles:
-    """The files of a ``utt path`` list, to draw random ones from.
+def add_at_snr(speech: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
+    """``speech + gain * noise``, where the mean power of the speech is ``snr_db`` ``(batch,)`` above that of the noise.
 
-    Args:
-        list_path: such as a ``wav.scp``; relative paths are relative to its folder.
-        sample_rate: Hz.
-
-    Raises:
-        SpkverError: a fault of the list, with ``file:line``; on drawing, of a file.
+    Speech comes back as it was where the noise is silent.
     """
-
-    def __init__(self, list_path: str | os.PathLike[str], sample_rate: int):
-        self.paths = list(read_path_list(list_path).values())
-        self.sample_rate = sample_rate
-
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """A random file, whole: ``(n_samples,)``."""
-        return _decoded(self._path(rng), self.sample_rate)
-
-    def draw_crop(self, rng: np.random.Generator, n_samples: int) -> np.ndarray:
-        """A random crop ``(n_samples,)`` of a random file, repeated where the file is shorter."""
-        path = self._path(rng)
-        seconds = _seconds(path)
-        start = int(rng.integers(max(1, int(seconds * self.sample_rate) - n_samples + 1)))
-        if seconds <= KEPT_SECONDS:
-            return wrap_to(_decoded(path, self.sample_rate)[start:], n_samples)
-        crop = read_audio(path, self.sample_rate, start / self.sample_rate, n_samples / self.sample_rate)
-        return wrap_to(crop, n_samples)
-
-    def _path(self, rng: np.random.Generator) -> Location:
-        return self.paths[rng.integers(len(self.paths))]
+    silent = _power(noise) < SILENT_POWER
+    return torch.where(silent, speech, add_noise(speech, noise, snr_db))
 
 
-# One memory for all lists of a process; a member would be lost when a loader sends its object to workers.
-@lru_cache(maxsize=KEPT_FILES)
-def _decoded(path: Location, sample_rate: int) -> np.ndarray:
-    samples = read_audio(path, sample_rate)
-    samples.setflags(write=False)
-    return samples
+def reverberate(speech: Tensor, responses: Tensor, peaks: list[int]) -> Tensor:
+    """Convolve with room impulse responses ``(batch, n)``; length, timing and mean power stay.
 
-
-@lru_cache(maxsize=100_000)
-def _seconds(path: Location) -> float:
-    rate, n_frames, _ = audio_info(path)
-    return n_frames / rate
-
-
-def add_at_snr(speech: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """``speech + gain * noise``, where the mean power of the speech is ``snr_db`` above that of the noise.
-
-    Both ``(n_samples,)``. Speech comes back as it was when the noise is silent.
+    A response's peak, its direct path, is time 0: what comes before it arrives earlier.
     """
-    speech_power, noise_power = _power(speech), _power(noise)
-    if noise_power < SILENT_POWER:
-        return speech
-    gain = np.sqrt(speech_power / (noise_power * 10 ** (snr_db / 10)))
-    return speech + np.float32(gain) * noise
-
-
-def babble(
-    rng: np.random.Generator, n_samples: int, speaker: str, draw_voice: DrawVoice, voices: Sequence[int]
-) -> np.ndarray:
-    """The sum ``(n_samples,)`` of ``voices[0]`` to ``voices[1]`` voices that are not ``speaker``'s."""
-    count = rng.integers(voices[0], voices[1], endpoint=True)
-    return np.stack([draw_voice(rng, n_samples, speaker) for _ in range(count)]).sum(axis=0, dtype=np.float32)
-
-
-def simulated_room(rng: np.random.Generator, rt60_seconds: float, sample_rate: int) -> np.ndarray:
-    """A random room impulse response of ``rt60_seconds``, float32, direct path first with amplitude 1.
-
-    Polack's statistical model ("La transmission de l'énergie sonore dans les salles", 1988): Gaussian
-    noise under ``exp(-3 ln(10) t / RT60)``, which is 60 dB down after RT60. It holds once reflections
-    overlap, here after 50 ms; before that the same envelope weighs 6 to 12 single reflections of random
-    delay and sign, and lets the noise rise linearly. The reverberant energy is scaled to a
-    direct-to-reverberant ratio drawn from ``DIRECT_TO_REVERBERANT_DB``; as that is never below 0 dB, the
-    direct path is the peak.
-    """
-    n_samples = max(2, round(rt60_seconds * sample_rate))
-    seconds = np.arange(n_samples, dtype=np.float32) / np.float32(sample_rate)
-    envelope = np.exp(np.float32(-3 * np.log(10) / rt60_seconds) * seconds)
-    late = rng.standard_normal(n_samples, dtype=np.float32) * np.minimum(seconds / EARLY_SECONDS[1], 1)
-
-    n_early = rng.integers(6, 12, endpoint=True)
-    delays = (rng.uniform(*EARLY_SECONDS, n_early) * sample_rate).astype(int)
-    # A single reflection stands out of the dense ones that follow it.
-    strengths = rng.uniform(1.0, 4.0, n_early) * rng.choice([-1.0, 1.0], n_early)
-    inside = delays < n_samples
-    np.add.at(late, delays[inside], strengths[inside].astype(np.float32))
-
-    response = late * envelope
-    response[0] = 0
-    ratio = 10 ** (rng.uniform(*DIRECT_TO_REVERBERANT_DB) / 10)
-    response *= np.float32(1 / np.sqrt(ratio * max(float(response @ response), 1e-20)))
-    response[0] = 1
-    return response
-
-
-def reverberate(speech: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Convolve ``(n_samples,)`` with a room impulse response; length, timing and mean power stay.
-
-    The response's peak, its direct path, is time 0: what comes before it arrives earlier.
-    """
-    peak = int(np.argmax(np.abs(response)))
-    n = next_fast_len(len(speech) + len(response) - 1, real=True)
-    wet = irfft(rfft(speech, n) * rfft(response, n), n)[peak : peak + len(speech)]
+    full = _convolved(speech, responses)
+    wet = torch.stack([row[peak : peak + speech.shape[1]] for row, peak in zip(full, peaks)])
     power = _power(wet)
-    if power < SILENT_POWER:
-        return speech
-    return (wet * np.sqrt(_power(speech) / power)).astype(np.float32, copy=False)
+    return torch.where(power < SILENT_POWER, speech, wet * (_power(speech) / power).sqrt())
+
+
+def clip(speech: Tensor, counts: Tensor, most: int) -> Tensor:
+    """Clip each row's loudest ``counts`` ``(batch,)`` samples, ``most`` at most, at the level of the last of them."""
+    level = speech.abs().topk(most, dim=1).values.gather(1, counts[:, None] - 1)
+    return speech.clamp(-level, level)
+
+
+def telephone(speech: Tensor, sample_rate: int, band_hz: Sequence[float]) -> Tensor:
+    """What a telephone leaves: a band, at 8 kHz, in 8 bits of mu-law (ITU-T G.711's companding, mu = 255)."""
+    narrow = _at_rate(speech, sample_rate, TELEPHONE_RATE)
+    band = _band_pass(*band_hz, speech.device)
+    narrow = _convolved(narrow, band)[:, _TELEPHONE_HALF:][:, : narrow.shape[1]]
+    decoded = mu_law_decoding(mu_law_encoding(narrow.clamp(-1, 1), _MU_LAW_VALUES), _MU_LAW_VALUES)
+    return _at_rate(decoded, TELEPHONE_RATE, sample_rate)[:, : speech.shape[1]]
 
 
 class Augmenter:
-    """Reverberation, then noise or babble (never both), each with its own probability.
+    """Applies what was drawn for a batch, on one device.
+
+    Speed, room, noise or babble, gain, clipping, telephone, in this order; a codec by whoever read the crop.
 
     Args:
-        augment_config: the ``augment`` section of a configuration: ``noise.probability``, ``noise.list``,
-            ``noise.snr_db``; ``babble.probability``, ``babble.voices``, ``babble.snr_db``;
-            ``reverb.probability``, ``reverb.list`` (None: rooms are simulated), ``reverb.rt60_seconds``.
-            Ranges are ``[low, high]``, both included.
-        sample_rate: Hz.
-        draw_voice: where babble takes its voices from.
+        draws: what batches are drawn by. Of its noises and rooms as many as fit in ``augment.recordings_megabytes`` are
+            read now and kept.
+        device: where batches lie.
 
     Raises:
-        SpkverError: noise without a list, a fault of a list, noise and babble that exceed 1 together.
-        ValueError: babble without ``draw_voice``.
+        SpkverError: a recording cannot be read, there is no memory for them, or no way to a telephone's sample rate.
     """
 
-    def __init__(self, augment_config: Augment, sample_rate: int, draw_voice: DrawVoice | None = None):
-        noise, babble_, reverb = augment_config.noise, augment_config.babble, augment_config.reverb
-        if noise.probability > 0 and noise.list is None:
+    def __init__(self, draws: AugmentDraws, device: torch.device):
+        augment, sample_rate = draws.augment, draws.sample_rate
+        to_telephone = resample_ratio(sample_rate, TELEPHONE_RATE)
+        if augment.telephone.probability > 0 and not can_resample_batch(*to_telephone):
             raise SpkverError(
-                f"augment.noise.probability is {noise.probability:g} but augment.noise.list names no list; "
-                "give a `utt path` list of noise files, or set the probability to 0"
+                f"augment.telephone.probability is {augment.telephone.probability:g}, but a telephone's "
+                f"{TELEPHONE_RATE} Hz are not to be had from data.sample_rate {sample_rate}; set it to 0"
             )
-        if noise.probability + babble_.probability > 1:
+        self.augment, self.sample_rate = augment, sample_rate
+        self.crop_samples = draws.crop_samples
+        self.device = device
+        try:
+            self._keep(draws.noises, draws.rooms, augment.recordings_megabytes)
+        except (MemoryError, torch.OutOfMemoryError):
             raise SpkverError(
-                f"augment.noise.probability {noise.probability:g} and augment.babble.probability "
-                f"{babble_.probability:g} exceed 1 together; a crop gets one of them at most"
-            )
-        if babble_.probability > 0 and draw_voice is None:
-            raise ValueError("draw_voice is needed where babble.probability is above 0")
-        self.config = augment_config
-        self.sample_rate = sample_rate
-        self.draw_voice = draw_voice
-        self.noises = AudioFiles(noise.list, sample_rate) if noise.probability > 0 and noise.list is not None else None
-        self.rooms = AudioFiles(reverb.list, sample_rate) if reverb.probability > 0 and reverb.list else None
+                f"no memory for {augment.recordings_megabytes:g} MB of noise and room recordings ({device.type}); "
+                "lower augment.recordings_megabytes"
+            ) from None
 
-    def __call__(self, samples: np.ndarray, rng: np.random.Generator, speaker: str) -> np.ndarray:
-        """Augment a crop ``(n_samples,)`` float32 of ``speaker``; the input is not changed."""
-        noise, babble_, reverb = self.config.noise, self.config.babble, self.config.reverb
-        if rng.random() < reverb.probability:
-            samples = reverberate(samples, self._room(rng))
-        kind = rng.random()
-        if self.noises is not None and kind < noise.probability:
-            crop = self.noises.draw_crop(rng, len(samples))
-            return add_at_snr(samples, crop, _within(noise.snr_db, rng))
-        if self.draw_voice is not None and kind < noise.probability + babble_.probability:
-            crowd = babble(rng, len(samples), speaker, self.draw_voice, babble_.voices)
-            return add_at_snr(samples, crowd, _within(babble_.snr_db, rng))
-        return samples
+    def _keep(self, noises: Recordings | None, rooms: Recordings | None, megabytes: float) -> None:
+        """Read rooms, for which half of the memory is enough where there are noises, too, and noises."""
+        if rooms is not None:
+            samples = rooms.read(megabytes if noises is None else megabytes / 2)
+            megabytes -= samples.nbytes / 1e6
+            self._peaks = {begin: int(samples[begin:][:length].abs().argmax()) for begin, length in rooms.kept.values()}
+            self._rooms = samples.to(self.device)
+        if noises is not None:
+            self._noises = noises.read(megabytes).to(self.device)
 
-    def _room(self, rng: np.random.Generator) -> np.ndarray:
-        if self.rooms is not None:
-            return self.rooms.draw(rng)
-        return simulated_room(rng, _within(self.config.reverb.rt60_seconds, rng), self.sample_rate)
+    @torch.no_grad()
+    def __call__(self, batch: CropBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Waveforms ``(batch, crop_samples)`` float32, labels and formants ``(batch,)``."""
+        waveforms = self._played(batch.speeds)
+        for room in batch.rooms:
+            waveforms[room.rows] = reverberate(waveforms[room.rows], *self._responses(room))
+        for added in batch.added:
+            rows = added.rows
+            waveforms[rows] = add_at_snr(waveforms[rows], self._noise(added), batch.snr_db[rows])
+        if batch.gain_db is not None:
+            waveforms *= 10 ** (batch.gain_db / 20)[:, None]
+        if batch.clipped is not None:
+            rows, counts, most = batch.clipped
+            waveforms[rows] = clip(waveforms[rows], counts, most)
+        if batch.telephone is not None:
+            rows, band = batch.telephone, self.augment.telephone.band_hz
+            waveforms[rows] = telephone(waveforms[rows], self.sample_rate, band)
+        return waveforms, batch.labels, batch.formants
+
+    def _played(self, speeds: list[AtSpeed]) -> Tensor:
+        """All crops at their speeds: ``(batch, crop_samples)``."""
+        n_rows = sum(len(each.rows) for each in speeds)
+        waveforms = torch.empty(n_rows, self.crop_samples, device=speeds[0].samples.device)
+        for rows, samples, factor in speeds:
+            if samples.dtype == torch.int16:
+                samples = samples.float() / STEPS
+            waveforms[rows] = resample_batch(samples, *speed_ratio(factor))[:, : self.crop_samples]
+        return waveforms
+
+    def _responses(self, room: Kept | Sent) -> tuple[Tensor, list[int]]:
+        if isinstance(room, Sent):
+            return room.samples, room.peaks
+        responses = _slices(self._rooms, room.begins, room.longest)
+        inside = torch.arange(room.longest, device=responses.device) < room.lengths[:, None]
+        return responses * inside, [self._peaks[begin] for begin in room.begins]
+
+    def _noise(self, added: Kept | Sent) -> Tensor:
+        if isinstance(added, Sent):
+            return added.samples
+        return _slices(self._noises, added.begins, self.crop_samples)
 
 
-def _within(ends: Sequence[float], rng: np.random.Generator) -> float:
-    low, high = ends
-    return rng.uniform(low, high)
+def _slices(samples: Tensor, begins: list[int], length: int) -> Tensor:
+    """``length`` samples from each place in ``(n,)`` on: ``(len(begins), length)``."""
+    return torch.stack([samples[begin : begin + length] for begin in begins])
 
 
-def _power(samples: np.ndarray) -> float:
-    """Mean power, summed in float64: a long crop's float32 sum loses digits."""
-    return float(np.mean(np.square(samples, dtype=np.float64)))
+def _power(samples: Tensor) -> Tensor:
+    """Mean power of each row: ``(batch, 1)``."""
+    return torch.linalg.vector_norm(samples, dim=1, keepdim=True).square() / samples.shape[1]
+
+
+def _convolved(samples: Tensor, responses: Tensor) -> Tensor:
+    """The rows of both, convolved: ``(batch, n)``, at least as long as both together less 1."""
+    n, length = samples.shape[1], responses.shape[1]
+    least = n + -(-length // _LENGTH_STEP) * _LENGTH_STEP - 1
+    return fftconvolve(samples, F.pad(responses, (0, next_fast_len(least, real=True) + 1 - n - length)))
+
+
+def _at_rate(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    return resample_batch(samples, *resample_ratio(from_rate, to_rate))
+
+
+@lru_cache(maxsize=8)
+def _band_pass(low_hz: float, high_hz: float, device: torch.device) -> Tensor:
+    """``(1, n_taps)`` of a linear-phase filter at a telephone's rate."""
+    low, high = (windowed_sinc(_TELEPHONE_HALF, 2 * hz / TELEPHONE_RATE) for hz in (low_hz, high_hz))
+    return torch.from_numpy(high - low).float().to(device)[None]

@@ -22,6 +22,11 @@ def usable_cores(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> int:
     return max(1, min([cores, *(math.ceil(quota) for quota in _quotas(cgroups, own))]))
 
 
+def worker_count(asked: int | str) -> int:
+    """The number of data workers: as asked for, or with ``auto`` a core less than there are, one at least."""
+    return asked if isinstance(asked, int) else max(usable_cores() - 1, 1)
+
+
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
     """The quotas, in cores, of the groups that this process is in and of those above them."""
     try:

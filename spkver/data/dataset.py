@@ -1,4 +1,4 @@
-"""Training speakers as batches of waveform crops.
+"""Training speakers as batches of waveform crops, read by data workers.
 
 Speeds and formant factors make new speakers. The labels are variant-major (all speakers as
 recorded, then all of the second variant, ...), so a head's first ``n_speakers`` classes are the recorded
@@ -6,25 +6,24 @@ voices and fine-tuning without variants just cuts the rest off.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from spkver.config.schema import Augment
-from spkver.data.audio import AudioError, check_samples, is_16_bit_audio, read_audio, wrap_to
-from spkver.data.augment import Augmenter
+from spkver.data.audio import AudioError, is_16_bit_audio, read_audio, wrap_to
+from spkver.data.augment_draws import AugmentDraws
+from spkver.data.codec import through_codec
+from spkver.data.crop_batch import Crop, CropBatch, as_16_bit, as_float32, joined
 from spkver.data.directory import DataDirectory
-from spkver.data.resampling import speed
 from spkver.data.sampler import Draw
-from spkver.data.shared_memory import Piped, ready_to_send, shared_zeros
+from spkver.data.shared_memory import pack, shared_zeros
 from spkver.data.variants import variants_of
 from spkver.errors import SpkverError
-
-_STEPS = 32768
-"""Of 16 bits in full scale: what libsndfile divides integers by."""
 
 
 class WaveformCache:
@@ -48,20 +47,16 @@ class WaveformCache:
         self._is_there = shared_zeros(len(n_samples), torch.bool)
 
     def get(self, index: int, start: int, end: int) -> np.ndarray | None:
-        """Samples ``start`` to ``end`` of an utterance, float32, or None when it was not put here yet."""
-        if not self._is_there[index]:
-            return None
-        samples = self._samples(index)[start:end]
-        return samples.astype(np.float32) / _STEPS if self._is_16_bit[index] else samples.copy()
+        """Samples ``start`` to ``end`` of an utterance, int16 or float32, or None when it was not put here yet."""
+        return self._samples(index)[start:end] if self._is_there[index] else None
 
     def put(self, index: int, samples: np.ndarray) -> None:
         """Keep an utterance ``(n_samples,)``; one that cannot be given back exactly is not kept."""
         if len(samples) != self._n_samples[index]:
             return
         if self._is_16_bit[index]:
-            steps = samples * _STEPS
-            samples = np.clip(steps, -_STEPS, _STEPS - 1).astype(np.int16)
-            if not np.array_equal(samples, steps):
+            samples = as_16_bit(samples)
+            if samples.dtype != np.int16:
                 return
         self._samples(index)[:] = samples
         self._is_there[index] = True
@@ -81,9 +76,9 @@ def _room(n_samples: int, is_16_bit: bool) -> int:
 class SpeakerCrops(Dataset):
     """Random crops of utterances with augmentation; an item is an utterance in a variant.
 
-    A variant is a speed and a formant factor; the features apply the latter. Item ``i`` is utterance
-    ``i % n_utterances`` in variant ``i // n_utterances``. What ``dataset[draw]``
-    gives depends only on the seed and on the draw's (item, epoch, step, slot).
+    A variant is a speed and a formant factor; `spkver.data.augment` applies the former, the features the latter. Item
+    ``i`` is utterance ``i % n_utterances`` in variant ``i // n_utterances``. What ``dataset[draw]`` gives depends only
+    on the seed and on the draw's (item, epoch, step, slot).
 
     Args:
         directory: usable training utterances with their durations.
@@ -121,7 +116,7 @@ class SpeakerCrops(Dataset):
                 f"{directory.path}: babble is speech of other training speakers, and there is only one, "
                 f"'{self.speakers[0]}'; set augment.babble.probability=0, or add speakers"
             )
-        self._augmenter = Augmenter(augment, sample_rate, self._draw_voice)
+        self.draws = AugmentDraws(augment, sample_rate, self.crop_samples, self._draw_voice)
 
     @property
     def labels(self) -> np.ndarray:
@@ -137,21 +132,21 @@ class SpeakerCrops(Dataset):
     def __len__(self) -> int:
         return len(self.utterances) * len(self.variants)
 
-    def __getitem__(self, draw: Draw) -> tuple[np.ndarray, int, int] | SpkverError:
-        """The crop ``(n_samples,)`` float32, its label, and the place of its formant factor.
+    def __getitem__(self, draw: Draw) -> Crop | SpkverError:
+        """What the crop is cut from, and all that was drawn for it.
 
-        A file that fails is returned as the error: one raised in a worker process would reach the
-        user as a traceback. A crop that is not finite counts as such: no step could use its batch.
+        A file that fails is returned as the error: one raised in a worker process would reach the user as a traceback.
         """
         rng = np.random.default_rng([self.seed, draw.epoch, draw.step, draw.slot])
         turn, index = divmod(draw.item, len(self.utterances))
         utterance = self.utterances[index]
-        speaker = utterance.speaker
         try:
             factor, formant = self.variants[turn]
-            with np.errstate(over="ignore", invalid="ignore"):  # looked for below
-                samples = self._crop(index, factor, rng)
-                samples = self._augmenter(samples, rng, speaker).astype(np.float32, copy=False)
+            wanted = int(np.ceil(self.crop_samples * factor)) + 1
+            samples = wrap_to(self._read(index, wanted, rng.random()), wanted)
+            drawn = self.draws(rng, utterance.speaker)
+            if drawn.codec is not None:
+                samples = through_codec(samples, self.sample_rate, drawn.codec)
         except SpkverError as error:
             return error
         except OSError as error:
@@ -160,21 +155,8 @@ class SpeakerCrops(Dataset):
             return SpkverError(
                 f"{utterance.path}: no memory is left to read it; lower data.workers or data.cache_gigabytes"
             )
-        if check_samples(samples) == "non-finite":
-            return SpkverError(
-                f"{utterance.path}: augmented samples of utterance '{utterance.id}' are not finite: it, or the "
-                "noise or room, is far beyond full scale; leave it out"
-            )
-        label = self._speaker_index[speaker] + turn * len(self.speakers)
-        return samples, label, formant
-
-    def _crop(self, index: int, factor: float, rng: np.random.Generator) -> np.ndarray:
-        """A random crop at a speed, exactly ``crop_samples`` long."""
-        wanted = int(np.ceil(self.crop_samples * factor)) + 1
-        samples = self._read(index, wanted, rng.random())
-        if factor != 1.0:
-            samples = speed(samples, factor)
-        return wrap_to(samples, self.crop_samples)
+        label = self._speaker_index[utterance.speaker] + turn * len(self.speakers)
+        return Crop(samples, label, formant, factor, drawn)
 
     def _build_cache(self, max_bytes: float) -> WaveformCache | None:
         """The cache, if all audio fits in it and in the memory."""
@@ -214,17 +196,41 @@ class SpeakerCrops(Dataset):
         while True:
             index = int(rng.integers(len(self.utterances)))
             if self.utterances[index].speaker != not_speaker:
-                return wrap_to(self._read(index, n_samples, rng.random()), n_samples)
+                return wrap_to(as_float32(self._read(index, n_samples, rng.random())), n_samples)
 
 
-def collate(items: list) -> tuple[Tensor, ...] | Piped | SpkverError:
-    """Waveforms ``(batch, n_samples)``, labels and formants ``(batch,)``, or the first error among the items.
+class Collate:
+    """Makes a batch of items, or gives back the first error among them.
 
-    A data worker's are ready to be sent to the training process.
+    What a data worker sends, or what goes to another device, is packed.
+
+    Args:
+        crop_samples: length of the crops.
+        augmenter: applied here, by one thread; None: it will be elsewhere, and the batch is a `CropBatch`.
     """
-    for item in items:
-        if isinstance(item, SpkverError):
-            return item
-    waveforms, labels, formants = zip(*items)
-    batch = torch.from_numpy(np.stack(waveforms)), torch.tensor(labels), torch.tensor(formants)
-    return batch if get_worker_info() is None else ready_to_send(batch)
+
+    def __init__(self, crop_samples: int, augmenter: Callable[[CropBatch], Any] | None):
+        self.crop_samples = crop_samples
+        self.augmenter = augmenter
+
+    def __call__(self, items: Sequence[Crop | SpkverError]) -> Any:
+        crops = []
+        for item in items:
+            if isinstance(item, SpkverError):
+                return item
+            crops.append(item)
+        if self.augmenter is None:
+            return pack(joined([crop._replace(samples=as_16_bit(crop.samples)) for crop in crops], self.crop_samples))
+        with _one_thread():  # as in a data worker: sums by several threads may round otherwise
+            batch = self.augmenter(joined(crops, self.crop_samples))
+        return batch if get_worker_info() is None else pack(batch)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

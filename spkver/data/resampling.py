@@ -153,13 +153,43 @@ def window_weights(up: int, down: int) -> tuple[torch.Tensor, int, int]:
     return torch.from_numpy(weights), before, periods * down
 
 
+def resample_batch(samples: torch.Tensor, up: int, down: int) -> torch.Tensor:
+    """Each row of ``(batch, n)`` float32 as `resample_up_down` has it, on its device: ``(batch, ceil(n up / down))``.
+
+    Raises:
+        SpkverError: a ratio that takes too large a matrix, see `can_resample_batch`.
+    """
+    if up == down:
+        return samples
+    if not can_resample_batch(up, down):
+        raise SpkverError(f"batches cannot be resampled by {up}/{down}")
+    weights, before, step = _weights_on(samples.device, up, down)
+    width, at_once = weights.shape
+    n_out = -(-samples.shape[1] * up // down)
+    n_windows = -(-n_out // at_once)
+    after = (n_windows - 1) * step + width - before - samples.shape[1]
+    windows = torch.nn.functional.pad(samples, (before, max(after, 0))).unfold(1, width, step)[:, :n_windows]
+    return (windows @ weights).flatten(1)[:, :n_out]
+
+
+def can_resample_batch(up: int, down: int) -> bool:
+    """Whether `resample_batch` takes this ratio: that of customary rates, and any speed."""
+    return up == down or _by_products(up, down)
+
+
+@lru_cache(maxsize=64)
+def _weights_on(device: torch.device, up: int, down: int) -> tuple[torch.Tensor, int, int]:
+    weights, before, step = window_weights(up, down)
+    return weights.to(device), before, step
+
+
 def low_pass(up: int, down: int) -> np.ndarray:
     """The taps that ``resample_up_down`` filters by: linear-phase Kaiser, about 65 dB of rejection."""
     widest = max(up, down)
-    return _windowed_sinc(_ZERO_CROSSINGS * widest, _ROLL_OFF / widest).astype(np.float32)
+    return windowed_sinc(_ZERO_CROSSINGS * widest, _ROLL_OFF / widest).astype(np.float32)
 
 
-def _windowed_sinc(half: int, cutoff: float) -> np.ndarray:
+def windowed_sinc(half: int, cutoff: float) -> np.ndarray:
     """(2 * half + 1,) taps of a low-pass filter of gain 1, as of ``scipy.signal.firwin`` with a Kaiser window.
 
     That module takes a second to import, which every command would wait for.
@@ -205,5 +235,5 @@ def _phase_weights(up: int, down: int) -> np.ndarray:
 def _sampled_filter() -> tuple[np.ndarray, np.ndarray]:
     """The right half of the filter of `low_pass`, of area 1 in all: distances in zero crossings, and heights."""
     n_points = _ZERO_CROSSINGS * _POINTS
-    taps = _windowed_sinc(n_points, _ROLL_OFF / _POINTS)
+    taps = windowed_sinc(n_points, _ROLL_OFF / _POINTS)
     return np.arange(n_points + 1) / _POINTS, _POINTS * taps[n_points:]

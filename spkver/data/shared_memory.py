@@ -5,14 +5,18 @@ allocated here before the workers are forked is anonymous memory, of which there
 worker makes later has to go through ``/dev/shm``; where that is full it is sent through a pipe, which is slower.
 """
 
+import contextlib
 import mmap
 import multiprocessing
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# Of each tensor in packed memory, in bytes: the width of the widest registers.
+_ALIGNMENT = 64
 
 
 def shared_zeros(n: int, dtype: torch.dtype) -> Tensor:
@@ -29,25 +33,68 @@ def shared_zeros(n: int, dtype: torch.dtype) -> Tensor:
         raise OSError(str(error)) from None
 
 
-class Piped(NamedTuple):
-    """Tensors that found no room in shared memory, as arrays, which go from process to process by a pipe."""
+class Packed(NamedTuple):
+    """A batch whose tensors lie in one piece of memory: one to share, to pin and to copy to a GPU."""
 
-    arrays: tuple[np.ndarray, ...]
+    memory: Tensor | np.ndarray
+    """``(n_bytes,)``; an array goes from process to process by a pipe."""
+    batch: Any
+    """The batch, with a `Part` of the memory in place of each tensor."""
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        return tuple(torch.from_numpy(array) for array in self.arrays)
+    @property
+    def piped(self) -> bool:
+        return isinstance(self.memory, np.ndarray)
+
+    def unpacked(self, device: torch.device) -> Any:
+        """The batch with its tensors on a device; nothing waits until those of pinned memory are there."""
+        memory = torch.as_tensor(self.memory).to(device, non_blocking=True)
+        return _in_all(self.batch, Part, lambda part: part.of(memory))
 
 
-def ready_to_send(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | Piped:
-    """Tensors of a worker in shared memory, or `Piped` where that is full.
+class Part(NamedTuple):
+    """Where a tensor lies."""
 
-    Left to itself, torch shares them in a thread of its own: one that fails there loses the batch, for which the
-    training process then waits for ever.
+    begin: int
+    n_bytes: int
+    dtype: torch.dtype
+    shape: Sequence[int]
+
+    def of(self, memory: Tensor) -> Tensor:
+        return memory[self.begin : self.begin + self.n_bytes].view(self.dtype).view(*self.shape)
+
+
+def pack(batch: Any) -> Packed:
+    """A batch, a structure of tuples (named or not) and lists, ready to be sent: in shared memory, if that is not full.
+
+    Left to itself, torch shares tensors in a thread of its own: one that fails there loses the batch, for which the
+    training process then waits for ever. Each tensor would take an open file, too.
     """
-    try:
-        return tuple(tensor.share_memory_() for tensor in tensors)
-    except RuntimeError:
-        return Piped(tuple(tensor.numpy() for tensor in tensors))
+    end, parts = 0, []
+
+    def place(tensor: Tensor) -> Part:
+        nonlocal end
+        part = Part(end, tensor.nbytes, tensor.dtype, tuple(tensor.shape))
+        parts.append((part, tensor))
+        end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+        return part
+
+    placed = _in_all(batch, Tensor, place)
+    memory = torch.empty(end, dtype=torch.uint8)
+    with contextlib.suppress(RuntimeError):
+        memory = memory.share_memory_()
+    for part, tensor in parts:
+        part.of(memory).copy_(tensor)
+    return Packed(memory if memory.is_shared() else memory.numpy(), placed)
+
+
+def _in_all(batch: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """Change everything of a kind in a structure of tuples and lists; the rest stays as it is."""
+    if isinstance(batch, kind):
+        return change(batch)
+    if isinstance(batch, tuple | list):
+        parts = [_in_all(part, kind, change) for part in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch
 
 
 def _workers_are_forked() -> bool:

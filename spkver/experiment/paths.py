@@ -16,7 +16,13 @@ from spkver.errors import SpkverError
 from spkver.files import atomic_write, is_file, remove_leftovers
 
 # Keys that may differ when a run is resumed: they change no crop and no loss.
-_OF_THE_MACHINE = {"data.workers", "data.cache_gigabytes", "training.log_every"}
+_OF_THE_MACHINE = {
+    "data.workers",
+    "data.prefetch",
+    "data.cache_gigabytes",
+    "augment.recordings_megabytes",
+    "training.log_every",
+}
 
 
 class Experiment:

@@ -1,4 +1,4 @@
-"""The batches of an epoch, from data workers that may hang, be killed, or find no room in shared memory."""
+"""The batches of each epoch, from data workers that may hang, be killed, or find no room in shared memory."""
 
 import contextlib
 import multiprocessing
@@ -7,15 +7,22 @@ import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from types import TracebackType
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
-from spkver.data.shared_memory import Piped
+from spkver.data.augment import Augmenter
+from spkver.data.dataset import Collate, SpeakerCrops
+from spkver.data.sampler import SpeakerBatchSampler
+from spkver.data.shared_memory import Packed
 from spkver.errors import SpkverError
-from spkver.training.stopping import StopRequest
+from spkver.models.device import full_float32
+from spkver.training.stopping import StopRequest, ignore_interrupts
 
 # A worker that has not ended by then is killed.
 _SECONDS_TO_END = 2.0
@@ -30,31 +37,58 @@ class WorkerDied(BaseException):
     """A data worker ended by itself; the message says how and guesses why."""
 
 
+def build_loader(
+    dataset: SpeakerCrops, sampler: SpeakerBatchSampler, augmenter: Augmenter, workers: int, prefetch: int
+) -> DataLoader:
+    """A loader for `Batches`, whose workers outlive an epoch: each epoch is that which the sampler is set to then.
+
+    Crops for a CPU are augmented by the workers, those for a GPU there.
+
+    Args:
+        workers: processes; 0: this one does all.
+        prefetch: batches that each of them reads ahead.
+    """
+    on_gpu = augmenter.device.type != "cpu"
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=Collate(dataset.crop_samples, None if on_gpu else augmenter),
+        worker_init_fn=ignore_interrupts,
+        prefetch_factor=prefetch if workers else None,
+        persistent_workers=workers > 0,
+        pin_memory=on_gpu,
+    )
+
+
 class Batches:
-    """Iterates once over a loader whose items are batches or errors.
+    """Iterates over the epochs of a loader whose items are batches or errors.
 
     It is a context: at its end no worker is left. A signal is obeyed while a batch is waited for. A worker that died
     is reported then, too, and never in the middle of a step, as torch does it: half a step could not be saved.
 
     Args:
-        loader: of the epoch, or of what is left of it.
+        loader: see `build_loader`.
         stop_request: entered, or None where no signal is waited for.
+        augmenter: on a GPU, to which batches go to be augmented; None: they are ready.
 
     Raises:
         SpkverError: from ``next``: a file cannot be read.
         StopNow, WorkerDied: from ``next``.
     """
 
-    _said = False  # once in a process, whatever the number of epochs
+    _said = False  # once in a process
 
-    def __init__(self, loader: DataLoader, stop_request: StopRequest | None = None):
+    def __init__(self, loader: DataLoader, stop_request: StopRequest | None = None, augmenter: Augmenter | None = None):
+        self._loader = loader
+        self._augmenter = augmenter
+        self._device = torch.device("cpu") if augmenter is None else augmenter.device
         self._at_once = contextlib.nullcontext if stop_request is None else stop_request.at_once
         self._waiting = False
-        others = multiprocessing.active_children()
+        self._workers: list[BaseProcess] = []
+        self._iterator: Iterator = iter(())
+        self._begun, self._ended = False, True
         self._before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
-        self._iterator = iter(loader)
-        self._workers = [child for child in multiprocessing.active_children() if child not in others]
-        signal.signal(signal.SIGCHLD, self._child_ended)
 
     def __enter__(self) -> "Batches":
         return self
@@ -76,25 +110,52 @@ class Batches:
             worker.join()
         killer.cancel()
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+    def _begin_epoch(self) -> None:
+        if self._begun:
+            self._iterator = iter(self._loader)  # the workers are those of the epoch before
+        else:
+            others = multiprocessing.active_children()
+            self._iterator = iter(self._loader)
+            self._workers = [child for child in multiprocessing.active_children() if child not in others]
+            signal.signal(signal.SIGCHLD, self._child_ended)
+        self._begun, self._ended = True, False
+
+    def __iter__(self) -> "Batches":
         return self
 
     def __next__(self) -> tuple[Tensor, ...]:
-        with self._at_once():
-            self._waiting = True
-            try:
-                self._check_workers()
-                batch = next(self._iterator, None)
-            except (RuntimeError, EOFError, OSError) as error:
-                self._explain(error)
-                raise
-            finally:
-                self._waiting = False
+        """The next batch; after the last one of an epoch, the first of the next."""
+        try:
+            batch = self._wait()
+        except (RuntimeError, EOFError, OSError) as error:
+            self._explain(error)
+            raise
         if batch is None:
+            self._ended = True
             raise StopIteration
         if isinstance(batch, SpkverError):
             raise batch
-        return self._unpacked(batch) if isinstance(batch, Piped) else batch
+        return self._ready(batch)
+
+    def _wait(self) -> Any:
+        self._waiting = True
+        try:
+            self._check_workers()
+            if self._ended:
+                self._begin_epoch()
+            with self._at_once():
+                return next(self._iterator, None)
+        finally:
+            self._waiting = False
+
+    def _ready(self, batch: Any) -> tuple[Tensor, ...]:
+        if isinstance(batch, Packed):
+            self._tell_of_pipe(batch)
+            batch = batch.unpacked(self._device)
+        if self._augmenter is None:
+            return batch
+        with full_float32():
+            return self._augmenter(batch)
 
     def _explain(self, error: Exception) -> None:
         """Raise what an error of torch's comes from, where that is known."""
@@ -108,15 +169,14 @@ class Batches:
             raise SpkverError("too many open files; raise `ulimit -n`, or lower data.workers") from None
 
     @classmethod
-    def _unpacked(cls, batch: Piped) -> tuple[Tensor, ...]:
-        if not cls._said:
+    def _tell_of_pipe(cls, batch: Packed) -> None:
+        if batch.piped and not cls._said:
             cls._said = True
             print(
                 "/dev/shm is too small for the batches: they come by a pipe, which is slower; "
                 "give it more (docker run --shm-size=2g)",
                 file=sys.stderr,
             )
-        return batch.tensors()
 
     def _child_ended(self, number: int, frame) -> None:
         if self._waiting:

@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from spkver.errors import SpkverError
-from spkver.training.batches import Batches, WorkerDied
+from spkver.training.batches import WorkerDied
 from spkver.training.trainer import Trainer
 
 # Steps before those that are timed: memory is taken, workers start, files are decoded for the first time.
@@ -36,7 +36,7 @@ def profile_training(trainer: Trainer, n_steps: int) -> str:
     clock.exact = True
     trainer.to_train_mode()
     try:
-        with Batches(trainer.loader()) as batches:
+        with trainer.batches() as batches:
             for index in range(WARM_UP + n_steps):
                 if index == WARM_UP:
                     clock.seconds.clear()

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 
 from spkver import native
 from spkver.config import Config
-from spkver.data.cores import usable_cores
-from spkver.data.dataset import SpeakerCrops, collate
+from spkver.data.augment import Augmenter
+from spkver.data.cores import worker_count
+from spkver.data.dataset import SpeakerCrops
 from spkver.data.directory import DataDirectory
 from spkver.data.sampler import SpeakerBatchSampler
 from spkver.data.variants import ORIGINAL
@@ -33,14 +34,14 @@ from spkver.models import ImportedEncoder, build_encoder
 from spkver.models.device import allow_tf32, choose_device, choose_dtype
 from spkver.models.encoder_check import checked
 from spkver.training import checkpoint
-from spkver.training.batches import Batches, WorkerDied
+from spkver.training.batches import Batches, WorkerDied, build_loader
 from spkver.training.epoch_report import RunningMeans, epoch_line, epoch_progress, figures, training_line
 from spkver.training.finetune import freeze, start_from
 from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
 from spkver.training.norm_statistics import renew_statistics
 from spkver.training.snapshot_writer import Snapshots
 from spkver.training.step import Batch, TrainingStep
-from spkver.training.stopping import TRY_AGAIN, StopNow, Stopped, StopRequest, ignore_interrupts
+from spkver.training.stopping import TRY_AGAIN, StopNow, Stopped, StopRequest
 
 # What a checkpoint holds, with the types.
 _STATE: dict[str, type | tuple[type, ...]] = {
@@ -111,14 +112,16 @@ class Trainer:
                 config.seed,
             )
 
+        self.workers = worker_count(config.data.workers)
         self.dataset = SpeakerCrops(
             training,
             config.data.sample_rate,
             config.data.crop_seconds,
             config.augment,
             config.seed,
-            config.data.cache_gigabytes,
+            config.data.cache_gigabytes if self.workers else 0.0,
         )
+        self.augmenter = Augmenter(self.dataset.draws, self.device)
         self.sampler = SpeakerBatchSampler(
             self.dataset.labels, config.batch.speakers, config.batch.utterances, config.seed
         )
@@ -184,9 +187,9 @@ class Trainer:
 
     def _train(self) -> None:
         try:
-            with StopRequest() as self.stop_request:
+            with StopRequest() as self.stop_request, self.batches(self.stop_request) as batches:
                 while self.epoch < self.config.training.epochs:
-                    self._train_epoch()
+                    self._train_epoch(batches)
                     self._finish_epoch()
         except StopNow as stop:
             raise self._stopped("stopped", 128 + stop.signal_number) from None
@@ -199,13 +202,11 @@ class Trainer:
         place = f"epoch {self.epoch + 1}, step {self.step}"
         return Stopped(f"{why}{';' if why != 'stopped' else ' and'} saved at {place}; go on with --resume", status)
 
-    def _train_epoch(self) -> None:
+    def _train_epoch(self, batches: Batches) -> None:
         self.sampler.set_epoch(self.epoch, self.step)
         self.to_train_mode()
-        with (
-            epoch_progress(self.epoch, self.config.training.epochs, self.sampler.n_batches, self.step) as progress,
-            Batches(self.loader(), self.stop_request) as batches,
-        ):
+        n_epochs, n_batches = self.config.training.epochs, self.sampler.n_batches
+        with epoch_progress(self.epoch, n_epochs, n_batches, self.step) as progress:
             self._read_at, self._shown = time.monotonic(), ""
             for batch in batches:
                 self._step(batch)
@@ -341,17 +342,12 @@ class Trainer:
         )
 
     def loader(self) -> DataLoader:
-        """The batches from the sampler's place on."""
-        asked = self.config.data.workers
-        workers = max(usable_cores() - 1, 1) if asked == "auto" else asked
-        return DataLoader(
-            self.dataset,
-            batch_sampler=self.sampler,
-            num_workers=workers,
-            collate_fn=collate,
-            worker_init_fn=ignore_interrupts,
-            prefetch_factor=4 if workers else None,
-        )
+        """Of each epoch the batches from the sampler's place on; see `batches`."""
+        return build_loader(self.dataset, self.sampler, self.augmenter, self.workers, self.config.data.prefetch)
+
+    def batches(self, stop_request: StopRequest | None = None) -> Batches:
+        """Augmented batches, on the device where they were augmented."""
+        return Batches(self.loader(), stop_request, self.augmenter if self.device.type != "cpu" else None)
 
     def _steps_done(self) -> int:
         return self.epoch * self.sampler.n_batches + self.step

@@ -5,11 +5,14 @@ import re
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from spkver.config import load_config
 from spkver.data import shared_memory
 from spkver.data.audio_check import keep_usable
-from spkver.data.dataset import SpeakerCrops, WaveformCache, collate
+from spkver.data.augment import Augmenter
+from spkver.data.crop_batch import CropBatch, as_float32
+from spkver.data.dataset import Collate, SpeakerCrops, WaveformCache
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
 from spkver.data.sampler import Draw
 from spkver.errors import SpkverError
@@ -32,6 +35,12 @@ def make(directory, tiny_config):
 PLAIN = ("augment.babble.probability=0.0", "augment.reverb.probability=0.0")
 
 
+def crop(dataset, draw) -> np.ndarray:
+    """The crop of a draw, augmented."""
+    collate = Collate(dataset.crop_samples, Augmenter(dataset.draws, torch.device("cpu")))
+    return collate([dataset[draw]])[0][0].numpy()
+
+
 def test_labels_are_speed_major(make):
     dataset = make()
     assert len(dataset) == 120
@@ -47,10 +56,10 @@ def test_a_crop_depends_on_its_draw_only(make):
     draws = [Draw(item, 2, step, item % 6) for step, item in enumerate(range(0, 120, 7))]
     for draw in draws:
         one[Draw(3, 0, 0, 0)]  # what was read before must not matter
-        assert np.array_equal(one[draw][0], two[draw][0])
+        assert np.array_equal(crop(one, draw), crop(two, draw))
     for other in (Draw(7, 3, 1, 1), Draw(7, 2, 2, 1), Draw(7, 2, 1, 2)):
-        assert not np.array_equal(one[Draw(7, 2, 1, 1)][0], one[other][0])
-    assert not np.array_equal(one[draws[1]][0], make(seed=2)[draws[1]][0])
+        assert not np.array_equal(crop(one, Draw(7, 2, 1, 1)), crop(one, other))
+    assert not np.array_equal(crop(one, draws[1]), crop(make(seed=2), draws[1]))
 
 
 @pytest.mark.parametrize("item", [5, 65])
@@ -58,7 +67,7 @@ def test_a_crop_depends_on_its_draw_only(make):
 def test_every_crop_has_the_same_length_also_of_short_files_and_other_speeds(make, item, crop_seconds):
     dataset = make(crop_seconds=crop_seconds)
     for epoch in range(5):
-        samples, *_ = dataset[Draw(item, epoch, 0, 0)]
+        samples = crop(dataset, Draw(item, epoch, 0, 0))
         assert samples.shape == (round(16000 * crop_seconds),)
         assert samples.dtype == np.float32
         assert np.isfinite(samples).all()
@@ -66,7 +75,7 @@ def test_every_crop_has_the_same_length_also_of_short_files_and_other_speeds(mak
 
 def test_crops_start_anywhere_in_the_file(make, directory):
     dataset = make(*PLAIN)
-    first = np.stack([dataset[Draw(0, epoch, 0, 0)][0][:200] for epoch in range(40)])
+    first = np.stack([as_float32(dataset[Draw(0, epoch, 0, 0)].samples)[:200] for epoch in range(40)])
     assert len(np.unique(first.round(3), axis=0)) > 35
 
 
@@ -113,10 +122,10 @@ def test_a_crop_is_the_same_to_the_last_bit_with_the_cache_and_without(many_form
     for step in range(30):
         for item in (index, index + len(FORMS)):
             draw = Draw(item, 0, step, 0)
-            np.testing.assert_array_equal(cached[draw][0], read[draw][0])
+            np.testing.assert_array_equal(crop(cached, draw), crop(read, draw))
     assert cached._cache.get(index, 0, 10) is not None
     if form == "float.wav":
-        assert max(np.abs(read[Draw(index, 0, step, 0)][0]).max() for step in range(3)) > 2.5
+        assert max(np.abs(crop(read, Draw(index, 0, step, 0))).max() for step in range(3)) > 2.5
 
 
 def test_the_cache_takes_two_bytes_a_sample_where_that_is_exact_and_four_elsewhere(many_forms, tiny_config):
@@ -145,8 +154,8 @@ def test_a_file_that_became_shorter_is_named(tiny_config, tmp_path):
 
 def test_a_faster_voice_is_higher(make):
     dataset = make(*PLAIN, "augment.speed_factors=[1.0, 2.0]")
-    slow = np.abs(np.fft.rfft(dataset[Draw(0, 0, 0, 0)][0]))
-    fast = np.abs(np.fft.rfft(dataset[Draw(60, 0, 0, 0)][0]))
+    slow = np.abs(np.fft.rfft(crop(dataset, Draw(0, 0, 0, 0))))
+    fast = np.abs(np.fft.rfft(crop(dataset, Draw(60, 0, 0, 0))))
     bins = np.arange(len(slow))
     assert (bins * fast).sum() / fast.sum() > 1.5 * (bins * slow).sum() / slow.sum()
 
@@ -157,7 +166,8 @@ def test_every_speed_with_every_formant_factor_makes_new_speakers(make, director
     assert dataset.variants == [(1.0, 0), (1.0, 1), (1.0, 2), (0.9, 0), (0.9, 1), (0.9, 2)]
     assert (len(dataset), dataset.n_classes, len(set(dataset.labels))) == (6 * n, 6 * speakers, 6 * speakers)
     for turn in range(6):
-        _, label, formant = dataset[Draw(turn * n, 0, 0, 0)]
+        _, label, formant, factor, _ = dataset[Draw(turn * n, 0, 0, 0)]
+        assert factor == [1.0, 0.9][turn // 3]
         assert formant == turn % 3
         assert label == dataset.labels[turn * n]
         assert label // speakers == turn
@@ -189,7 +199,7 @@ def test_without_memory_for_the_cache_crops_are_read_from_files_and_it_is_said(m
     monkeypatch.setattr(shared_memory.mmap, "mmap", refuse)
     dataset = make(*PLAIN)
     assert dataset._cache is None
-    assert len(dataset[Draw(0, 0, 0, 0)][0]) == 8000
+    assert len(crop(dataset, Draw(0, 0, 0, 0))) == 8000
     assert "are not there ([Errno 12] Cannot allocate memory): every crop is read" in capsys.readouterr().err
 
 
@@ -212,14 +222,6 @@ def test_what_the_machine_refuses_while_reading_is_an_item_in_one_line(make, mon
     assert re.search(said, str(item))
 
 
-def test_a_crop_that_is_not_finite_is_an_item_in_one_line(make, directory, monkeypatch):
-    dataset = make(*PLAIN)
-    monkeypatch.setattr(dataset, "_read", lambda index, n, position: np.full(n, 1e39))
-    item = dataset[Draw(0, 0, 0, 0)]
-    assert isinstance(item, SpkverError)
-    assert re.search(rf"^{directory.utterances[0].path}: augmented samples .* are not finite", str(item))
-
-
 def test_the_cache_gives_back_what_was_put():
     cache = WaveformCache([5, 3, 4], [False, True, True])
     assert cache.get(0, 0, 5) is None
@@ -228,8 +230,8 @@ def test_the_cache_gives_back_what_was_put():
     cache.put(0, floats)
     cache.put(1, steps)
     np.testing.assert_array_equal(cache.get(0, 1, 9), floats[1:])
-    np.testing.assert_array_equal(cache.get(1, 0, 3), steps)
-    assert cache.get(1, 0, 3).dtype == np.float32
+    np.testing.assert_array_equal(cache.get(1, 0, 3), [-32768, 32767, 1])
+    assert cache.get(1, 0, 3).dtype == np.int16
     assert cache.get(2, 0, 4) is None
 
 
@@ -241,10 +243,51 @@ def test_what_the_cache_could_not_give_back_exactly_is_not_kept(samples):
     assert cache.get(1, 0, 4) is None
 
 
-def test_collate_gives_tensors_or_the_first_error():
-    waveforms, labels, formants = collate([(np.zeros(4, np.float32), 3, 0), (np.ones(4, np.float32), 1, 2)])
-    assert formants.tolist() == [0, 2]
-    assert waveforms.shape == (2, 4)
-    assert labels.tolist() == [3, 1]
+def test_16_bit_samples_are_read_as_such_from_the_cache_and_packed_as_such_for_a_gpu(make):
+    for gigabytes in (1.0, 0.0):
+        dataset = make(*PLAIN, cache_gigabytes=gigabytes)
+        draws = [Draw(item, 0, 0, slot) for slot, item in enumerate((0, 3, 61, 62))]
+        first, crops = [dataset[draw] for draw in draws], [dataset[draw] for draw in draws]
+        assert {each.samples.dtype.name for each in first} == {"float32"}
+        assert {each.samples.dtype.name for each in crops} == {"int16" if gigabytes else "float32"}
+        packed = Collate(dataset.crop_samples, None)(crops)
+        batch = packed.unpacked(torch.device("cpu"))
+        assert isinstance(batch, CropBatch)
+        assert [(each.factor, each.samples.dtype, each.samples.shape) for each in batch.speeds] == [
+            (0.9, torch.int16, (2, 7201)),
+            (1.0, torch.int16, (2, 8001)),
+        ]
+        # 2 bytes a sample, and little else.
+        assert len(packed.memory) < 2 * (2 * 7201 + 2 * 8001) + 1000
+
+
+def test_a_batch_augmented_here_is_the_one_augmented_elsewhere(make):
+    dataset = make("augment.clipping.probability=0.5", "augment.gain.probability=0.5", "augment.codec.probability=0.3")
+    augmenter = Augmenter(dataset.draws, torch.device("cpu"))
+    crops = [dataset[Draw(item, 1, 0, slot)] for slot, item in enumerate(range(0, 120, 10))]
+    here = Collate(dataset.crop_samples, augmenter)(crops)
+    there = augmenter(Collate(dataset.crop_samples, None)(crops).unpacked(torch.device("cpu")))
+    for one, two in zip(here, there):
+        assert torch.equal(one, two)
+    assert here[1].tolist() == [crop.label for crop in crops] and max(here[1]) < dataset.n_classes
+
+
+def test_a_codec_changes_what_was_read_and_not_its_place(make):
+    plain, coded = make(*PLAIN), make(*PLAIN, "augment.codec.probability=1.0")
+    for item in (3, 65):
+        one, two = (dataset[Draw(item, 0, 0, 0)].samples for dataset in (plain, coded))
+        assert one.shape == two.shape and not np.array_equal(one, two)
+        assert np.corrcoef(one, two)[0, 1] > 0.6
+
+
+def test_augmentation_takes_one_thread_where_torch_has_more(make):
+    torch.set_num_threads(2)
+    dataset = make(*PLAIN)
+    seen = []
+    Collate(8000, lambda batch: seen.append(torch.get_num_threads()))([dataset[Draw(0, 0, 0, 0)]])
+    assert (seen, torch.get_num_threads()) == ([1], 2)
+
+
+def test_the_first_error_among_the_items_takes_the_place_of_the_batch(make):
     error = SpkverError("bad")
-    assert collate([(np.zeros(4, np.float32), 3, 0), error]) is error
+    assert Collate(8000, None)([make(*PLAIN)[Draw(0, 0, 0, 0)], error, SpkverError("later")]) is error

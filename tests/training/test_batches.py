@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils import signal_handling
 
-from spkver.data.shared_memory import Piped, ready_to_send, shared_zeros
+from spkver.data.shared_memory import pack, shared_zeros
 from spkver.errors import SpkverError
 from spkver.training import batches as batches_module
 from spkver.training import stopping
@@ -37,12 +37,16 @@ class Numbers(Dataset):
 def collate(items):
     if isinstance(items[0], SpkverError):
         return items[0]
-    return (items[0],) if get_worker_info() is None else ready_to_send((items[0],))
+    return (items[0],) if get_worker_info() is None else pack((items[0],))
 
 
 def loader_of(faults=None, workers=1):
     return DataLoader(
-        Numbers(faults), num_workers=workers, collate_fn=collate, worker_init_fn=ignore_interrupts if workers else None
+        Numbers(faults),
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=ignore_interrupts if workers else None,
+        persistent_workers=workers > 0,
     )
 
 
@@ -78,6 +82,31 @@ def no_worker_is_left():
 def test_all_batches_come_in_order(workers):
     with Batches(loader_of(workers=workers)) as batches:
         assert values(batches) == list(range(N))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_workers_of_one_epoch_are_those_of_the_next(workers):
+    seen = []
+    with Batches(loader_of(workers=workers)) as batches:
+        for _ in range(3):
+            assert values(batches) == list(range(N))
+            seen.append({child.pid for child in multiprocessing.active_children()})
+    assert [len(pids) for pids in seen] == [workers] * 3
+    assert seen[0] == seen[1] == seen[2]
+
+
+def test_a_worker_that_is_killed_between_two_epochs_is_told():
+    with pytest.raises(WorkerDied, match="was killed by SIGKILL"), Batches(loader_of()) as batches:
+        assert len(values(batches)) == N
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, signal.SIGKILL)
+        values(batches)
+
+
+def test_a_signal_before_the_first_batch_leaves_no_worker(signals_as_in_a_terminal):
+    with pytest.raises(StopNow), StopRequest() as request, Batches(loader_of({0: hang}), request) as batches:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        next(batches)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -152,16 +181,6 @@ def test_where_shared_memory_is_full_batches_come_by_a_pipe_and_it_is_said_once(
     assert capsys.readouterr().err.count("/dev/shm is too small") == 1
 
 
-def test_what_is_ready_to_send_is_shared_already():
-    (tensor,) = ready_to_send((torch.arange(3),))
-    assert tensor.is_shared()
-
-
-def test_piped_tensors_are_the_same():
-    (tensor,) = Piped((torch.arange(3).numpy(),)).tensors()
-    assert torch.equal(tensor, torch.arange(3))
-
-
 def test_what_a_forked_process_writes_to_shared_memory_is_seen():
     tensor = shared_zeros(5, torch.int16)
     child = multiprocessing.get_context("fork").Process(target=tensor.fill_, args=(7,))
@@ -204,6 +223,7 @@ def test_too_many_open_files_is_one_line_and_another_error_is_what_it_was(worker
         (RuntimeError("received 0 items of ancdata"), RuntimeError, "^received 0 items of ancdata$"),
     ):
         with Batches(loader_of(workers=workers)) as batches:
+            next(batches)
             iterator, batches._iterator = batches._iterator, failing(error)
             with pytest.raises(kind, match=said):
                 next(batches)

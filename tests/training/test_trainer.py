@@ -45,8 +45,8 @@ def make_trainer(tiny_config, directory, tmp_path):
 
 
 # Two ways of adding up the same float32 numbers differ by some units of the last place (1.2e-7), of which each step
-# makes more: a thousand times as much within an epoch of this size. What only one of them rounds to bfloat16
-# (eps 7.8e-3) stands out all the same.
+# makes more: up to four thousand times as much within ten steps (of four seeds), and more after that.
+# What only one of them rounds to bfloat16 (eps 7.8e-3) stands out all the same.
 SAME_IN_FLOAT32 = torch.finfo(torch.bfloat16).eps / 4
 
 
@@ -76,12 +76,21 @@ def test_the_experiment_holds_the_configuration_as_run_and_the_last_checkpoints(
     assert {2, 3} <= kept
 
 
-def test_the_losses_do_not_depend_on_the_number_of_workers(make_trainer):
-    one = make_trainer("training.epochs=1", exp="w0")
+def test_the_losses_do_not_depend_on_the_number_of_workers_nor_on_the_cache(make_trainer):
+    words = [
+        "training.epochs=2",
+        "snapshots.speakers=0",
+        "data.held_out_speakers=3",
+        "augment.clipping.probability=0.5",
+    ]
+    one = make_trainer(*words, exp="w0")
     one.run({})
-    two = make_trainer("training.epochs=1", "data.workers=2", exp="w2")
+    two = make_trainer(*words, "data.workers=2", "data.prefetch=1", exp="w2")
     two.run({})
+    # Two workers share the cache, and both epochs: each has draws of its own.
+    assert (one.dataset._cache is None, two.dataset._cache is None) == (True, False)
     assert losses(one) == losses(two)
+    assert len(set(losses(one))) == 2 * one.sampler.n_batches
 
 
 def test_another_seed_gives_other_losses(make_trainer):
@@ -285,7 +294,7 @@ def test_a_head_computed_in_chunks_trains_as_the_plain_one(make_trainer, head):
         found[rows] = losses(trainer)
     # The first step is the same sum in another order; what rounding moves grows from there.
     assert found[1][0] == pytest.approx(found[10**6][0], rel=1e-5)
-    assert found[1] == pytest.approx(found[10**6], rel=SAME_IN_FLOAT32)
+    assert found[1][:10] == pytest.approx(found[10**6][:10], rel=SAME_IN_FLOAT32)
 
 
 def test_training_by_kernels_is_training_by_torch(make_trainer, monkeypatch):
@@ -300,7 +309,7 @@ def test_training_by_kernels_is_training_by_torch(make_trainer, monkeypatch):
         found[kernels] = losses(trainer)
     # The same sums in another order; what rounding moves grows from there.
     assert found[True][0] == pytest.approx(found[False][0], rel=1e-5)
-    assert found[True] == pytest.approx(found[False], rel=SAME_IN_FLOAT32)
+    assert found[True][:10] == pytest.approx(found[False][:10], rel=SAME_IN_FLOAT32)
     assert found[True] != found[False]
     # Whoever trains without them is told.
     assert said[False].endswith("(cpu, float32, slower without compiled kernels)")
