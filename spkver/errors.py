@@ -1,7 +1,9 @@
 """The one exception that people see, and one line for what the machine refuses."""
 
+import difflib
 import errno
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 _LONGEST = 480  # characters of a message: what a terminal shows at once, whatever a damaged file puts into it
@@ -38,6 +40,12 @@ class SpkverError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(_one_line(str(message)))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'KNOWN'?)`` for the end of a message about a word that is none; nothing where none is near."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def one_line_for(error: Exception) -> str | None:

@@ -88,7 +88,9 @@ def export(options) -> None:
         raise SpkverError(f"export: {options.file} is no name of an ONNX file; let it end in .onnx")
     if options.file is None and (options.int8 or options.data):
         raise SpkverError("export: --int8 and --data are about an ONNX file; name FILE.onnx")
-    exp, folder = _places(options.model)
+    from spkver.experiment.model_folder import model_folder
+
+    folder = model_folder(options.model)
     if options.file is not None:
         from spkver.data.directory import read_data_directory
         from spkver.export.onnx_file import export_onnx
@@ -98,11 +100,5 @@ def export(options) -> None:
     if options.huggingface is not None:
         from spkver.export.huggingface import export_huggingface
 
-        print(export_huggingface(folder, exp / "metrics.json", options.huggingface, options.license))
-
-
-def _places(model: Path) -> tuple[Path, Path]:
-    """The experiment and the model folder that a path means."""
-    if (model / "model" / "config.yaml").is_file():
-        return model, model / "model"
-    return model.absolute().parent, model
+        metrics = folder.absolute().parent / "metrics.json"
+        print(export_huggingface(folder, metrics, options.huggingface, options.license))

@@ -4,7 +4,6 @@ Heavy imports stand inside the verbs, so that ``spkver --help`` is instant. A us
 line on standard error and exit status 1; being stopped by a signal has the shell's status for it.
 """
 
-import argparse
 import codecs
 import contextlib
 import json
@@ -13,8 +12,12 @@ import sys
 from pathlib import Path
 
 from spkver import __version__
+from spkver.cli.completion import add_completion_verb
 from spkver.cli.corpora import add_corpus_verbs, add_own_folder, add_pack_verb
+from spkver.cli.doctor import add_doctor_verb
+from spkver.cli.examples import EXAMPLES, GUIDE
 from spkver.cli.export import add_export_verbs
+from spkver.cli.json_output import add_json, show
 from spkver.cli.parser import DEVICES, VerbParser
 from spkver.cli.pictures import add_picture_verbs
 from spkver.cli.recipes import add_recipe_verb
@@ -28,7 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a verb; returns the exit status."""
     open_closed_streams()
     _print_any_name()
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        print(GUIDE, end="")
+        return 0
+    options = command_parser().parse_args(arguments)
     # Before torch is loaded: its threads wait for one another at full speed for a millisecond and more, on the core
     # that the data worker needs. Training on two cores takes about a tenth less time so.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -111,6 +118,7 @@ def train(options) -> int:
     from spkver.cli.memory import tune_malloc
     from spkver.config import load_config
     from spkver.data.audio_check import keep_usable
+    from spkver.experiment.model_folder import model_folder
     from spkver.experiment.paths import Experiment, describe_run
     from spkver.training.run_checks import check_start, remarks
     from spkver.training.stopping import Stopped
@@ -121,7 +129,7 @@ def train(options) -> int:
     experiment = Experiment(options.exp or Path("exp") / Path(options.config).stem)
     if options.data is None:
         raise SpkverError("train: name the data directory with the training speakers by --data DIR")
-    init = options.init
+    init = None if options.init is None else model_folder(options.init)
     if options.resume and init is None:
         init = experiment.recorded_path(experiment.read()[1].get("init"))
     check_start(configuration, init)
@@ -173,7 +181,7 @@ def results(options) -> None:
     """One table of what several experiments reached."""
     from spkver.scoring.evaluation import results_table
 
-    print(results_table(options.exps))
+    show(options, results_table(options.exps))
 
 
 def _add_configuration(added: VerbParser, nargs: str | None = None) -> None:
@@ -201,7 +209,8 @@ def _alone(prepare):
     return prepare_alone
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> VerbParser:
+    """What reads the command's words; each verb has a parser of its own below it."""
     parser = VerbParser(
         prog="spkver", description="Speaker verification: train an encoder, score trials, say how good it is."
     )
@@ -211,6 +220,8 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, function, parent=verbs) -> VerbParser:
         added = parent.add_parser(name, help=function.__doc__.rstrip("."), description=function.__doc__)
         added.set_defaults(verb=_alone(function) if parent is corpora else function)
+        examples = EXAMPLES.get(added.prog.removeprefix("spkver "), ())
+        added.epilog = "\n  ".join(["examples:", *examples]) if examples else None
         return added
 
     prepare = verbs.add_parser("prepare", help="turn a corpus into data directories")
@@ -255,7 +266,10 @@ def _parser() -> argparse.ArgumentParser:
         "--exp", type=Path, help="folder of the experiment (default: exp/NAME, where CONFIG is NAME.yaml)"
     )
     added.add_argument(
-        "--init", type=Path, metavar="MODEL", help="model folder whose weights training begins with: fine-tuning"
+        "--init",
+        type=Path,
+        metavar="MODEL",
+        help="model folder, or its experiment, that training begins with: fine-tuning",
     )
     added.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the experiment")
     added.add_argument(
@@ -264,23 +278,27 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const=30,
         metavar="STEPS",
-        help="instead of training: time so many steps (30), print where the time goes, keep nothing",
+        help="instead of training: time so many steps (default: 30), print where the time goes, keep nothing",
     )
 
     added = verb("average", average)
     added.add_argument("exp", type=Path, help="folder of the experiment")
     added.add_argument(
-        "--data", type=Path, help="data directory that it was trained on (the one that training was given)"
+        "--data", type=Path, help="data directory that it was trained on (default: the one that training was given)"
     )
     added.add_argument("--device", default="auto", help=f"{DEVICES} (default: auto)")
     added.add_overrides("scoring.key=value", "values of the scoring section, for this model from then on")
 
     add_scoring_verbs(verb)
     add_export_verbs(verb)
-    verb("results", results).add_argument(
+    added = verb("results", results)
+    added.add_argument(
         "exps", nargs="+", type=Path, metavar="exp", help="folders of experiments that `spkver evaluate` has measured"
     )
+    add_json(added)
 
     add_daily_verbs(verb)
     add_picture_verbs(verbs, verb)
+    add_doctor_verb(verb)
+    add_completion_verb(verb)
     return parser

@@ -11,6 +11,8 @@ import argparse
 import os
 import re
 
+from spkver.errors import did_you_mean
+
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
 
 
@@ -21,6 +23,9 @@ class VerbParser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` that takes words in any order."""
 
     _overrides: tuple[str, ...] = ()
+
+    def __init__(self, **settings) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
 
     def add_overrides(self, metavar: str, help: str) -> None:
         """Let a verb take words such as ``key.sub=value`` as ``options.overrides``; to be added last."""
@@ -36,7 +41,16 @@ class VerbParser(argparse.ArgumentParser):
         if self._takes_overrides():
             rest = [*rest, *parsed.overrides]  # more words than arguments
             parsed.overrides = list(self._overrides)
+        if rest:  # here and not in the parser of all verbs, which does not know this one's options
+            known = [string for action in self._actions for string in action.option_strings]
+            stranger = next((word for word in rest if _is_option(word)), "")
+            self.error(f"unrecognized arguments: {' '.join(rest)}{did_you_mean(stranger.partition('=')[0], known)}")
         return parsed, rest
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            there = ", ".join(map(str, action.choices))
+            raise argparse.ArgumentError(action, f"no '{value}'{did_you_mean(str(value), action.choices)}: {there}")
 
     def error(self, message: str):
         if self._overrides and re.search("required:(.*,)? [^-]", message):

@@ -70,9 +70,11 @@ def plot_det(options) -> None:
 
 def plot_architecture(options) -> None:
     """Draw what a model is made of, with shapes and parameter counts."""
+    from spkver.experiment.model_folder import model_folder
     from spkver.pictures.architecture import architecture
 
-    print(architecture(options.model).save(options.out / f"architecture.{options.format}", options.dpi))
+    picture = architecture(model_folder(options.model))
+    print(picture.save(options.out / f"architecture.{options.format}", options.dpi))
 
 
 def animate(options) -> None:
@@ -162,7 +164,7 @@ def add_picture_verbs(verbs, verb: Callable) -> None:
     )
     _add_out(added, Path("pictures"))
     added = verb("architecture", plot_architecture, subjects)
-    added.add_argument("model", type=Path, help="model folder, such as exp/mini/model")
+    added.add_argument("model", type=Path, help="model folder, or an experiment that has one")
     _add_out(added, Path("pictures"))
 
     _add_animate(verb("animate", animate))

@@ -5,15 +5,17 @@ Heavy imports stand inside the verbs, so that ``spkver --help`` is instant.
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from spkver.cli.json_output import add_json, show
 from spkver.cli.parser import DEVICES, VerbParser
 from spkver.errors import SpkverError
 
-_SYSTEMS = "how to score: cosine, plda, cosine+asnorm, cosine+asnorm+calibration, ... (cosine)"
+_SYSTEMS = "how to score: cosine, plda, cosine+asnorm, cosine+asnorm+calibration, ... (default: cosine)"
 _UNTRAINED = "take the encoder as it was before its first step of training"
-_TRIALS = "list of the trials (DATA/trials)"
+_TRIALS = "list of the trials (default: DATA/trials)"
 _TRAIN = "data directory of the training speakers, which must be embedded"
 
 
@@ -134,6 +136,7 @@ def add_scoring_verbs(verb: Callable) -> None:
         metavar="FILE",
         help="with --scores: 'utterance speaker' a line, for intervals over speakers",
     )
+    add_json(added)
     scoring_options(added)
 
     added = scoring_verb("threshold", threshold)
@@ -145,6 +148,7 @@ def add_scoring_verbs(verb: Callable) -> None:
     added.add_argument("--far", type=float, nargs="+", default=[], metavar="RATE", help=far)
     keep = "keep the threshold of one --far RATE, or of equal error, in the model: verify and identify decide by it"
     added.add_argument("--save", action="store_true", help=keep)
+    add_json(added)
 
     added = verb("compare", compare)
     added.add_argument("data", type=Path, help="data directory that the trial list is about")
@@ -154,6 +158,7 @@ def add_scoring_verbs(verb: Callable) -> None:
         help="system a, the one to compare with: an experiment, and which of its systems (default: cosine)",
     )
     added.add_argument("b", metavar="EXP[:SYSTEM]", help="system b, of which is asked whether it is better")
+    add_json(added)
     scoring_options(added)
 
 
@@ -264,7 +269,7 @@ def evaluate(options) -> None:
         if options.data is not None or options.trials is None:
             raise SpkverError("evaluate: --scores FILE goes with --trials FILE, and without DATA and EXP")
         settings = _evaluation_settings(options.overrides)
-        print(evaluate_foreign(options.scores, options.trials, options.utt2spk, settings, options.by))
+        show(options, evaluate_foreign(options.scores, options.trials, options.utt2spk, settings, options.by))
         return
     if options.exp is None:
         taken = f" (no path {options.overrides[0]} is here)" if options.overrides else ""
@@ -272,7 +277,7 @@ def evaluate(options) -> None:
     directory, system = _directory(options.data, check_files=False), _system(options)
     # A fusion has no model, and so no configuration of its own.
     settings = _scoring(options)[0] if system.model.is_dir() else _evaluation_settings(options.overrides)
-    print(evaluate_scores(directory, options.trials, system, settings, options.by))
+    show(options, evaluate_scores(directory, options.trials, system, settings, options.by))
 
 
 def threshold(options) -> None:
@@ -280,9 +285,10 @@ def threshold(options) -> None:
     from spkver.scoring.thresholds import DEFAULT_RATES, deciding, save_threshold, thresholds_table
 
     system = deciding(options.exp) if options.system is None else _system(options)
-    print(thresholds_table(options.data, options.trials, system, options.far or DEFAULT_RATES))
+    show(options, thresholds_table(options.data, options.trials, system, options.far or DEFAULT_RATES))
     if options.save:
-        print(save_threshold(options.data, options.trials, system, options.far))
+        saved = save_threshold(options.data, options.trials, system, options.far)
+        print(saved, file=sys.stderr if options.json else sys.stdout)
 
 
 def compare(options) -> None:
@@ -293,7 +299,8 @@ def compare(options) -> None:
 
     a, b = _named_system(options.a), _named_system(options.b)
     settings, _ = read_scoring(a.model, scoring_overrides(options.overrides))
-    print(compare_systems(_directory(options.data, check_files=False), options.trials, a, b, settings))
+    directory = _directory(options.data, check_files=False)
+    show(options, compare_systems(directory, options.trials, a, b, settings))
 
 
 def _system(options):

@@ -5,23 +5,23 @@ and a mistake (1), so that scripts can ask; ``--json`` prints one object a line.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
+from spkver.cli.json_output import add_json, show_both
 from spkver.cli.parser import DEVICES
 from spkver.errors import SpkverError
 
 YES, NO = 0, 3
-_MODEL = "model folder, such as exp/mini/model"
+_MODEL = "model folder, or the experiment that has one, such as exp/own"
 _SYSTEM = (
-    "whose scores decide: cosine, cosine+asnorm, plda, any of them +calibration (the first that the model is "
+    "whose scores decide: cosine, cosine+asnorm, plda, any of them +calibration (default: the first that the model is "
     "calibrated for of cosine+asnorm, cosine, plda; else cosine)"
 )
 _THRESHOLD = (
     "lowest score of the same speaker: SYSTEM:NUMBER as `spkver threshold` prints it, or a number, "
-    "which is taken for the system that decides (the one that `spkver threshold --save` has kept in the model; else "
-    "that of the calibration's prior; else equal error among held-out training speakers)"
+    "which is taken for the system that decides (default: the one that `spkver threshold --save` has kept in the "
+    "model; else that of the calibration's prior; else equal error among held-out training speakers)"
 )
 _PRIOR = (
     "probability of the same speaker before the recordings are compared, for a calibrated system: sets the threshold"
@@ -40,7 +40,7 @@ def add_daily_verbs(verb: Callable) -> None:
     def store_verb(name: str, function) -> argparse.ArgumentParser:
         added = verb(name, function)
         added.add_argument("--store", type=Path, required=True, metavar="DIR", help="folder of the speaker store")
-        added.add_argument("--json", action="store_true", help="print one JSON object a line")
+        add_json(added)
         return added
 
     def computing(added: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def add_daily_verbs(verb: Callable) -> None:
     added.add_argument("a", help="first recording, an audio file")
     added.add_argument("b", help="second recording, an audio file")
     added.add_argument("--model", type=Path, required=True, help=_MODEL)
-    added.add_argument("--json", action="store_true", help="print one JSON object a line")
+    add_json(added)
     deciding(added)
     computing(added)
 
@@ -111,7 +111,7 @@ def verify(options) -> int:
     outcome = voice.verify(options.a, options.b)
     said = "same speaker" if outcome.same_speaker else "different speakers"
     record = {"a": options.a, "b": options.b, **outcome._asdict()}
-    _say(options, f"{said}   {_scored(outcome)}", record)
+    show_both(options, f"{said}   {_scored(outcome)}", record)
     return YES if outcome.same_speaker else NO
 
 
@@ -119,6 +119,8 @@ def enroll(options) -> None:
     """Enrol a speaker by recordings, into a folder of speakers; the first enrolment makes it and names the model."""
     from spkver.verification.speaker_store import SpeakerStore
 
+    if Path(options.name).is_file():
+        raise SpkverError(f"enroll: {options.name} is a file; the speaker's name comes before the recordings")
     store = SpeakerStore(options.store, options.model, options.system, options.device)
     outcome = store.enroll(options.name, options.files, known=options.known)
     lines = [f"{outcome.name}: {_counted(outcome.recordings)} -> {options.store} ({len(store.speakers)} enrolled)"]
@@ -127,7 +129,7 @@ def enroll(options) -> None:
         lines.append(f"{file}: sounds unlike the other recordings of {outcome.name} ({below})")
     record = outcome._asdict() | {"doubtful": [{"file": file, "score": score} for file, score in outcome.doubtful]}
     record = {"speaker": record.pop("name"), **record, "system": store.voice.system}
-    _say(options, "\n".join(lines), record | {"store": str(options.store), "enrolled": len(store.speakers)})
+    show_both(options, "\n".join(lines), record | {"store": str(options.store), "enrolled": len(store.speakers)})
 
 
 def identify(options) -> int:
@@ -155,7 +157,7 @@ def speakers(options) -> None:
         seconds = sum(recording.seconds for recording in recordings)
         files = [recording.file for recording in recordings]
         record = {"speaker": name, "recordings": len(recordings), "seconds": seconds, "files": files}
-        _say(options, f"{name}: {_counted(len(recordings))}, {seconds:.1f} s", record)
+        show_both(options, f"{name}: {_counted(len(recordings))}, {seconds:.1f} s", record)
 
 
 def _who(store, file: str, options) -> bool:
@@ -163,7 +165,7 @@ def _who(store, file: str, options) -> bool:
     outcome = store.identify(file)
     nearest = "" if outcome.speaker else f"   nearest {next(iter(outcome.scores))}"
     said = f"{file}: {outcome.speaker or 'unknown'}   {_scored(outcome)}{nearest}"
-    _say(options, said, {"file": file, **outcome._asdict()})
+    show_both(options, said, {"file": file, **outcome._asdict()})
     return outcome.speaker is not None
 
 
@@ -181,7 +183,7 @@ def _who_speaks_when(store, file: str, options) -> bool:
     record = {"file": file, "threshold": voice.threshold, "calibrated": voice.calibrated}
     record |= {"system": voice.system, "threshold_source": voice.threshold_source}
     text = "\n".join(lines) or f"{file}: no speech"
-    _say(options, text, record | {"stretches": [stretch._asdict() for stretch in stretches]})
+    show_both(options, text, record | {"stretches": [stretch._asdict() for stretch in stretches]})
     return any(stretch.speaker is not None for stretch in stretches)
 
 
@@ -210,7 +212,3 @@ def _kind(calibrated: bool) -> str:
 
 def _counted(n: int) -> str:
     return f"{n} recording{'s' * (n != 1)}"
-
-
-def _say(options, text: str, record: dict) -> None:
-    print(json.dumps(record, ensure_ascii=False) if options.json else text, flush=True)

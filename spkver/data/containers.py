@@ -110,7 +110,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
             return path.open()
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
-            raise AudioError(f"{path}: a folder, expected an audio file")
+            raise AudioError(f"{path}: a folder, expected an audio file; name files in it, as {path}/NAME.wav")
         if not stat.S_ISREG(mode):
             raise AudioError(f"{path}: a pipe or a device, expected an audio file; save what comes from it first")
         return open(path, "rb", buffering=0)

@@ -20,6 +20,8 @@ from spkver.data.shards import Location, is_there, listed, located
 from spkver.errors import SpkverError
 from spkver.files import atomic_write, is_file
 
+_MAKE_ONE = "`spkver prepare folder DATA --audio RECORDINGS` makes one of recordings"
+
 
 @dataclass(frozen=True)
 class Utterance:
@@ -94,8 +96,10 @@ def read_data_directory(path: str | os.PathLike[str], check_files: bool = True) 
         SpkverError: with ``file:line`` of the first fault.
     """
     folder = Path(path).absolute()
+    if folder.is_file():
+        raise SpkverError(f"{folder}: a file, expected a data directory (wav.scp, utt2spk); {_MAKE_ONE}")
     if not is_file(folder / "wav.scp"):
-        raise SpkverError(f"{folder}: not a data directory, it has no wav.scp")
+        raise SpkverError(f"{folder}: not a data directory, it has no wav.scp; {_MAKE_ONE}")
     if (folder / "segments").exists():
         raise SpkverError(
             f"{folder / 'segments'}: segments are not supported; write each one to its own audio file first"

@@ -92,6 +92,12 @@ def save_model(
         (folder / "config.yaml").unlink(missing_ok=True)
 
 
+def model_folder(path: str | os.PathLike[str]) -> Path:
+    """The model folder that a path means: itself, or ``model/`` in it where it is an experiment's folder."""
+    inside = Path(path) / "model"
+    return inside if (inside / "config.yaml").is_file() else Path(path)
+
+
 def load_model(folder: str | os.PathLike[str], device: torch.device | None = None) -> Model:
     """Read a model folder; its encoder is put on ``device`` (None: the CPU).
 

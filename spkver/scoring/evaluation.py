@@ -23,6 +23,7 @@ from spkver.scoring.metrics.summary import (
     summary,
     update_metrics_json,
 )
+from spkver.scoring.outcome import Outcome
 from spkver.scoring.score_files import read_scores
 from spkver.scoring.system_files import System
 
@@ -32,8 +33,8 @@ FEW_SPEAKERS = 20
 
 def evaluate_scores(
     directory: DataDirectory, trials_file: Path | None, system: System, settings: Evaluation, by: list[str]
-) -> str:
-    """Metrics of a system's score file into ``metrics.json``; returns them as a table.
+) -> Outcome:
+    """Metrics of a system's score file, into ``metrics.json``, too.
 
     Args:
         directory: the data directory that was scored.
@@ -53,18 +54,18 @@ def evaluate_scores(
     made_of = read_record(system.scores_record(directory.path, trials_file), "data", "trials")
     if made_of is not None:
         record[MADE_OF_KEY] = {part: made_of[part] for part in ("data", "trials")}
-    update_metrics_json(
-        system.exp / "metrics.json", f"{data_name(directory.path)}/{trials_file.name}", system.name, record
-    )
-    parts = [_table([(system.name, record)])]
+    list_name = f"{data_name(directory.path)}/{trials_file.name}"
+    update_metrics_json(system.exp / "metrics.json", list_name, system.name, record)
     columns = {title: _condition(title, known, trials, trials_file) for title in by}
-    return "\n\n".join(parts + _breakdown(path, scores, trials.labels, columns, settings))
+    found = by_condition(scores, trials.labels, columns, settings.p_targets)
+    told = {"experiment": str(system.exp), "system": system.name, "trials": list_name, "figures": record, "by": found}
+    return Outcome("\n\n".join([_table([(system.name, record)]), *_breakdown(found)]), told)
 
 
 def evaluate_foreign(
     scores_file: Path, trials_file: Path, utt2spk: Path | None, settings: Evaluation, by: list[str]
-) -> str:
-    """Metrics of a score file of any toolkit; returns how it was matched to the trials, and a table.
+) -> Outcome:
+    """Metrics of a score file of any toolkit, and how it was matched to the trials.
 
     Args:
         scores_file: see `spkver.scoring.external_scores`.
@@ -82,15 +83,17 @@ def evaluate_foreign(
         speaker_of = read_pairs(utt2spk)
         known = _Known(utt2spk, speaker_of, speaker_of)
     record = _summary(scores_file, trials, matched.scores, known, settings)
-    parts = [matched.report(), _table([(scores_file.name, record)])]
     columns = {title: _table_column(title, trials_file) for title in by}
-    return "\n\n".join(parts + _breakdown(scores_file, matched.scores, trials.labels, columns, settings))
+    found = by_condition(matched.scores, trials.labels, columns, settings.p_targets)
+    told = {"scores": str(scores_file), "trials": str(trials_file), "matched": matched.report()}
+    parts = [matched.report(), _table([(scores_file.name, record)]), *_breakdown(found)]
+    return Outcome("\n\n".join(parts), told | {"figures": record, "by": found})
 
 
 def compare_systems(
     directory: DataDirectory, trials_file: Path | None, a: System, b: System, settings: Evaluation
-) -> str:
-    """Is system b better than a on the same trials? A table of differences with their intervals."""
+) -> Outcome:
+    """Is system b better than a on the same trials? Differences with their intervals."""
     trials_file = trials_file or directory.path / "trials"
     paths = [system.found_scores(directory.path, trials_file) for system in (a, b)]
     (trials, scores_a), (others, scores_b) = map(read_scores, paths)
@@ -111,10 +114,13 @@ def compare_systems(
         interval = f"{d.low:+.4f} .. {d.high:+.4f}"
         figures = f"{d.a:>9.4f}{d.b:>9.4f}{d.difference:>+10.4f}"
         lines.append(f"{name:<14}{figures}   {interval:<20}{d.b_better:>8.0%} {d.p_value:>7.3f}")
-    return "\n".join([*lines, *_few_speakers(len(np.unique(speakers)))])
+    n_speakers = len(np.unique(speakers))
+    told: Record = {name: {"experiment": str(one.exp), "system": one.name} for name, one in (("a", a), ("b", b))}
+    told |= {"speakers": n_speakers, "figures": {name: d._asdict() for name, d in found.items()}}
+    return Outcome("\n".join([*lines, *_few_speakers(n_speakers)]), told)
 
 
-def results_table(exps: list[Path]) -> str:
+def results_table(exps: list[Path]) -> Outcome:
     """What experiments reached, one table for each trial list; the untrained encoder once, first.
 
     Lists of one name that differ, or were scored on other recordings, have a table each. Records of earlier versions
@@ -145,7 +151,8 @@ def results_table(exps: list[Path]) -> str:
         table.rows.sort(key=lambda row: not row[0].endswith("untrained"))
         where = f" ({table.made_of['trials']['path']})" if names.count(table.trials) > 1 and table.made_of else ""
         parts.append(f"{table.trials}{where}: {_table(table.rows)}")
-    return "\n\n".join(parts)
+    told = [{"trials": table.trials, "systems": dict(table.rows)} for table in tables]
+    return Outcome("\n\n".join(parts), {"tables": told})
 
 
 @dataclass
@@ -315,11 +322,8 @@ def _table_column(title: str, trials_file: Path) -> Column:
         raise SpkverError(f"{trials_file}: column '{title}': {error}") from None
 
 
-def _breakdown(
-    path: Path, scores: np.ndarray, labels: np.ndarray, columns: dict[str, Column], settings: Evaluation
-) -> list[str]:
+def _breakdown(found: dict[str, dict[str, Record]]) -> list[str]:
     """A table for each column of conditions."""
-    found = by_condition(scores, labels, columns, settings.p_targets)
     tables = []
     for title, records in found.items():
         rows = [(f"{name}  ({r['targets']} + {r['nontargets']} trials)", r) for name, r in records.items()]

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from spkver.errors import SpkverError
+from spkver.errors import SpkverError, did_you_mean
 from spkver.scoring.backend_folder import Backend, Cohort
 from spkver.scoring.backends.calibration import Calibration
 from spkver.scoring.backends.cosine import pair_products, unit_rows
@@ -211,5 +211,11 @@ def parse_system(name: str) -> tuple[str, str | None, bool]:
     norm = rest[: len(rest) - calibrated]
     if base not in BASES or len(norm) > 1 or not set(norm) <= set(NORMS) or (norm and base in PLDA_BASES):
         valid = f"{', '.join(BASES)}, behind cosine one of +{', +'.join(NORMS)}, and behind any +{CALIBRATION}"
-        raise SpkverError(f"no system '{name}'; a name is one of {valid}")
+        raise SpkverError(f"no system '{name}'{did_you_mean(name, _systems())}; a name is one of {valid}")
     return base, norm[0] if norm else None, calibrated
+
+
+def _systems() -> list[str]:
+    """All names of systems."""
+    plain = [*BASES, *(f"{base}+{norm}" for base in BASES if base not in PLDA_BASES for norm in NORMS)]
+    return [*plain, *(f"{name}+{CALIBRATION}" for name in plain)]

@@ -7,6 +7,7 @@ from spkver.errors import SpkverError
 from spkver.experiment.provenance import read_record
 from spkver.scoring.backend_folder import Backend
 from spkver.scoring.metrics.sorted_scores import SortedScores
+from spkver.scoring.outcome import Outcome
 from spkver.scoring.score_files import read_scores
 from spkver.scoring.stored_threshold import Threshold, threshold_text
 from spkver.scoring.system_files import FUSION, System
@@ -24,7 +25,7 @@ def deciding(exp: Path) -> System:
     return System(exp, deciding_system(Backend(exp / "model")))
 
 
-def thresholds_table(data: Path, trials_file: Path | None, system: System, rates: Sequence[float]) -> str:
+def thresholds_table(data: Path, trials_file: Path | None, system: System, rates: Sequence[float]) -> Outcome:
     """Thresholds at equal error and at false acceptance rates, with the error rates that they have here.
 
     Args:
@@ -51,7 +52,9 @@ def thresholds_table(data: Path, trials_file: Path | None, system: System, rates
         for rate in rates
         if 0 < rate * n < 30
     ]
-    return "\n".join(lines)
+    names = ("at", "threshold", "false_acceptance_rate", "false_rejection_rate")
+    told = {"experiment": str(system.exp), "system": system.name, "targets": len(ordered.targets), "nontargets": n}
+    return Outcome("\n".join(lines), told | {"thresholds": [dict(zip(names, point)) for point in points]})
 
 
 def save_threshold(data: Path, trials_file: Path | None, system: System, rates: Sequence[float]) -> str:

@@ -4,7 +4,6 @@ import numbers
 import os
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from spkver.data.streaming import audio_blocks
 from spkver.data.vad import BLOCK_SECONDS, SpeechWindow, speech_windows
 from spkver.embedding.extractor import Extracted, Extractor
 from spkver.errors import SpkverError
-from spkver.experiment.model_folder import load_model
+from spkver.experiment.model_folder import load_model, model_folder
 from spkver.models.device import choose_device
 from spkver.scoring.backend_folder import Backend
 from spkver.scoring.backends.enrolment import Models
@@ -66,7 +65,7 @@ class Verifier:
     """A model that embeds recordings and compares them.
 
     Args:
-        folder: a model folder, such as ``exp/mini/model``.
+        folder: a model folder, such as ``exp/mini/model``, or the experiment that has it, ``exp/mini``.
         system: whose scores decide, such as ``cosine``, ``cosine+asnorm+calibration``, ``plda``; None: the first of
             cosine+asnorm, cosine and plda that the model was calibrated for, else the cosine.
         device: where the encoder computes: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, a GPU where there is one. A GPU
@@ -81,8 +80,9 @@ class Verifier:
             raise SpkverError(f"expected the path of a model folder, such as exp/mini/model, got {shown(folder)}")
         if system is not None and not isinstance(system, str):
             raise SpkverError(f"expected the name of a system, such as cosine+asnorm, got {shown(system)}")
+        folder = model_folder(folder)
         model = load_model(folder, choose_device(device, "the device"))
-        self.folder = Path(folder)
+        self.folder = folder
         self.config = model.config
         self._backend = Backend(folder)
         self.system = deciding_system(self._backend) if system is None else system

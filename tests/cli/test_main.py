@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from spkver.cli import main
+from spkver.cli.examples import GUIDE
 from spkver.data.trial_making import make_trials
 from spkver.data.trials import write_trials
 from spkver.embedding.folder import read_embeddings
@@ -63,6 +64,82 @@ def test_from_a_trained_model_to_the_table(run, data, exp):
     assert lines[2].startswith("untrained")
     assert lines[3].startswith("cosine")
     assert f"{100 * record['eer']:.2f} %" in lines[3]
+
+
+@pytest.fixture(scope="module")
+def scored(trained, voices, tmp_path_factory):
+    """A data directory and an experiment with its scores."""
+    folder = tmp_path_factory.mktemp("scored")
+    data, exp = shutil.copytree(voices, folder / "test"), shutil.copytree(trained, folder / "tiny")
+    utts = [line.split()[0] for line in (data / "wav.scp").read_text().splitlines()]
+    write_trials(data / "trials", make_trials(utts, [utt.split("-")[0] for utt in utts], seed=1))
+    for words in (["embed"], ["score"]):
+        assert main([*words, str(data), str(exp)]) == 0
+    return data, exp
+
+
+def test_json_has_the_figures_of_the_text(run, scored):
+    data, exp = scored
+    few = "scoring.bootstrap=20"
+    text = run("evaluate", data, exp, "--by", "gender", few)[1]
+    evaluated = json.loads(run("evaluate", data, exp, "--by", "gender", few, "--json")[1])
+    kept = json.loads((exp / "metrics.json").read_text())["test/trials"]["cosine"]
+    assert evaluated["figures"] == kept
+    assert (evaluated["trials"], evaluated["system"], evaluated["experiment"]) == ("test/trials", "cosine", str(exp))
+    assert f"{100 * kept['eer']:.2f} %" in text
+    assert set(evaluated["by"]["gender"]) == {"f", "m", "mixed"}
+
+    found = json.loads(run("results", exp, "--json")[1])["tables"]
+    assert [(table["trials"], list(table["systems"])) for table in found] == [("test/trials", ["cosine"])]
+    assert found[0]["systems"]["cosine"]["eer"] == kept["eer"]
+
+    scores = exp / "scores" / "test" / "trials-cosine"
+    foreign = json.loads(run("evaluate", "--scores", scores, "--trials", data / "trials", "--json")[1])
+    assert foreign["figures"]["eer"] == kept["eer"] and "1770" in foreign["matched"]
+
+    compared = json.loads(run("compare", data, exp, exp, few, "--json")[1])
+    assert compared["figures"]["eer"]["a"] == kept["eer"] and compared["figures"]["eer"]["difference"] == 0
+    assert compared["b"] == {"experiment": str(exp), "system": "cosine"} and compared["speakers"] == 10
+
+    status, out, err = run("threshold", data, exp, "--far", "0.1", "--save", "--json")
+    at_equal_error, at_rate = json.loads(out)["thresholds"]
+    assert status == 0 and "saved" in err
+    assert at_equal_error["false_acceptance_rate"] == at_equal_error["false_rejection_rate"] == kept["eer"]
+    assert at_rate["at"] == "--far 0.1" and at_rate["false_acceptance_rate"] <= 0.1
+
+
+def test_alone_it_prints_a_short_guide(run):
+    status, out, err = run()
+    assert (status, err) == (0, "")
+    assert out == GUIDE and out.count("\n") < 20
+
+
+def test_a_system_that_is_none_gets_the_nearest(run, scored):
+    for word, near in (("cosin", "cosine"), ("cosine+asnrom", "cosine+asnorm"), ("pdla", "plda")):
+        assert f"no system '{word}' (did you mean '{near}'?)" in run("score", *scored, "--system", word)[2]
+
+
+def test_a_model_is_found_in_its_experiment(run, voices, exp, tmp_path):
+    a = voices / "wav" / "v0" / "0.wav"
+    inside, outside = (run("verify", a, a, "--model", folder) for folder in (exp / "model", exp))
+    assert inside[0] == 0 and inside == outside
+    assert run("enroll", "anna", a, "--store", tmp_path / "people", "--model", exp)[0] == 0
+    assert run("identify", a, "--store", tmp_path / "people", "--model", exp)[1].startswith(f"{a}: anna ")
+
+
+def test_words_in_the_wrong_place_say_what_belongs_there(run, voices, exp, tmp_path):
+    a = voices / "wav" / "v0" / "0.wav"
+    store = ("--store", tmp_path / "people", "--model", exp)
+    for words, message in (
+        (["enroll", a, a, *store], f"enroll: {a} is a file; the speaker's name comes before the recordings"),
+        (["verify", a, a.parent, "--model", exp], f"{a.parent}: a folder, expected an audio file; name files in it"),
+        (["embed", a, exp], f"{a}: a file, expected a data directory (wav.scp, utt2spk); `spkver prepare folder DATA"),
+        (["embed", a.parent, exp], "it has no wav.scp; `spkver prepare folder DATA --audio RECORDINGS` makes one"),
+    ):
+        status, _, err = run(*words)
+        assert (status, err.count("\n")) == (1, 1), err
+        assert message in err
+    assert not (tmp_path / "people").exists()
 
 
 def test_verify_says_same_or_different_and_has_the_status_for_it(run, voices, exp):

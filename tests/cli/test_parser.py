@@ -1,10 +1,13 @@
 """Every verb takes its words in any order, and an existing path is a path whatever it is called."""
 
 import argparse
+import re
+import shlex
 
 import pytest
 
-from spkver.cli.main import _parser
+from spkver.cli.examples import EXAMPLES, GUIDE
+from spkver.cli.main import command_parser
 from spkver.cli.scoring import _named_system
 
 
@@ -18,13 +21,14 @@ def verbs_of(parser, words=()):
             yield from verbs_of(below, (*words, name))
 
 
-PARSER = _parser()
+PARSER = command_parser()
 
 
 def value_of(action):
     return action.choices[0] if action.choices else {float: "0.5"}.get(action.type, "3")
 
 
+VERB_NAMES = list(dict.fromkeys(words[0] for words, _ in verbs_of(PARSER)))
 VERBS = [
     pytest.param(words, parser, id=" ".join(words))
     for words, parser in verbs_of(PARSER)
@@ -88,7 +92,10 @@ def test_what_is_missing_or_too_much_is_said_in_one_line(here, capsys):
             "required: exp (taken for overrides, as no path has that name: lr=0.1)",
         ),
         (["evaluate", "data", "exp", "more"], "unrecognized arguments: more"),
-        (["score", "data", "exp", "--tirals", "x"], "unrecognized arguments: --tirals x"),
+        (["score", "data", "exp", "--tirals", "x"], "unrecognized arguments: --tirals x (did you mean '--trials'?)"),
+        (["evalute", "data"], "no 'evalute' (did you mean 'evaluate'?): " + ", ".join(VERB_NAMES)),
+        (["plot", "ran", "exp"], "no 'ran' (did you mean 'run'?): margin, run, det, architecture"),
+        (["animate", "exp", "--far-off"], "unrecognized arguments: --far-off"),
         (["score", "data", "exp", "scoring.bootstrap=0"], "unrecognized arguments: scoring.bootstrap=0"),
     ):
         with pytest.raises(SystemExit) as stopped:
@@ -118,6 +125,25 @@ def test_the_system_behind_a_colon_is_told_from_a_folder_with_a_colon(here):
     ):
         found = _named_system(text)
         assert (str(found.exp), found.name) == (exp, system)
+
+
+@pytest.mark.parametrize("words, parser", [(words, parser) for words, parser in verbs_of(PARSER)])
+def test_the_help_of_every_verb_has_examples_that_parse_and_names_defaults(words, parser, here):
+    verb = " ".join(words)
+    assert EXAMPLES[verb], verb
+    for line in EXAMPLES[verb]:
+        assert f"\n  {line}\n" in parser.format_help()
+        found = PARSER.parse_args(shlex.split(re.sub(r'^eval "\$\((.*)\)"$', r"\1", line).partition(" >")[0])[1:])
+        assert f"spkver {verb} " in f"{line} ".replace(')"', " ") and found.verb is parser.get_default("verb"), line
+    for action in parser._actions:
+        if action.option_strings and action.nargs != 0 and action.default not in (None, []):
+            assert "(default: " in action.help, action.dest
+
+
+def test_the_guide_names_verbs_that_there_are():
+    named = re.findall(r"spkver ([a-z-]+)", GUIDE)
+    assert set(named) - set(VERB_NAMES) == {"--help"}
+    assert all(f"spkver {verb}" in GUIDE for verb in ("verify", "doctor", "completion", "evaluate"))
 
 
 OF_OTHER_FILES = ("export", "verify", "enroll", "identify", "speakers", "threshold", "prepare folder")

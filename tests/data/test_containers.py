@@ -278,7 +278,8 @@ def message_of(path) -> str:
 
 
 def test_what_is_no_audio_file_is_said_as_what_it_is(tmp_path, monkeypatch):
-    assert message_of(tmp_path) == f"{tmp_path}: a folder, expected an audio file"
+    advice = f"name files in it, as {tmp_path}/NAME.wav"
+    assert message_of(tmp_path) == f"{tmp_path}: a folder, expected an audio file; {advice}"
     os.mkfifo(tmp_path / "pipe.wav")
     assert "pipe.wav: a pipe or a device" in message_of(tmp_path / "pipe.wav")
     assert "/dev/zero: a pipe or a device" in message_of("/dev/zero")

@@ -142,7 +142,7 @@ def test_a_damaged_list_is_read_or_refused_in_one_line_with_its_path(folder, nam
 def test_metrics_that_are_read_can_be_shown(folder):
     record = {"eer": 0.1, "threshold": None, "speakers": 3, "later_versions": {"say": "more"}}
     (folder / "exp/metrics.json").write_text(json.dumps({"a/trials": {"cosine": record}, "b/trials": {}}))
-    assert results_table([folder / "exp"]).startswith("a/trials: ? target, ? nontarget trials\nsystem")
+    assert results_table([folder / "exp"]).text.startswith("a/trials: ? target, ? nontarget trials\nsystem")
 
 
 def test_a_column_of_dates_is_a_condition_and_one_in_latin_1_is_refused(folder):
