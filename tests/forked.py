@@ -1,4 +1,4 @@
-"""``spkver`` as a process of its own that can be killed, without the seconds that its imports take each time.
+"""``spkver``, or a script, as a process of its own, without the seconds that its imports take each time.
 
 A server imports once what training needs and forks for each command. It has computed nothing, so that no thread of
 its own is lost in a fork.
@@ -6,6 +6,7 @@ its own is lost in a fork.
 
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import tempfile
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["spkver.training.trainer", "spkver.embedding.stage", "spkver.pictures.run", "torch._dynamo"]
+    ["spkver.training.trainer", "spkver.embedding.stage", "spkver.pictures.run", "sklearn.metrics", "torch._dynamo"]
 )
 
 
@@ -55,6 +56,24 @@ class Forked:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+def run_script(words: list[str], cores: set[int]) -> tuple[int, str]:
+    """Run ``words``, a Python script and what it is given, on some cores; its exit status and standard output."""
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as output:
+        process = _SERVER.Process(target=_run_script, args=(words, cores, output.name))
+        process.start()
+        process.join()
+        return process.exitcode, output.read()
+
+
+def _run_script(words: list[str], cores: set[int], output: str) -> None:
+    os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), 1)
+    os.sched_setaffinity(0, cores)
+    multiprocessing.set_start_method(None, force=True)
+    sys.argv = words
+    sys.path.insert(0, os.path.dirname(words[0]))
+    runpy.run_path(words[0], run_name="__main__")
 
 
 def _run(words: list[str], output: str, errors: str) -> None:

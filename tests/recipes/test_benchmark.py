@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from forked import run_script
 
 from spkver.cli import main
 from spkver.config import load_config
@@ -128,6 +130,14 @@ def benchmark(monkeypatch, capfd):
     """``benchmark(FILE, WORD ..)`` runs a benchmark in this process, and its rows in theirs; (status, out, err)."""
     monkeypatch.syspath_prepend(BENCHMARK)
 
+    def forked(command: list[str], **_) -> SimpleNamespace:
+        """Instead of `subprocess.run`: without the imports of each row's process."""
+        _, _, cores, _, *words = command  # taskset -c CORES python SCRIPT WORD ..
+        status, out = run_script(words, set(map(int, cores.split(","))))
+        return SimpleNamespace(returncode=status, stdout=out)
+
+    monkeypatch.setattr(importlib.import_module("rows"), "subprocess", SimpleNamespace(run=forked, PIPE=None))
+
     def run(file: Path, *words) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(file), *map(str, words)])
         capfd.readouterr()
@@ -139,6 +149,30 @@ def benchmark(monkeypatch, capfd):
             return 1, out, f"{err}{error}\n"
 
     return run
+
+
+def test_a_row_is_a_process_on_cores_of_its_own_and_kept(tmp_path, monkeypatch, capfd):
+    monkeypatch.syspath_prepend(BENCHMARK)
+    rows = importlib.import_module("rows")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "sys.exit('no such row') if sys.argv[1] == 'wrong' else print(json.dumps(\n"
+        "    None if sys.argv[1] == 'none' else [sorted(os.sched_getaffinity(0)), sys.argv[1]]))\n"
+    )
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    cores = sorted(os.sched_getaffinity(0))
+    found = rows.measure_side_by_side({tmp_path / name: [name] for name in ("a", "b", "none")}, 1)
+    assert found[2] is None and [name for _, name in found[:2]] == ["a", "b"]
+    assert all(len(own) == 1 and own[0] in cores for own, _ in found[:2])
+    assert json.loads((tmp_path / "a").read_text()) == found[0]
+    assert not (tmp_path / "none").exists()
+    capfd.readouterr()
+    assert rows.measure(tmp_path / "a", ["wrong"], cores) == found[0]
+    assert capfd.readouterr().err == ""
+    with pytest.raises(SpkverError, match="c stopped with an error, which stands above"):
+        rows.measure(tmp_path / "c", ["wrong"], cores)
+    assert not (tmp_path / "c").exists()
 
 
 def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path, benchmark, monkeypatch):
