@@ -8,25 +8,24 @@ from spkver.errors import SpkverError
 _SHELLS = ("bash", "zsh", "tcsh")
 
 
-def add_completion_verb(verb: Callable[..., argparse.ArgumentParser]) -> None:
-    """Give the parser the verb ``completion``."""
-    verb("completion", completion).add_argument("shell", choices=_SHELLS, help="the shell to print a script for")
+def add_completion_verb(verb: Callable[..., argparse.ArgumentParser], command: argparse.ArgumentParser) -> None:
+    """Give the parser of the whole command the verb ``completion``."""
+    added = verb("completion", completion)
+    added.add_argument("shell", choices=_SHELLS, help="the shell to print a script for")
+    added.set_defaults(command=command)
 
 
 def completion(options) -> None:
     """Print a script by which a shell completes verbs, options and file names at the tab key."""
-    from spkver.cli.main import command_parser
-
     try:
         import shtab
     except ImportError:
         raise SpkverError("completion: shtab is not installed, which writes the script; pip install shtab") from None
-    parser = command_parser()
-    for each in _with_those_below(parser):
+    for each in _with_those_below(options.command):
         for action in each._actions:
             if action.choices is None:
                 action.complete = shtab.FILE
-    print(shtab.complete(parser, options.shell))
+    print(shtab.complete(options.command, options.shell))
 
 
 def _with_those_below(parser: argparse.ArgumentParser):

@@ -60,6 +60,11 @@ EXAMPLES = {
         "spkver export exp/own own.onnx --int8",
         "spkver export exp/own --huggingface own_model",
     ],
+    "import-model": [
+        "spkver import-model voxceleb_resnet34.onnx exp/theirs --like wespeaker",
+        "spkver import-model exp/theirs --weights avg_model.pt --like wespeaker",
+    ],
+    "download-model": ["spkver download-model"],
     "verify": [
         "spkver verify a.wav b.wav --model exp/own",
         "spkver verify a.wav b.wav --model exp/own --prior 0.01 --json",

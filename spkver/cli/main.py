@@ -300,5 +300,5 @@ def command_parser() -> VerbParser:
     add_daily_verbs(verb)
     add_picture_verbs(verbs, verb)
     add_doctor_verb(verb)
-    add_completion_verb(verb)
+    add_completion_verb(verb, parser)
     return parser

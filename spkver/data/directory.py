@@ -96,7 +96,7 @@ def read_data_directory(path: str | os.PathLike[str], check_files: bool = True) 
         SpkverError: with ``file:line`` of the first fault.
     """
     folder = Path(path).absolute()
-    if folder.is_file():
+    if is_file(folder):
         raise SpkverError(f"{folder}: a file, expected a data directory (wav.scp, utt2spk); {_MAKE_ONE}")
     if not is_file(folder / "wav.scp"):
         raise SpkverError(f"{folder}: not a data directory, it has no wav.scp; {_MAKE_ONE}")

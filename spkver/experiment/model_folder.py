@@ -95,7 +95,7 @@ def save_model(
 def model_folder(path: str | os.PathLike[str]) -> Path:
     """The model folder that a path means: itself, or ``model/`` in it where it is an experiment's folder."""
     inside = Path(path) / "model"
-    return inside if (inside / "config.yaml").is_file() else Path(path)
+    return inside if is_file(inside / "config.yaml") else Path(path)
 
 
 def load_model(folder: str | os.PathLike[str], device: torch.device | None = None) -> Model:

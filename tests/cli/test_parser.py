@@ -24,8 +24,12 @@ def verbs_of(parser, words=()):
 PARSER = command_parser()
 
 
-def value_of(action):
-    return action.choices[0] if action.choices else {float: "0.5"}.get(action.type, "3")
+def values_of(action):
+    """Words that an option takes."""
+    value = (
+        action.choices[0] if action.choices else {"dpi": "100"}.get(action.dest, {float: "0.5"}.get(action.type, "3"))
+    )
+    return [value] * (action.nargs if isinstance(action.nargs, int) else 1)
 
 
 VERB_NAMES = list(dict.fromkeys(words[0] for words, _ in verbs_of(PARSER)))
@@ -53,8 +57,8 @@ def test_an_option_may_stand_anywhere_among_paths_and_overrides(verb, parser, he
     overrides = ["scoring.bootstrap=7"] if positional[-1].dest == "overrides" else []
     options = [action for action in parser._actions if action.option_strings and action.dest != "help"]
     for option in options:
-        words = [option.option_strings[0], *[value_of(option)] * (option.nargs != 0)]
-        others = [w for o in options if o.required and o != option for w in (o.option_strings[0], value_of(o))]
+        words = [option.option_strings[0], *values_of(option)]
+        others = [w for o in options if o.required and o != option for w in (o.option_strings[0], *values_of(o))]
         found = [
             vars(PARSER.parse_args([*verb, *order]))
             for place in range(len(paths) + 1)

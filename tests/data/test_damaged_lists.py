@@ -150,7 +150,7 @@ def test_a_column_of_dates_is_a_condition_and_one_in_latin_1_is_refused(folder):
     whole = table.read_bytes()
     try:
         table.write_bytes(whole.replace(b",desk,", b",2024-05-01,").replace(b",phone,", b",2024-06-01,"))
-        assert "\n2024-05-01  (6 + 0 trials)" in table_of(table)
+        assert "\n2024-05-01  (6 + 0 trials)" in table_of(table).text
         table.write_bytes(whole.replace(b",desk,", b",caf\xe9,"))
         with pytest.raises(SpkverError, match=r"table\.csv: column 'channel' is not UTF-8; save the table as UTF-8"):
             table_of(table)
