@@ -59,16 +59,22 @@ class Forked:
 
 
 def run_script(words: list[str], cores: set[int]) -> tuple[int, str]:
-    """Run ``words``, a Python script and what it is given, on some cores; its exit status and standard output."""
-    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as output:
-        process = _SERVER.Process(target=_run_script, args=(words, cores, output.name))
+    """Run ``words``, a Python script and what it is given, on some cores.
+
+    Returns:
+        Its exit status and standard output; what it writes to standard error is written to this process's.
+    """
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as output, tempfile.NamedTemporaryFile("r") as errors:
+        process = _SERVER.Process(target=_run_script, args=(words, cores, output.name, errors.name))
         process.start()
         process.join()
+        sys.stderr.write(errors.read())
         return process.exitcode, output.read()
 
 
-def _run_script(words: list[str], cores: set[int], output: str) -> None:
-    os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), 1)
+def _run_script(words: list[str], cores: set[int], output: str, errors: str) -> None:
+    for path, stream in ((output, 1), (errors, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
     os.sched_setaffinity(0, cores)
     multiprocessing.set_start_method(None, force=True)
     sys.argv = words

@@ -175,6 +175,12 @@ def test_a_row_is_a_process_on_cores_of_its_own_and_kept(tmp_path, monkeypatch, 
     assert not (tmp_path / "c").exists()
 
 
+# An encoder that costs next to nothing, as words of a YAML list.
+SMALL = ["'model.channels=[4,4]'", "model.groups=2", "model.d_model=16", "model.n_layers=1", "model.n_heads=2"]
+SMALL += ["model.feedforward=32", "model.embed_dim=16", "batch.speakers=8", "data.crop_seconds=0.5", "data.workers=0"]
+SMALL += ["training.precision=float32", "'scoring.variants=[[1.0,1.0]]'"]
+
+
 def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path, benchmark, monkeypatch):
     for split in ("train", "test"):
         shutil.copytree(voices, tmp_path / "corpus" / split)
@@ -222,8 +228,7 @@ def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path, be
 def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_twice(voices, tmp_path, benchmark):
     words = [f"corpus={voices}", f"out={tmp_path / 'out'}", "steps=3", "seeds=[1,2]", "held_out_speakers=6"]
     words += ["variants={mean: [model.pooling=mean]}", "schedule_free=[mean]", "rows=[as it is, mean]"]
-    small = ["batch.speakers=8", "data.crop_seconds=0.5", "data.workers=0", "model.d_model=16", "model.n_layers=1"]
-    words += [f"common=[{','.join([*small, 'training.precision=float32'])}]"]
+    words += [f"common=[{','.join(SMALL)}]"]
     variants = BENCHMARK / "variants.py"
     status, first, remarks = benchmark(variants, *words)
     assert status == 0, remarks
@@ -259,14 +264,13 @@ def test_a_comparison_holds_out_other_speakers_for_each_seed_and_runs_nothing_tw
 def test_a_comparison_of_fine_tunes_starts_from_a_model_that_was_not_trained_on_the_speakers_held_out(
     voices, tmp_path, benchmark
 ):
-    small = ["model.d_model=16", "model.n_layers=1", "batch.speakers=8", "data.crop_seconds=0.5", "data.workers=0"]
-    small += ["training.precision=float32"]
+    small = [word.strip("'") for word in SMALL]
     words = [*small, "data.held_out_speakers=6", "training.epochs=2", "lr_schedule.warmup_epochs=0"]
     exp = tmp_path / "exp_1"
     assert main(["train", str(ROOT / "conf" / "base.yaml"), "--data", str(voices), "--exp", str(exp), *words]) == 0
     assert main(["average", str(exp)]) == 0
     settings = [f"corpus={voices}", f"out={tmp_path / 'out'}", f"config={ROOT / 'conf' / 'base.yaml'}", "steps=2"]
-    settings += [f"common=[{','.join(small)}]", f"init={tmp_path}/exp_{{seed}}/model", "held_out_speakers=6"]
+    settings += [f"common=[{','.join(SMALL)}]", f"init={tmp_path}/exp_{{seed}}/model", "held_out_speakers=6"]
     settings += ["variants={as it is: []}", "rows=[as it is]", "seeds=[1]"]
     command = [BENCHMARK / "variants.py", BENCHMARK / "fine_tunes.yaml", *settings]
     status, _, remarks = benchmark(*command)
