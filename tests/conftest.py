@@ -49,6 +49,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(__file__).resolve().parent.parent / ".." / "shared" / "data"
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU: SPKVER_TEST_GPU=1 on a machine with one")
+
+
 @pytest.fixture(autouse=True)
 def torch_threads():
     """The same number in each test, whatever the one before has set."""

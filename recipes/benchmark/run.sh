@@ -5,7 +5,8 @@
 #
 # Subjects: scoring (the default), heads (margin heads of up to a million classes), training (EER over minutes of
 # SpeechEncoderV3 and its peers; half an hour a row), variants (what those of a configuration bring on held-out speakers,
-# with several seeds; some minutes a run; `variants recipes/benchmark/fine_tunes.yaml`: those of a fine-tune). Sizes
+# with several seeds; some minutes a run; `variants recipes/benchmark/fine_tunes.yaml`: those of a fine-tune), kernels (what
+# each of them brings), gpu (one GPU: its tests, trainings, encoders beside their peers, heads, extraction). Sizes
 # stand in recipes/benchmark/SUBJECT.yaml; key=value words change them. Run it on an idle machine: another job beside it
 # slows rows differently.
 
