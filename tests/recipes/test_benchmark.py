@@ -73,6 +73,27 @@ def test_the_kernels_benchmark_measures_every_row(tiny_config, capsys, monkeypat
     assert capsys.readouterr().out.count("\n\n") == 1  # a table for each precision, and nothing else
 
 
+def test_the_gpu_benchmark_measures_every_part_and_says_what_it_leaves_out(tiny_config, tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARK)
+    from gpu import main as measure
+
+    words = ["device=cpu", f"out={tmp_path / 'gpu.json'}", "tests=false", "profile_steps=1", "extraction_utterances=3"]
+    overrides = "batch.speakers=4, batch.utterances=1, data.workers=0, augment.noise.probability=0.5"
+    words += [f"profiles=[{{configuration: {tiny_config}, overrides: [{overrides}]}}]", f"extraction=[{tiny_config}]"]
+    words += ["speakers=6", "utterances=6", "utterance_seconds=1.0", "encoder_batch=2", "encoder_classes=7"]
+    words += ["encoder_steps=1", "head_classes=[50]", "head_batch=4", "head_steps=1"]
+    measure([*words, f"encoders=[{tiny_config}, no_such_configuration]"])
+    table = json.loads((tmp_path / "gpu.json").read_text())
+    assert table["about"]["torch"] == torch.__version__
+    rows = {(row["part"], row["what"]): row for row in table["rows"]}
+    assert [part for part, _ in rows] == ["training", "encoder", "encoder", "head", "head", "head", "extraction"]
+    assert rows["encoder", f"{tiny_config}, batch 2"]["crops/s"] > 0
+    assert "no_such_configuration" in rows["encoder", "no_such_configuration, batch 2"]["left_out"]
+    assert rows["extraction", str(tiny_config)]["times real time"] > 0
+    shown = capsys.readouterr().out
+    assert "encoder forward" in shown and "spkver, in chunks, 50 x 3" in shown
+
+
 def test_every_row_of_the_scoring_benchmark_measures_what_it_says(tmp_path):
     spec = importlib.util.spec_from_file_location("benchmark_scoring", BENCHMARK / "scoring.py")
     module = importlib.util.module_from_spec(spec)
