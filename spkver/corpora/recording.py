@@ -4,11 +4,13 @@ import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 from scipy.signal import fftconvolve
 
+from spkver.data.simulated_room import simulated_room
+
 
 def record(speech: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
     """Make clean speech sound as if recorded somewhere, with some microphone, at random.
 
-    Room: an exponentially decaying noise tail, reverberation time 0.1-0.45 s, 4-20 dB under the direct sound.
+    Room: reverberation time 0.1-0.45 s, reflections 4-20 dB under the direct sound.
     Microphone: a smooth gain curve over log frequency (standard deviation 3 dB at 8 points from 60 Hz on).
     Noise: stationary, its spectrum falling by 0-9 dB an octave, 12-32 dB under the speech.
     Level: -34 to -18 dB below full scale (root mean square), less where peaks would clip.
@@ -22,27 +24,14 @@ def record(speech: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np
     """
     pause = np.zeros(round(0.15 * sample_rate))
     sound = np.concatenate((pause, speech, pause))
-    sound = _in_room(sound, sample_rate, rng)
+    room = simulated_room(rng, rng.uniform(0.1, 0.45), sample_rate, direct_to_reverberant_db=(4, 20))
+    sound = fftconvolve(sound, room)[: len(sound)]
     sound = _filtered(sound, sample_rate, _microphone(rng))
     slope = rng.uniform(0, 9)
     noise = _filtered(rng.standard_normal(len(sound)), sample_rate, lambda hz: -slope * np.log2(hz / 60))
     sound = sound / _rms(sound) + 10 ** (-rng.uniform(12, 32) / 20) * noise / _rms(noise)
     sound *= 10 ** (rng.uniform(-34, -18) / 20) / _rms(sound)
     return sound / max(1.0, np.abs(sound).max() / 0.98)
-
-
-def _in_room(sound: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """A simpler room than `spkver.data.simulated_room.simulated_room`.
-
-    That one would change every recording of the built-in corpus, and with them the figures that are published of it.
-    """
-    reverberation_seconds = rng.uniform(0.1, 0.45)
-    seconds = np.arange(round(reverberation_seconds * sample_rate)) / sample_rate
-    tail = rng.standard_normal(len(seconds)) * 10 ** (-3 * seconds / reverberation_seconds)
-    tail[: round(0.002 * sample_rate)] = 0  # the first reflection comes after the direct sound
-    tail *= 10 ** (-rng.uniform(4, 20) / 20) / np.linalg.norm(tail)
-    tail[0] = 1
-    return fftconvolve(sound, tail)[: len(sound)]
 
 
 def _microphone(rng: np.random.Generator):
