@@ -80,7 +80,7 @@ def run(variant: str, seed: int, comparison: Comparison) -> dict:
     for name, state in weights.items():
         encoder.load_state_dict(state)
         renew_statistics(encoder, training, config)
-        embeddings = Extractor(encoder, config).embed_utterances(held_out.utterances, held_out.durations, "")
+        embeddings = Extractor(encoder, config).embed_utterances(held_out.utterances, "")
         scores = cosine_scores(embeddings, enroll, test)
         result[name] = {
             "eer": float(equal_error_rate(scores, labels)[0]),

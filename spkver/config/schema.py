@@ -101,6 +101,16 @@ def before_added(section: type[Section]) -> dict[str, Any]:
     return found
 
 
+class Shards(Section):
+    """How the shards of a data directory are fetched: its file ``shards.yaml``, not a part of a configuration."""
+
+    address: str | None = None  # what paths of shards are relative to, as https://host/corpus; None: the directory
+    cache: str | None = None  # local folder that whole shards are downloaded to; None: each read goes there
+    cache_gigabytes: NotNegative = 100.0  # the folder grows to this
+    tries: Count = 5  # of a read that is interrupted
+    wait_seconds: NotNegative = 1.0  # before the second try; then twice as long each time
+
+
 class Data(Section):
     sample_rate: Count = 16000  # Hz
     crop_seconds: Annotated[float, Field(ge=0.05)] = 2.0

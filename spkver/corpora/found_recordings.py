@@ -70,7 +70,7 @@ def find_recordings(source: Path, speaker_level: int = 1, ignore: Path | None = 
         data = read_data_directory(source, check_files=False)
         genders = {speaker: known_gender(word) for speaker, word in data.genders.items()}
         known = {speaker: gender for speaker, gender in genders.items() if gender}
-        return Found(data.utterances, "utt2spk of a data directory names the speakers", known)
+        return Found(list(data.utterances), "utt2spk of a data directory names the speakers", known)
     return _read_tree(source, speaker_level, ignore)
 
 

@@ -124,7 +124,7 @@ def prepare_own_folder(
         known = {speaker: gender for speaker, gender in found.genders.items() if speaker in speakers}
         write_data_directory(folder / name, part, known)
         # All of it has been decoded: training need not do so again.
-        write_survey(folder / name, Survey({utterance.id: durations[utterance.id] for utterance in part}))
+        write_survey(folder / name, Survey.of({utterance.id: durations[utterance.id] for utterance in part}))
     write_trials(folder / "test" / "trials", trials)
     choice.write(folder, configurations)
 

@@ -107,9 +107,9 @@ class SpeakerCrops(Dataset):
         places = {formant_factor: place for place, formant_factor in enumerate(augment.formant_factors)}
         self.variants = [(factor, places[formant_factor]) for factor, formant_factor in variants_of(augment)]
         self.seed = seed
-        self._speaker_index = {speaker: index for index, speaker in enumerate(self.speakers)}
+        self._speaker_index = self.utterances.speaker_index
         # Where a crop starts follows from these, with the cache and without it.
-        self._n_samples = [round(directory.durations[utterance.id] * sample_rate) for utterance in self.utterances]
+        self._n_samples = np.rint(self.utterances.seconds * sample_rate).astype(np.int64)
         self._cache = self._build_cache(cache_gigabytes * 1e9)
         if augment.babble.probability > 0 and len(self.speakers) < 2:
             raise SpkverError(
@@ -120,9 +120,8 @@ class SpeakerCrops(Dataset):
 
     @property
     def labels(self) -> np.ndarray:
-        """Speaker index of each item; variant-major."""
-        of_utterances = np.array([self._speaker_index[utterance.speaker] for utterance in self.utterances])
-        return np.concatenate([of_utterances + turn * len(self.speakers) for turn in range(len(self.variants))])
+        """Speaker index of each item, int32; variant-major."""
+        return np.concatenate([self._speaker_index + turn * len(self.speakers) for turn in range(len(self.variants))])
 
     @property
     def n_classes(self) -> int:
@@ -155,12 +154,12 @@ class SpeakerCrops(Dataset):
             return SpkverError(
                 f"{utterance.path}: no memory is left to read it; lower data.workers or data.cache_gigabytes"
             )
-        label = self._speaker_index[utterance.speaker] + turn * len(self.speakers)
+        label = int(self._speaker_index[index]) + turn * len(self.speakers)
         return Crop(samples, label, formant, factor, drawn)
 
     def _build_cache(self, max_bytes: float) -> WaveformCache | None:
         """The cache, if all audio fits in it and in the memory."""
-        if 2 * sum(self._n_samples) > max_bytes:
+        if 2 * int(self._n_samples.sum()) > max_bytes:
             return None  # so much it takes at least; the files need not be asked
         is_16_bit = [is_16_bit_audio(utterance.path, self.sample_rate) for utterance in self.utterances]
         n_bytes = sum(map(_room, self._n_samples, is_16_bit))
@@ -179,7 +178,7 @@ class SpeakerCrops(Dataset):
     def _read(self, index: int, n_samples: int, position: float) -> np.ndarray:
         """At most ``n_samples`` of an utterance; ``position`` in [0, 1) says where."""
         path, rate = self.utterances[index].path, self.sample_rate
-        start = int(position * max(self._n_samples[index] - n_samples + 1, 1))
+        start = int(position * max(int(self._n_samples[index]) - n_samples + 1, 1))
         if self._cache is None:
             return read_audio(path, rate, start / rate, n_samples / rate)
         samples = self._cache.get(index, start, start + n_samples)

@@ -9,49 +9,68 @@ Ids are brought to Unicode's composed form (NFC), as every reader of lists here 
 ``ü`` as two characters and others as one. Paths stay as they are on the disk, bytes that are no UTF-8 included.
 """
 
+import contextlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
 
 from spkver.data.lookup import check_ids
 from spkver.data.names import composed, is_utf8
-from spkver.data.shards import Location, is_there, listed, located
+from spkver.data.shards import Location, is_there, listed, located, stamp
+from spkver.data.utterance_table import Utterance, UtteranceTable, find, map_table
 from spkver.errors import SpkverError
-from spkver.files import atomic_write, is_file
+from spkver.files import atomic_write, is_file, locked
+
+_KEPT = ".utterances.arrow"
+# Of a ``wav.scp`` from which on what was read is kept: shorter ones are read in a moment.
+_KEPT_FROM_BYTES = 4_000_000
+_LISTS = ("wav.scp", "utt2spk", "spk2utt", "utt2dur")
+# White space beside blanks and tabs, and what is refused in any list.
+_NOT_PLAIN = b"\0\x01\r\x0b\x0c\x1c\x1d\x1e\x1f"
 
 _MAKE_ONE = "`spkver prepare folder DATA --audio RECORDINGS` makes one of recordings"
 
 
-@dataclass(frozen=True)
-class Utterance:
-    """One recording of one speaker; ``path`` is absolute: a file, or its place in a shard."""
-
-    id: str
-    path: Location
-    speaker: str
-
-
-@dataclass
 class DataDirectory:
     """What a data directory says.
 
-    Attributes:
+    Args:
         path: the folder, absolute.
         utterances: in the order of ``wav.scp``.
         genders: speaker -> gender as ``spk2gender`` writes it; empty without that file.
-        durations: utterance -> seconds from ``utt2dur`` (not always all of them); empty without it.
-        speakers: sorted; the position in this list is the speaker's class index.
+        durations: utterance -> seconds, in place of what the utterances say.
+
+    Attributes:
+        utterances: a sequence of `Utterance`, held as arrays.
     """
 
-    path: Path
-    utterances: list[Utterance]
-    genders: dict[str, str] = field(default_factory=dict)
-    durations: dict[str, float] = field(default_factory=dict)
-    speakers: list[str] = field(init=False)
+    def __init__(
+        self,
+        path: Path,
+        utterances: Iterable[Utterance],
+        genders: Mapping[str, str] | None = None,
+        durations: Mapping[str, float] | None = None,
+    ):
+        self.path = path
+        self.utterances = UtteranceTable.of(path, utterances, durations)
+        self.genders = dict(genders or {})
 
-    def __post_init__(self) -> None:
-        self.speakers = sorted({utterance.speaker for utterance in self.utterances})
+    @property
+    def speakers(self) -> list[str]:
+        """Sorted; the position in this list is the speaker's class index."""
+        return self.utterances.speakers
+
+    @property
+    def durations(self) -> dict[str, float]:
+        """Utterance -> seconds of those whose length is known; made anew each time, so not for a million."""
+        seconds = self.utterances.seconds
+        known = ~np.isnan(seconds)
+        return dict(zip(self.utterances.ids.filter(pa.array(known)).to_pylist(), seconds[known].tolist()))
 
     def subset(
         self, speakers: Collection[str] | None = None, utterances: Collection[str] | None = None
@@ -61,24 +80,41 @@ class DataDirectory:
         Raises:
             SpkverError: a name is not in the directory, or nothing is left.
         """
-        wanted_speakers = self._known(speakers, set(self.speakers), "speaker")
-        wanted = self._known(utterances, {utterance.id for utterance in self.utterances}, "utterance")
-        kept = [u for u in self.utterances if u.speaker in wanted_speakers and u.id in wanted]
-        if not kept:
-            raise SpkverError(f"{self.path}: no utterance is left of {len(self.utterances)}")
-        ids = {utterance.id for utterance in kept}
-        durations = {utt: s for utt, s in self.durations.items() if utt in ids}
-        left = {utterance.speaker for utterance in kept}
-        genders = {speaker: gender for speaker, gender in self.genders.items() if speaker in left}
-        return DataDirectory(self.path, kept, genders, durations)
+        kept = np.ones(len(self.utterances), bool)
+        if speakers is not None:
+            place = {speaker: index for index, speaker in enumerate(self.speakers)}
+            self._refuse_unknown([name for name in speakers if name not in place], "speaker")
+            chosen = np.zeros(len(place), bool)
+            chosen[[place[name] for name in speakers]] = True
+            kept &= chosen[self.utterances.speaker_index]
+        if utterances is not None:
+            names = list(utterances)
+            places = self.utterances.find(names)
+            self._refuse_unknown([names[index] for index in np.flatnonzero(places < 0)], "utterance")
+            chosen = np.zeros(len(kept), bool)
+            chosen[places] = True
+            kept &= chosen
+        return self.at(kept)
 
-    def _known(self, names: Collection[str] | None, known: set[str], what: str) -> set[str]:
-        if names is None:
-            return known
-        unknown = sorted(set(names) - known)
+    def at(self, places: np.ndarray) -> "DataDirectory":
+        """The same directory with the utterances at these places, (n,) integers or booleans, only.
+
+        Raises:
+            SpkverError: nothing is left.
+        """
+        left = self.utterances.take(places)
+        if not len(left):
+            raise SpkverError(f"{self.path}: no utterance is left of {len(self.utterances)}")
+        speakers = set(left.speakers)
+        return DataDirectory(self.path, left, {s: gender for s, gender in self.genders.items() if s in speakers})
+
+    def with_seconds(self, seconds: np.ndarray) -> "DataDirectory":
+        """The same directory with other lengths of its utterances, (n,) float64."""
+        return DataDirectory(self.path, self.utterances.with_seconds(seconds), self.genders)
+
+    def _refuse_unknown(self, unknown: list[str], what: str) -> None:
         if unknown:
-            raise SpkverError(f"{self.path}: no {what} '{unknown[0]}' ({len(unknown)} unknown in all)")
-        return set(names)
+            raise SpkverError(f"{self.path}: no {what} '{min(unknown)}' ({len(unknown)} unknown in all)")
 
 
 def read_data_directory(path: str | os.PathLike[str], check_files: bool = True) -> DataDirectory:
@@ -87,10 +123,13 @@ def read_data_directory(path: str | os.PathLike[str], check_files: bool = True) 
     ``utt2spk`` and ``spk2utt`` say the same; one of them is enough. ``spk2gender`` and ``utt2dur``
     are read where they exist, and lines about speakers or utterances that are not here are ignored.
 
+    A large directory is kept as arrays in ``.utterances.arrow`` beside its lists, which the processes of a machine map
+    together; it is made anew when a list has changed.
+
     Args:
         path: the folder.
         check_files: whether every audio file must exist (one ``stat`` each: minutes for a million
-            files on a network disk).
+            files on a network disk; one a shard).
 
     Raises:
         SpkverError: with ``file:line`` of the first fault.
@@ -104,18 +143,99 @@ def read_data_directory(path: str | os.PathLike[str], check_files: bool = True) 
         raise SpkverError(
             f"{folder / 'segments'}: segments are not supported; write each one to its own audio file first"
         )
-    audio = read_path_list(folder / "wav.scp", check_files)
-    speaker_of = _read_speakers(folder, audio)
-    utterances = [Utterance(utt, path, speaker_of[utt]) for utt, path in audio.items()]
-    speakers = set(speaker_of.values())
+    utterances = _kept_table(folder, check_files)
+    if check_files and not all(map(os.path.isfile, utterances.files())):
+        read_path_list(folder / "wav.scp")  # says which line
     genders = read_pairs(folder / "spk2gender") if (folder / "spk2gender").exists() else {}
-    durations = read_durations(folder / "utt2dur") if (folder / "utt2dur").exists() else {}
-    return DataDirectory(
-        path=folder,
-        utterances=utterances,
-        genders={speaker: gender for speaker, gender in genders.items() if speaker in speakers},
-        durations={utt: seconds for utt, seconds in durations.items() if utt in audio},
-    )
+    speakers = set(utterances.speakers)
+    return DataDirectory(folder, utterances, {s: gender for s, gender in genders.items() if s in speakers})
+
+
+def _kept_table(folder: Path, check_files: bool) -> UtteranceTable:
+    """What the lists of a folder say, mapped from the table that is kept of them if they are long."""
+    lists = [list(stamp(folder / name)) for name in _LISTS]
+    n_bytes, _ = lists[0]
+    kept = map_table(folder / _KEPT, lists)
+    if kept is not None:
+        return kept
+    if n_bytes < _KEPT_FROM_BYTES or not os.access(folder, os.W_OK):
+        return _read_lists(folder, check_files)
+    with locked(folder / ".utterances.lock", "reading the lists", wait_seconds=600):
+        kept = map_table(folder / _KEPT, lists)  # that another process has written meanwhile
+        if kept is not None:
+            return kept
+        read = _read_lists(folder, check_files)
+        with contextlib.suppress(SpkverError):  # a full disk: then each process has its own
+            read.write(folder / _KEPT, lists)
+        return map_table(folder / _KEPT, lists) or read
+
+
+def _read_lists(folder: Path, check_files: bool) -> UtteranceTable:
+    """What the lists say; those that are not plain are read line by line, which finds the line to complain about."""
+    table = _plain_table(folder)
+    if table is None:
+        audio = read_path_list(folder / "wav.scp", check_files)
+        speaker_of = _read_speakers(folder, audio)
+        table = UtteranceTable.of(folder, (Utterance(utt, path, speaker_of[utt]) for utt, path in audio.items()))
+    return table.with_durations(*read_durations(folder / "utt2dur")) if (folder / "utt2dur").exists() else table
+
+
+def _plain_table(folder: Path) -> UtteranceTable | None:
+    """What lists of plain ASCII without a fault say, by Arrow; None where they have to be looked at line by line."""
+    audio, speakers = _plain_pairs(folder / "wav.scp"), _plain_pairs(folder / "utt2spk")
+    if audio is None or speakers is None:
+        return None
+    ids, locations = audio
+    names = _aligned(speakers, ids)
+    is_command = pc.any(pc.ends_with(locations, "|")).as_py()
+    if names is None or is_command or pc.count_distinct(ids).as_py() < len(ids) or _has_blanks(names):
+        return None
+    if (folder / "spk2utt").exists() and not _agrees(folder / "spk2utt", ids, names):
+        return None
+    return UtteranceTable.of_columns(folder, ids, locations, names)
+
+
+def _plain_pairs(path: Path) -> tuple[pa.StringArray, pa.StringArray] | None:
+    """First column and the rest of each line; None where some line is not as plain as nearly all are."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    if not content.isascii() or content.translate(None, _NOT_PLAIN) != content or not content.strip():
+        return None
+    lines = csv.read_csv(
+        pa.BufferReader(content),
+        csv.ReadOptions(column_names=["line"], block_size=len(content) + 1, use_threads=False),
+        # No line has this character: a line is one column.
+        csv.ParseOptions(delimiter="\x01", quote_char=False, ignore_empty_lines=True),
+        csv.ConvertOptions(column_types={"line": pa.string()}, null_values=[], strings_can_be_null=False),
+    )["line"]
+    pairs = pc.extract_regex(lines, r"^(?P<key>[^ \t]+)[ \t]+(?P<rest>[^ \t](?:.*[^ \t])?)[ \t]*$").combine_chunks()
+    return None if pairs.null_count or not len(pairs) else (pairs.field("key"), pairs.field("rest"))
+
+
+def _aligned(pairs: tuple[pa.StringArray, pa.StringArray], ids: pa.StringArray) -> pa.StringArray | None:
+    """The second column in the order of ``ids``; None where the first one is not a permutation of them."""
+    keys, values = pairs
+    if keys.equals(ids):
+        return values
+    places = find(ids, keys)
+    return values.take(pa.array(places)) if len(keys) == len(ids) and (places >= 0).all() else None
+
+
+def _has_blanks(names: pa.StringArray) -> bool:
+    return bool(pc.any(pc.match_substring_regex(names, "[ \t]")).as_py())
+
+
+def _agrees(spk2utt: Path, ids: pa.StringArray, names: pa.StringArray) -> bool:
+    """Whether ``spk2utt`` gives each utterance the speaker that it has in ``names``."""
+    pairs = _plain_pairs(spk2utt)
+    if pairs is None or pc.count_distinct(pairs[0]).as_py() < len(pairs[0]):
+        return False
+    groups = pc.ascii_split_whitespace(pairs[1])
+    grouped = groups.flatten(), pairs[0].take(pc.list_parent_indices(groups))
+    spoken = _aligned(grouped, ids)
+    return spoken is not None and spoken.equals(names)
 
 
 def write_data_directory(
@@ -153,16 +273,26 @@ def write_data_directory(
     if genders:
         _write_lines(folder / "spk2gender", (f"{s} {g}" for s, g in sorted(genders.items())))
     if durations is not None:
-        write_durations(folder / "utt2dur", durations)
+        write_durations(folder / "utt2dur", durations.items())
 
 
-def write_durations(path: Path, durations: Mapping[str, float]) -> None:
-    """Write ``utt2dur``: seconds with all the digits that give the same float back."""
-    _write_lines(path, (f"{utt} {float(seconds)!r}" for utt, seconds in durations.items()))
+def write_durations(path: Path, durations: Iterable[tuple[str, float]]) -> None:
+    """Write ``utt2dur``: utterances and their seconds, with all the digits that give the same float back."""
+    _write_lines(path, (f"{utt} {float(seconds)!r}" for utt, seconds in durations))
 
 
-def read_durations(path: Path) -> dict[str, float]:
-    """Read ``utt2dur``: utterance -> seconds, each positive."""
+def read_durations(path: Path) -> tuple[pa.StringArray, np.ndarray]:
+    """Read ``utt2dur``: utterances, and the seconds of each, (n,) float64, all positive.
+
+    Raises:
+        SpkverError: as `read_columns`; a value that is no duration, with its line.
+    """
+    plain = _plain_pairs(path)
+    if plain is not None and pc.count_distinct(plain[0]).as_py() == len(plain[0]):
+        with contextlib.suppress(pa.ArrowInvalid):
+            seconds = plain[1].cast(pa.float64()).to_numpy()
+            if ((seconds > 0) & (seconds < np.inf)).all():
+                return plain[0], seconds
     durations = {}
     for line, utt, text in read_columns(path):
         try:
@@ -171,7 +301,7 @@ def read_durations(path: Path) -> dict[str, float]:
             durations[utt] = -1.0
         if not 0 < durations[utt] < float("inf"):
             raise SpkverError(f"{path}:{line}: '{text}' is no duration in seconds")
-    return durations
+    return pa.array(list(durations), pa.string()), np.array(list(durations.values()), np.float64)
 
 
 def read_path_list(path: str | os.PathLike[str], check_files: bool = True) -> dict[str, Location]:

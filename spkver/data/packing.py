@@ -25,6 +25,7 @@ from spkver.data.audio import audio_info, open_audio
 from spkver.data.audio_check import Survey, write_survey
 from spkver.data.containers import open_regular
 from spkver.data.directory import DataDirectory, Utterance, read_columns, write_data_directory
+from spkver.data.remote import is_address
 from spkver.data.shards import Location, Member, shard_utterances, stamp
 from spkver.data.shared_work import StopWork, share_work
 from spkver.errors import SpkverError
@@ -55,7 +56,7 @@ FORMATS = tuple(_LOSSLESS)
 _SUFFIXES = {"WAVEX": "wav", "RF64": "wav", "MPEG": "mp3", "AIFF": "aiff"}
 _BLOCK = 512
 _COLUMNS = "utterance speaker offset size frames rate"
-_LISTS = {"wav.scp", "utt2spk", "spk2utt", "spk2gender", "utt2dur", "unusable", "segments"}
+_LISTS = {"wav.scp", "utt2spk", "spk2utt", "spk2gender", "utt2dur", "unusable", "segments", "shards.yaml"}
 
 
 class Entry(NamedTuple):
@@ -100,27 +101,26 @@ def pack_directory(
         return _write_shard(shards[number], groups[number], audio_format, stop)
 
     found = _indexed(out, plan, shards, make, workers)
-    durations = directory.durations
     with locked(out / ".lists.lock", "packing", wait_seconds=600):
-        _write_lists(out, shards, found, directory.genders, durations)
-        write_survey(out, Survey(durations, []))
+        _write_lists(out, shards, found, directory.genders)
+        write_survey(out, Survey(directory.utterances.ids, directory.utterances.seconds, []))
         _copy_companions(directory, out)
     n_bytes = sum(shard.stat().st_size for shard in shards)
     return f"{len(utterances)} utterances in {len(shards)} shards, {n_bytes / 1e9:.3g} GB -> {out}"
 
 
-def index_shards(shards: Sequence[Path], out: Path, workers: int) -> str:
+def index_shards(shards: Sequence[Path | str], out: Path, workers: int) -> str:
     """Make a data directory of shards that are there, which stay as they are; returns a line that says so.
 
     Args:
-        shards: tars of ``KEY.wav`` (or another audio file) and ``KEY.spk``, as WeSpeaker makes them.
+        shards: tars of ``KEY.wav`` (or another audio file) and ``KEY.spk``, as WeSpeaker makes; paths, addresses.
         out: the data directory to make; one that was begun is gone on with.
         workers: threads.
 
     Raises:
         SpkverError: a shard cannot be read, an utterance is in two places, or ``out`` cannot be written.
     """
-    plan = {"shards": [[str(shard), *stamp(shard)] for shard in shards]}
+    plan = {"shards": [[str(shard), *_stamp(shard)] for shard in shards]}
 
     def make(number: int, stop: threading.Event) -> list[Entry]:
         entries = []
@@ -137,14 +137,16 @@ def index_shards(shards: Sequence[Path], out: Path, workers: int) -> str:
     return f"{n} utterances in {len(shards)} shards -> {out}"
 
 
-def shards_of(source: Path) -> list[Path]:
+def shards_of(source: Path) -> list[Path | str]:
     """The shards in a folder, by name, or those that a file lists, one a line, as WeSpeaker's ``shard.list`` does.
+
+    A line may be an address, such as ``https://host/shard.tar``.
 
     Raises:
         SpkverError: there are none, or one is not there.
     """
     if source.is_dir():
-        shards = sorted(source.absolute().glob("*.tar"))
+        shards: list[Path | str] = [*sorted(source.absolute().glob("*.tar"))]
         if not shards:
             raise SpkverError(f"{source}: neither a data directory (wav.scp) nor a folder of shards (*.tar)")
         return shards
@@ -154,18 +156,24 @@ def shards_of(source: Path) -> list[Path]:
         raise SpkverError(f"{source}: no list of shards can be read ({error})") from None
     shards = []
     for line, text in enumerate(lines, start=1):
-        if not text.strip():
+        name = text.strip()
+        if not name:
             continue
-        shards.append(source.absolute().parent / text.strip())
-        if shards[-1].suffix != ".tar" or not shards[-1].is_file():
-            raise SpkverError(f"{source}:{line}: no shard {shards[-1]}; expected the path of a .tar")
+        path = source.absolute().parent / name
+        if not name.endswith(".tar") or not (is_address(name) or path.is_file()):
+            raise SpkverError(f"{source}:{line}: no shard {path}; expected the path or the address of a .tar")
+        shards.append(name if is_address(name) else path)
     if not shards:
         raise SpkverError(f"{source}: the list of shards is empty")
     return shards
 
 
 def _indexed(
-    out: Path, plan: dict, shards: Sequence[Path], make: Callable[[int, threading.Event], list[Entry]], workers: int
+    out: Path,
+    plan: dict,
+    shards: Sequence[Path | str],
+    make: Callable[[int, threading.Event], list[Entry]],
+    workers: int,
 ) -> list[list[Entry]]:
     """What is in each shard; what has no index yet is made."""
     folder = out / "shards"
@@ -193,6 +201,10 @@ def _indexed(
     return [found[number] for number in numbers]
 
 
+def _stamp(shard: Path | str) -> tuple[int, int]:
+    return (-1, -1) if isinstance(shard, str) else stamp(shard)
+
+
 def _begin(path: Path, plan: dict) -> None:
     if path.is_file() and read_json(path, "delete the folder and pack again") != plan:
         raise SpkverError(
@@ -201,7 +213,7 @@ def _begin(path: Path, plan: dict) -> None:
     write_json(path, plan)
 
 
-def _read_index(path: Path, shard: Path) -> list[Entry] | None:
+def _read_index(path: Path, shard: Path | str) -> list[Entry] | None:
     """A shard's index; None where there is none, or the shard is not whole."""
     if not path.is_file():
         return None
@@ -214,7 +226,7 @@ def _read_index(path: Path, shard: Path) -> list[Entry] | None:
             raise SpkverError(f"{path}:{line}: expected '{_COLUMNS}'; delete the file, it is made again")
         entries.append(Entry(utterance, speaker, *map(int, numbers)))
     end = max((entry.offset + entry.size for entry in entries), default=0)
-    return entries if stamp(shard)[0] >= end else None
+    return entries if isinstance(shard, str) or stamp(shard)[0] >= end else None
 
 
 def _write_shard(shard: Path, utterances: Sequence[Utterance], audio_format: str, stop: threading.Event) -> list[Entry]:
@@ -270,10 +282,9 @@ def _lossless(file, audio_format: str, subtype: str) -> bytes | None:
 
 def _write_lists(
     out: Path,
-    shards: Sequence[Path],
+    shards: Sequence[Path | str],
     found: Iterable[Sequence[Entry]],
     genders: dict[str, str] | None = None,
-    durations: dict[str, float] | None = None,
 ) -> int:
     utterances = [
         Utterance(entry.utterance, Member(shard, entry.offset, entry.size), entry.speaker)
@@ -287,7 +298,7 @@ def _write_lists(
                 f"{utterance.path}: '{utterance.id}' is also in {place[utterance.id]}; ids must be unique"
             )
         place[utterance.id] = utterance.path
-    write_data_directory(out, utterances, genders, durations)
+    write_data_directory(out, utterances, genders)
     return len(utterances)
 
 

@@ -56,12 +56,13 @@ class SpeakerBatchSampler:
         world_size: int = 1,
     ):
         speaker_of_item = np.asarray(labels)
-        order = np.argsort(speaker_of_item, kind="stable")
-        _, starts = np.unique(speaker_of_item[order], return_index=True)
-        self.items = np.split(order, starts[1:])
-        if len(self.items) < speakers_per_batch or not len(labels):
+        # One array, speaker after speaker: an array for each would take more than the items do.
+        self._items = np.argsort(speaker_of_item, kind="stable").astype(np.int32)
+        _, self._starts = np.unique(speaker_of_item[self._items], return_index=True)
+        self._counts = np.diff(self._starts, append=len(self._items))
+        if len(self._counts) < speakers_per_batch or not len(labels):
             raise SpkverError(
-                f"batch.speakers is {speakers_per_batch}, but there are {len(self.items) if len(labels) else 0} "
+                f"batch.speakers is {speakers_per_batch}, but there are {len(self._counts) if len(labels) else 0} "
                 "training speakers (speeds included); lower batch.speakers or add speakers"
             )
         if speakers_per_batch % world_size:
@@ -71,9 +72,10 @@ class SpeakerBatchSampler:
         self.seed = seed
         self.rank, self.world_size = rank, world_size
         self.batch_size = speakers_per_batch * utterances_per_speaker  # of all processes together
-        counts = np.array([len(items) for items in self.items])
-        self._due_per_epoch = np.maximum(counts / utterances_per_speaker, 1.0)
-        self._replay = (0, np.zeros(len(counts)), np.zeros(len(counts), np.int64))
+        # Each speaker's items in the order of the pass that it is in, and which that is.
+        self._shuffled, self._pass = np.empty_like(self._items), np.full(len(self._counts), -1)
+        self._due_per_epoch = np.maximum(self._counts / utterances_per_speaker, 1.0)
+        self._replay = self._beginning()
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
@@ -88,7 +90,7 @@ class SpeakerBatchSampler:
 
     def __iter__(self) -> Iterator[list[Draw]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        left, used = self._taken.copy(), self._used.copy()
+        left, used = self._taken.astype(np.float64), self._used.copy()
         share = self.speakers_per_batch // self.world_size
         mine = range(self.rank * share, (self.rank + 1) * share)
         for step in range(self.n_batches):
@@ -105,29 +107,36 @@ class SpeakerBatchSampler:
         the groups left stay P times the batches left, and no speaker has more groups than batches.
         """
         # Efraimidis & Spirakis (2006): the largest log(u) / weight are a weighted sample without replacement.
-        with np.errstate(divide="ignore"):
-            keys = np.log(rng.random(len(left))) / left
-        keys[left == 0] = -np.inf
-        keys[left == batches_left] = np.inf
-        return rng.permutation(np.argpartition(-keys, self.speakers_per_batch - 1)[: self.speakers_per_batch])
+        keys = rng.random(len(left))
+        with np.errstate(divide="ignore"):  # in place and negated, as there may be a million
+            np.divide(np.log(keys, out=keys), -left, out=keys)
+        keys[left == batches_left] = -np.inf
+        return rng.permutation(np.argpartition(keys, self.speakers_per_batch - 1)[: self.speakers_per_batch])
 
     def _group(self, speaker: int, used: np.ndarray, step: int, place: int) -> list[Draw]:
         """The speaker's next K utterances from its endless sequence of shuffled passes."""
         k = self.utterances_per_speaker
-        items = self.items[speaker]
+        start, count = int(self._starts[speaker]), int(self._counts[speaker])
         first = int(used[speaker]) * k
         draws = []
         for slot in range(k):
-            turn, place_in_turn = divmod(first + slot, len(items))
-            # The second word keeps these draws apart from those of the epochs.
-            order = np.random.default_rng([self.seed, 1, speaker, turn]).permutation(len(items))
-            draws.append(Draw(int(items[order[place_in_turn]]), self.epoch, step, place * k + slot))
+            turn, place_in_turn = divmod(first + slot, count)
+            if self._pass[speaker] != turn:
+                # The second word keeps these draws apart from those of the epochs.
+                order = np.random.default_rng([self.seed, 1, speaker, turn]).permutation(count)
+                self._shuffled[start : start + count] = self._items[start + order]
+                self._pass[speaker] = turn
+            draws.append(Draw(int(self._shuffled[start + place_in_turn]), self.epoch, step, place * k + slot))
         return draws
+
+    def _beginning(self) -> tuple[int, np.ndarray, np.ndarray]:
+        """Before the first epoch: its number, what each speaker is owed, and how many groups it has given."""
+        return 0, np.zeros(len(self._counts)), np.zeros(len(self._counts), np.int64)
 
     def _groups_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Groups that each speaker gives in ``epoch``, and has given before it."""
         if self._replay[0] > epoch:
-            self._replay = (0, np.zeros(len(self.items)), np.zeros(len(self.items), np.int64))
+            self._replay = self._beginning()
         reached, backlog, used = self._replay
         while True:
             due = backlog + self._due_per_epoch

@@ -10,12 +10,15 @@ import io
 import os
 import re
 import tarfile
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
+from spkver.config.schema import Shards
 from spkver.data.names import composed
+from spkver.data.remote import cached, is_address, open_shard, read_range, settings_of
 from spkver.errors import SpkverError
 
 _MEMBER = re.compile(r"(.+\.tar):(\d{1,18}):(\d{1,18})", re.DOTALL)
@@ -32,14 +35,16 @@ class Member(os.PathLike):
     """An audio file inside of a shard; as text ``SHARD.tar:OFFSET:SIZE``.
 
     Attributes:
-        shard: the path of the tar, absolute.
+        shard: the tar: its absolute path, or its address as text.
         offset: of the first of its bytes in the shard.
         size: how many bytes they are.
+        lists: of an address, the folder whose ``shards.yaml`` says how it is read.
     """
 
-    shard: Path
+    shard: Path | str
     offset: int
     size: int
+    lists: Path = field(default=Path(), compare=False)
 
     def __fspath__(self) -> str:
         return f"{self.shard}:{self.offset}:{self.size}"
@@ -51,8 +56,35 @@ class Member(os.PathLike):
 
         Raises:
             TruncatedShard: the shard ends within it. OSError: it cannot be opened.
+            SpkverError: it is at an address that cannot be reached.
         """
-        return _Span(self)  # type: ignore[return-value]  # a raw file has all that a BinaryIO is used for
+        if isinstance(self.shard, Path):
+            return _span(self, self.shard)
+        if getattr(_last, "member", None) != self:
+            copy = cached(self.shard, settings_of(self.lists))
+            if copy is not None:
+                return _span(self, copy)
+            content = read_range(self.shard, self.offset, self.size, settings_of(self.lists))
+            if len(content) < self.size:
+                raise _truncated(self, self.offset + len(content))
+            _last.member, _last.content = self, content
+        return io.BytesIO(_last.content)
+
+
+# The remote audio that a thread has read last: to check it and to decode it, it is opened several times.
+_last = threading.local()
+
+
+def _span(member: Member, shard: Path) -> BinaryIO:
+    return _Span(member, shard)  # type: ignore[return-value]  # a raw file has all that a BinaryIO is used for
+
+
+def _truncated(member: Member, there: int) -> TruncatedShard:
+    end = member.offset + member.size
+    return TruncatedShard(
+        f"{member}: truncated, the shard has {there} bytes, and what begins at {member.offset} ends at {end}; "
+        "pack or copy it again"
+    )
 
 
 Location = Path | Member
@@ -62,24 +94,37 @@ Location = Path | Member
 def located(text: str, folder: Path) -> Location:
     """What a list names as an utterance's audio; relative paths are relative to ``folder``."""
     found = _MEMBER.fullmatch(text)
-    return folder / text if found is None else Member(folder / found[1], int(found[2]), int(found[3]))
+    if found is None:
+        return folder / text
+    shard, offset, size = found[1], int(found[2]), int(found[3])
+    address = settings_of(folder).address
+    if address is not None and not os.path.isabs(shard) and not is_address(shard):
+        shard = f"{address.rstrip('/')}/{shard}"
+    return Member(shard if is_address(shard) else folder / shard, offset, size, folder)
 
 
 def listed(location: Location, folder: Path) -> str:
     """The text by which a list in ``folder`` names a location: relative where it lies inside the folder."""
     if isinstance(location, Member):
-        return f"{listed(location.shard, folder)}:{location.offset}:{location.size}"
+        shard = location.shard if isinstance(location.shard, str) else listed(location.shard, folder)
+        return f"{shard}:{location.offset}:{location.size}"
     path = Path(location).absolute()
     return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
 def is_there(location: Location) -> bool:
-    """Whether the file, or the shard, exists."""
-    return os.path.isfile(location.shard if isinstance(location, Member) else location)
+    """Whether the file, or the shard, exists; one at an address is taken to until it is read."""
+    path = location.shard if isinstance(location, Member) else location
+    return isinstance(path, str) or os.path.isfile(path)
 
 
 def stamp(location: Location) -> tuple[int, int]:
-    """Size in bytes, and modification time in nanoseconds of the file or shard; (-1, -1) where there is none."""
+    """Size in bytes, and modification time in nanoseconds of the file or shard; (-1, -1) where there is none.
+
+    Of a shard at an address no time is known, and it counts as 0.
+    """
+    if isinstance(location, Member) and isinstance(location.shard, str):
+        return location.size, 0
     try:
         found = os.stat(location.shard if isinstance(location, Member) else location)
     except OSError:
@@ -90,18 +135,14 @@ def stamp(location: Location) -> tuple[int, int]:
 class _Span(io.RawIOBase):
     """Some bytes of a file as a file of their own, read at their place without moving through the others."""
 
-    def __init__(self, member: Member):
+    def __init__(self, member: Member, shard: Path):
         self.name = str(member)
         self._begin, self._size, self._place = member.offset, member.size, 0
-        self._file = os.open(member.shard, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self._file = os.open(shard, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         there = os.fstat(self._file).st_size
         if there < member.offset + member.size:
             self.close()
-            end = member.offset + member.size
-            raise TruncatedShard(
-                f"{member}: truncated, the shard has {there} bytes, and what begins at {member.offset} ends at {end}; "
-                "pack or copy it again"
-            )
+            raise _truncated(member, there)
 
     def readable(self) -> bool:
         return True
@@ -139,7 +180,7 @@ class Listed(NamedTuple):
     size: int
 
 
-def shard_utterances(shard: Path) -> Iterator[Listed]:
+def shard_utterances(shard: Path | str) -> Iterator[Listed]:
     """The utterances of a shard, in its order, by the headers of its members; audio is passed over.
 
     ``KEY.spk`` may stand before or behind the audio, as long as nothing of another key is in between.
@@ -150,7 +191,7 @@ def shard_utterances(shard: Path) -> Iterator[Listed]:
     """
     key, audio, speaker, reached = "", None, None, 0
     try:
-        with open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
+        with _opened(shard) as file, tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
             for member in tar:
                 reached = member.offset
                 if not member.isfile():
@@ -178,13 +219,17 @@ def shard_utterances(shard: Path) -> Iterator[Listed]:
         yield _listed(shard, key, audio, speaker)
 
 
+def _opened(shard: Path | str) -> BinaryIO:
+    return open_shard(shard, Shards()) if isinstance(shard, str) else open(shard, "rb")
+
+
 def _key(name: str) -> tuple[str, str]:
     """A member's name without its suffix, and the suffix: behind the last dot, as ids themselves may hold dots."""
     suffix = PurePosixPath(name).suffix
     return name.removesuffix(suffix).removeprefix("./"), suffix.lower()
 
 
-def _listed(shard: Path, key: str, audio: tuple[int, int] | None, speaker: str | None) -> Listed:
+def _listed(shard: Path | str, key: str, audio: tuple[int, int] | None, speaker: str | None) -> Listed:
     if audio is None:
         raise SpkverError(f"{shard}: '{key}.spk' has no audio beside it")
     if not speaker:
@@ -192,7 +237,7 @@ def _listed(shard: Path, key: str, audio: tuple[int, int] | None, speaker: str |
     return Listed(composed(key), speaker, *audio)
 
 
-def _speaker(shard: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+def _speaker(shard: Path | str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     content = tar.extractfile(member)
     text = b"" if content is None or member.size > _LARGEST_TEXT else content.read()
     try:

@@ -104,12 +104,11 @@ class Extractor:
         same_length = bool((lengths == lengths[0]).all())
         return self.encoder.unnormalised(features, None if same_length else n_frames, average).float()
 
-    def embed_utterances(self, utterances: list[Utterance], durations: dict[str, float], title: str) -> np.ndarray:
+    def embed_utterances(self, utterances: Sequence[Utterance], title: str) -> np.ndarray:
         """Embed files, in their order -> ``(len(utterances), embed_dim)`` float32.
 
         Args:
-            utterances: to be embedded.
-            durations: their lengths in seconds; similar ones are embedded together.
+            utterances: to be embedded; those of similar lengths are embedded together.
             title: beside the progress bar; an empty one shows no bar.
 
         Raises:
@@ -117,7 +116,7 @@ class Extractor:
                 embedded all the same: this serves training, where it must not end a run.
         """
         embeddings = np.zeros((len(utterances), self.embed_dim), np.float32)
-        order = sorted(range(len(utterances)), key=lambda index: durations[utterances[index].id])
+        order = sorted(range(len(utterances)), key=lambda index: utterances[index].seconds or 0.0)
         with (
             ThreadPoolExecutor(1) as reader,
             tqdm(total=len(utterances), desc=title, unit="utt", leave=False, disable=not title or None) as bar,

@@ -1,28 +1,40 @@
 """The stage from audio to embeddings: ``spkver embed``.
 
 What is made lies in parts beside the final folder until all of it is there; the same command after a stop, of
-whatever kind, goes on with what is missing.
+whatever kind, goes on with what is missing. The same command in several processes, on one machine or on several with a
+common folder, shares the parts out, and the last one puts them together: the result has the bytes of a single process.
 """
 
 import hashlib
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from spkver.data.audio_check import Survey, read_survey, refuse_too_many, report_unusable, write_survey
-from spkver.data.directory import DataDirectory, Utterance
-from spkver.data.shards import Location
+from spkver.data.audio_check import (
+    Survey,
+    Unusable,
+    read_survey,
+    refuse_too_many,
+    report_unusable,
+    unusable_of,
+    write_survey,
+)
+from spkver.data.directory import DataDirectory
+from spkver.data.utterance_table import UtteranceTable
 from spkver.embedding.extractor import Extractor
 from spkver.embedding.folder import MADE_OF, embeddings_folder, refuse_other_data, write_embeddings
-from spkver.embedding.parts import EmbeddingParts, Part
+from spkver.embedding.parts import UTTERANCES_A_PART, EmbeddingParts, Part
 from spkver.embedding.workers import embed_parts
 from spkver.experiment.model_fingerprint import embedding_fingerprint
 from spkver.experiment.progress import Progress
 from spkver.experiment.provenance import data_name, data_record, write_record
 from spkver.files import locked
+
+# For another process to put the parts of millions of utterances together.
+_WAIT_SECONDS = 3600
 
 
 def embed_directory(
@@ -47,93 +59,98 @@ def embed_directory(
 
     Raises:
         SpkverError: more files are unusable than ``data.max_unusable_share`` allows; said as soon as it is known.
-            Or another process embeds the directory by this system.
     """
-    name = f"{data_name(directory.path)}-{base}"
-    with locked(exp / f".embedding-{name}.lock", f"embedding {directory.path}"):
-        record = {"data": data_record(directory.path), "model": embedding_fingerprint(model)}
-        folder = embeddings_folder(exp, directory.path, base)
-        refuse_other_data(folder, record)
-        return _embed_directory(directory, folder, extractor, record, weights, workers or torch.get_num_threads())
+    record: dict = {"data": data_record(directory.path), "model": embedding_fingerprint(model)}
+    folder = embeddings_folder(exp, directory.path, base)
+    refuse_other_data(folder, record)
+    known = read_survey(directory.path)
+    unusable = unusable_of(directory, known)
+    is_wanted = np.ones(len(directory.utterances), bool)
+    is_wanted[directory.utterances.find(utt for utt, _, _ in unusable)] = False
+    wanted = directory.utterances.take(is_wanted)
+    parts = EmbeddingParts(folder, wanted, _fingerprint(weights, record["model"]))
 
-
-def _embed_directory(
-    directory: DataDirectory, folder: Path, extractor: Extractor, record: dict, weights: Path, workers: int
-) -> str:
-    reasons = {utt: reason for utt, _, reason in read_survey(directory.path).unusable}
-    wanted = [utterance for utterance in directory.utterances if utterance.id not in reasons]
-    parts = EmbeddingParts(folder.parent / f".{folder.name}.parts", wanted, _fingerprint(weights, record["model"]))
-
-    made = _Made(directory, reasons, extractor.config.data.max_unusable_share)
+    made = _Made(directory, wanted, unusable, extractor.config.data.max_unusable_share)
     start, seconds, speed = time.monotonic(), 0.0, "0x real time"
     with Progress(f"embedding {data_name(directory.path)}", len(wanted), "utt") as progress:
-        for number, part, is_new in embed_parts(extractor, parts, workers):
-            made.add(number, parts.groups[number], part)
+        for number, part, is_new in embed_parts(extractor, parts, workers or torch.get_num_threads()):
+            made.add(number, part)
             seconds += float(part.durations.sum()) if is_new else 0.0
             speed = f"{seconds / max(time.monotonic() - start, 1e-9):.0f}x real time"
             progress.show(len(part.reasons), speed)
-    survey = made.survey()
-    report_unusable(Survey(unusable=[found for found in survey.unusable if found[0] not in reasons]))
+    with locked(exp / f".embedding-{folder.name}.lock", f"embedding {directory.path}", wait_seconds=_WAIT_SECONDS):
+        if parts.are_over():
+            return f"another process has put the embeddings together -> {folder}"
+        n = _write(directory, folder, record, made)
+        parts.remove()
+    return f"{n} embeddings ({speed}) -> {folder}"
+
+
+def _write(directory: DataDirectory, folder: Path, record: dict, made: "_Made") -> int:
+    """Put the parts together; how many embeddings there are."""
+    report_unusable(made.new_unusable())
     embeddings, utts, measures = made.whole()
     # Never the old record beside new embeddings: a stop in between leaves none.
     (folder / MADE_OF).unlink(missing_ok=True)
     write_embeddings(folder, embeddings, utts, measures)
     write_record(folder / MADE_OF, record)
-    # A file that is only missing may be there the next time.
-    bad = [found for found in survey.unusable if found[2] != "missing"]
-    write_survey(directory.path, Survey(survey.durations, bad))
-    parts.remove()
-    return f"{len(utts)} embeddings ({speed}) -> {folder}"
+    write_survey(directory.path, made.survey())
+    return len(utts)
 
 
 class _Made:
-    """What the parts come to, whatever their order."""
+    """What the parts come to, whatever their order.
 
-    def __init__(self, directory: DataDirectory, reasons: dict[str, str], max_unusable_share: float):
-        self.directory = directory
-        self.max_unusable_share = max_unusable_share
-        self.durations: dict[str, float] = {}
-        self.unusable: list[tuple[str, Location, str]] = []
-        self._known = [(u.id, u.path, reasons[u.id]) for u in directory.utterances if u.id in reasons]
-        self._parts: dict[int, tuple[list[str], Part]] = {}
-        refuse_too_many(self.found(), directory, max_unusable_share)
+    Args:
+        directory: what is embedded.
+        wanted: those of its utterances that the parts are about.
+        unusable: the others.
+        max_unusable_share: of the directory.
+    """
 
-    def found(self) -> Survey:
-        """What the files turned out to be so far."""
-        return Survey(self.durations, self._known + self.unusable)
+    def __init__(
+        self, directory: DataDirectory, wanted: UtteranceTable, unusable: list[Unusable], max_unusable_share: float
+    ):
+        self._directory, self._wanted, self._known = directory, wanted, unusable
+        self._max_unusable_share = max_unusable_share
+        self._found: dict[int, list[Unusable]] = {}  # by the number of their part
+        self._parts: dict[int, Part] = {}
+        self._refuse_too_many()
+
+    def add(self, number: int, part: Part) -> None:
+        """Take a part; more unusable files than may be end the run here, not when all are read."""
+        self._parts[number] = part
+        places = np.flatnonzero(part.reasons != "")
+        if not len(places):
+            return
+        unusable = zip(self._wanted.take(number * UTTERANCES_A_PART + places), part.reasons[places])
+        self._found[number] = [(one.id, one.path, str(reason)) for one, reason in unusable]
+        self._refuse_too_many()
+
+    def new_unusable(self) -> list[Unusable]:
+        """What turned out to be unusable, in the order of the directory."""
+        return [one for number in sorted(self._found) for one in self._found[number]]
 
     def survey(self) -> Survey:
-        """The same in the order of the directory, whichever part was ready first."""
-        found = self.found()
-        reasons = {utt: reason for utt, _, reason in found.unusable}
-        utterances = self.directory.utterances
-        return Survey(
-            {u.id: found.durations[u.id] for u in utterances if u.id in found.durations},
-            [(u.id, u.path, reasons[u.id]) for u in utterances if u.id in reasons],
-        )
-
-    def add(self, number: int, utterances: Sequence[Utterance], part: Part) -> None:
-        """Take a part; more unusable files than may be end the run here, not when all are read."""
-        usable = part.reasons == ""
-        for utterance, is_usable, reason, seconds in zip(utterances, usable, part.reasons, part.durations):
-            if is_usable:
-                self.durations[utterance.id] = float(seconds)
-            else:
-                self.unusable.append((utterance.id, utterance.path, str(reason)))
-        utts = [utterance.id for utterance, is_usable in zip(utterances, usable) if is_usable]
-        self._parts[number] = utts, Part(*(values[usable] for values in part))
-        refuse_too_many(self.found(), self.directory, self.max_unusable_share)
+        """What is to be kept of the files; one that is only missing may be there the next time."""
+        durations, reasons = (self._joined(name) for name in ("durations", "reasons"))
+        is_usable = reasons == ""
+        found = Survey(self._wanted.take(is_usable).ids, durations[is_usable], self._known + self.new_unusable())
+        lasting = [one for one in unusable_of(self._directory, found) if one[2] != "missing"]
+        return replace(found, unusable=lasting)
 
     def whole(self) -> tuple[np.ndarray, list[str], dict[str, np.ndarray]]:
-        """Embeddings ``(n, embed_dim)``, ids and measures in the order of the directory."""
-        parts = [self._parts[number] for number in sorted(self._parts)]
-        utts = [utt for ids, _ in parts for utt in ids]
-        embeddings, magnitudes, seconds = (
-            np.concatenate([getattr(part, name) for _, part in parts])
-            for name in ("embeddings", "magnitudes", "seconds")
-        )
+        """Embeddings ``(n, embed_dim)``, ids and measures of the usable, in the order of the directory."""
+        is_usable = self._joined("reasons") == ""
         # What counts is what was embedded, not how long the file is.
-        return embeddings, utts, {"duration": seconds, "magnitude": magnitudes}
+        measures = {"duration": self._joined("seconds")[is_usable], "magnitude": self._joined("magnitudes")[is_usable]}
+        return self._joined("embeddings")[is_usable], self._wanted.take(is_usable).ids.to_pylist(), measures
+
+    def _joined(self, name: str) -> np.ndarray:
+        return np.concatenate([getattr(self._parts[number], name) for number in sorted(self._parts)])
+
+    def _refuse_too_many(self) -> None:
+        refuse_too_many(self._directory, self._known + self.new_unusable(), self._max_unusable_share)
 
 
 def _fingerprint(weights: Path, model: str) -> str:

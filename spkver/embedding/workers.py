@@ -8,8 +8,8 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ import torch
 from spkver.data.audio import AudioError
 from spkver.data.directory import Utterance
 from spkver.data.shards import stamp
+from spkver.data.shared_work import StopWork, share_work
 from spkver.embedding.extractor import Extractor
 from spkver.embedding.parts import EmbeddingParts, Part
 
@@ -24,12 +25,8 @@ from spkver.embedding.parts import EmbeddingParts, Part
 _HELD_SECONDS = 1200.0
 
 
-class _StopError(Exception):
-    """The run ends; a part that is not finished is left."""
-
-
 def embed_parts(extractor: Extractor, parts: EmbeddingParts, workers: int) -> Iterator[tuple[int, Part, bool]]:
-    """Embed what is not embedded yet.
+    """Embed what is not embedded yet, together with whatever other process is at it.
 
     Args:
         extractor: brings waveforms to embeddings.
@@ -37,35 +34,18 @@ def embed_parts(extractor: Extractor, parts: EmbeddingParts, workers: int) -> It
         workers: threads, one a core.
 
     Yields:
-        ``(number, part, is_new)`` of all parts, those of an earlier run first, then as they are finished.
+        ``(number, part, is_new)`` of all parts as they are there; ``is_new`` are those that are made here. Fewer, where
+        another process has meanwhile taken all of them together.
     """
-    todo = []
-    for number in range(len(parts.groups)):
-        part = parts.read(number)
-        if part is None:
-            todo.append(number)
-        else:
-            yield number, part, False
-    stop = threading.Event()
-    with (
-        _torch_on_one_core(),
-        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-    ):
-        futures = {pool.submit(_make, extractor, parts, number, stop): number for number in todo}
-        try:
-            for future in as_completed(futures):
-                # Popped, so that what was taken can be freed.
-                yield futures.pop(future), future.result(), True
-        finally:
-            # Also when the consumer goes away: Ctrl-C is obeyed after the batch that is being embedded.
-            stop.set()
-            pool.shutdown(cancel_futures=True)
 
+    def make(number: int, stop: threading.Event) -> Part:
+        part = embed_group(extractor, parts.group(number), stop)
+        parts.write(number, part)
+        return part
 
-def _make(extractor: Extractor, parts: EmbeddingParts, number: int, stop: threading.Event) -> Part:
-    part = embed_group(extractor, parts.groups[number], stop)
-    parts.write(number, part)
-    return part
+    one_core = partial(torch.set_num_threads, 1)
+    with _torch_on_one_core():
+        yield from share_work(range(len(parts)), parts.read, make, parts.lock, workers, parts.are_over, one_core)
 
 
 def embed_group(extractor: Extractor, utterances: Sequence[Utterance], stop: threading.Event) -> Part:
@@ -80,13 +60,13 @@ def embed_group(extractor: Extractor, utterances: Sequence[Utterance], stop: thr
         held.sort(key=lambda pair: len(pair[1]))
         for indices, waveforms in extractor.batches(held):
             if stop.is_set():
-                raise _StopError
+                raise StopWork
             embeddings[indices], magnitudes[indices], seconds[indices] = extractor.extract(waveforms)
         held.clear()
 
     for index, utterance in enumerate(utterances):
         if stop.is_set():
-            raise _StopError
+            raise StopWork
         stamps[index] = stamp(utterance.path)
         try:
             samples, durations[index] = extractor.read(utterance.path)

@@ -143,7 +143,7 @@ def class_centres(
         utterances = [utterance for place in places for utterance in chosen[classes[place].speaker]]
         extractor = Extractor(encoder, config, [Variant(*variant)])
         title = "centres (speed {:g}, formants {:g})".format(*variant)
-        embeddings = torch.from_numpy(extractor.embed_utterances(utterances, directory.durations, title))
+        embeddings = torch.from_numpy(extractor.embed_utterances(utterances, title))
         centres[places] = torch.stack([part.mean(0) for part in embeddings.split(counts)])
     return F.normalize(centres)
 
@@ -164,13 +164,10 @@ def spread_rows(centres: Tensor, n_rows: int, spread: float, generator: torch.Ge
 
 def _choose(directory: DataDirectory, n: int, seed: int) -> dict[str, list[Utterance]]:
     """At most ``n`` utterances of each speaker."""
-    of_speaker: dict[str, list[Utterance]] = {speaker: [] for speaker in directory.speakers}
-    for utterance in directory.utterances:
-        of_speaker[utterance.speaker].append(utterance)
     rng = np.random.default_rng([seed, 0xCE7])
     return {
-        speaker: [all_[index] for index in sorted(rng.permutation(len(all_))[:n])]
-        for speaker, all_ in of_speaker.items()
+        speaker: list(directory.utterances.take(places[np.sort(rng.permutation(len(places))[:n])]))
+        for speaker, places in zip(directory.speakers, directory.utterances.places_by_speaker())
     }
 
 

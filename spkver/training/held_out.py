@@ -1,6 +1,6 @@
 """The EER after each epoch: trials among training speakers that training never sees."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +27,8 @@ def split_speakers(
     Raises:
         SpkverError: fewer speakers than that.
     """
-    counts = dict.fromkeys(directory.speakers, 0)
-    for utterance in directory.utterances:
-        counts[utterance.speaker] += 1
+    n_utterances = np.bincount(directory.utterances.speaker_index, minlength=len(directory.speakers))
+    counts = dict(zip(directory.speakers, n_utterances.tolist()))
     order = np.random.default_rng([seed, 0x5E1D]).permutation(len(directory.speakers))
     permuted, known = [directory.speakers[index] for index in order], set(known)
     candidates = [speaker for speaker in permuted if counts[speaker] > 1 and speaker not in known]
@@ -54,8 +53,7 @@ def split_as_begun(directory: DataDirectory, untrained: Path) -> tuple[list[str]
 class HeldOut:
     """Utterances of held-out speakers and trials among them."""
 
-    utterances: list[Utterance]
-    durations: dict[str, float]
+    utterances: Sequence[Utterance]
     enroll: np.ndarray
     test: np.ndarray
     labels: np.ndarray
@@ -64,19 +62,19 @@ class HeldOut:
     def of(cls, directory: DataDirectory, max_nontargets: int, seed: int) -> "HeldOut":
         """All target pairs and a seeded sample of nontarget pairs (of the same gender where known)."""
         utterances = directory.utterances
-        ids = [utterance.id for utterance in utterances]
+        ids = utterances.ids.to_pylist()
         trials = make_trials(
             ids,
-            [utterance.speaker for utterance in utterances],
+            [utterances.speakers[index] for index in utterances.speaker_index],
             seed=seed,
             max_nontargets=max_nontargets,
             genders=directory.genders,
         )
         enroll, test = map_trials(trials, ids, directory.path / "wav.scp")
-        return cls(utterances, directory.durations, enroll, test, trials.known_labels)
+        return cls(utterances, enroll, test, trials.known_labels)
 
     def equal_error_rate(self, extractor: Extractor) -> tuple[float, float]:
         """EER (a fraction) and its threshold of cosine scores with the encoder as it is."""
-        embeddings = extractor.embed_utterances(self.utterances, self.durations, "held-out EER")
+        embeddings = extractor.embed_utterances(self.utterances, "held-out EER")
         scores = cosine_scores(embeddings, self.enroll, self.test)
         return equal_error_rate(scores, self.labels)

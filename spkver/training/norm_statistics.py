@@ -63,7 +63,7 @@ def renew_statistics(encoder: Encoder, directory: DataDirectory, config: Config)
     norms = [norm for norm in batch_norms(encoder) if norm not in frozen_modules]
     n = min(config.training.statistics_utterances, len(directory.utterances))
     places = np.random.default_rng([config.seed, 0xBA7C]).choice(len(directory.utterances), n, replace=False)
-    chosen = directory.subset(utterances={directory.utterances[place].id for place in places})
+    chosen = directory.at(np.sort(places))
     if not isinstance(encoder, SpeechEncoderV3):
         _renew_by_crops(encoder, norms, chosen, config)
         return
@@ -95,7 +95,7 @@ def _renew_by_crops(encoder: Encoder, norms: list[_BatchNorm], directory: DataDi
             norm.momentum = None  # all batches count alike
             norm.train()
         # As many in each batch as may be: a last one of a single item has no variance.
-        for utterances in np.array_split(np.array(directory.utterances, dtype=object), n_batches):
+        for utterances in np.array_split(np.array(list(directory.utterances), dtype=object), n_batches):
             waveforms = (read_audio(utterance.path, extractor.sample_rate) for utterance in utterances)
             crops = np.stack([_middle_crop(waveform, n_samples) for waveform in waveforms])
             features, _, average = extractor.input(torch.from_numpy(crops).to(extractor.device))
@@ -125,7 +125,7 @@ def _inputs(
     hooks = [norm.register_forward_pre_hook(keep) for norm in norms]
     try:
         extractor = Extractor(encoder, config, ORIGINAL)
-        extractor.embed_utterances(directory.utterances, directory.durations, "statistics")
+        extractor.embed_utterances(directory.utterances, "statistics")
     finally:
         for hook in hooks:
             hook.remove()

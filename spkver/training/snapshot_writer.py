@@ -38,7 +38,6 @@ class Snapshots:
         trained = _choose(training, n_speakers, n_utterances, rng)
         unseen = [] if held_out is None else _choose(held_out, n_speakers, n_utterances, rng)
         self.utterances = trained + unseen
-        self.durations = training.durations | ({} if held_out is None else held_out.durations)
         self.n_trained = len(trained)
         self.subset = Subset(
             np.array([utterance.id for utterance in self.utterances]),
@@ -58,7 +57,7 @@ class Snapshots:
         Args:
             gradients: ``gradient_histogram`` before and after clipping, (2, n_bins), or None.
         """
-        embeddings = extractor.embed_utterances(self.utterances, self.durations, "snapshot")
+        embeddings = extractor.embed_utterances(self.utterances, "snapshot")
         device = head.weight.device
         with torch.inference_mode():
             logits = head.plain_logits(torch.from_numpy(embeddings[: self.n_trained]).to(device))
@@ -88,12 +87,9 @@ def _choose(directory: DataDirectory, n_speakers: int, n_utterances: int, rng: n
     speakers = directory.speakers
     n = min(n_speakers, len(speakers))
     places = sorted(rng.choice(len(speakers), n, replace=False))
-    chosen: dict[str, list[Utterance]] = {speakers[place]: [] for place in places}
-    for utterance in directory.utterances:
-        if utterance.speaker in chosen:
-            chosen[utterance.speaker].append(utterance)
-    picked = []
-    for utterances in chosen.values():
-        n = min(n_utterances, len(utterances))
-        picked += [utterances[index] for index in sorted(rng.choice(len(utterances), n, replace=False))]
+    of_speaker = directory.utterances.places_by_speaker()
+    picked: list[Utterance] = []
+    for own in (of_speaker[place] for place in places):
+        n = min(n_utterances, len(own))
+        picked += directory.utterances.take(own[np.sort(rng.choice(len(own), n, replace=False))])
     return picked

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -80,16 +81,18 @@ def test_every_unusable_file_is_found_with_its_path_and_reason(directory, capsys
     found = surveyed(directory)
     assert {utt: reason for utt, _, reason in found.unusable} == REASONS
     assert all(path.stem == utt for utt, path, _ in found.unusable)
-    assert found.durations == {f"good{i}": pytest.approx(0.1 * (i + 1)) for i in range(10)}
+    assert found.ids.to_pylist() == [f"good{i}" for i in range(10)]
+    assert found.seconds == pytest.approx(0.1 * np.arange(1, 11))
     assert "silent.flac: silent, left out" in capsys.readouterr().err
 
 
 def test_the_number_of_workers_does_not_matter(directory):
-    assert surveyed(directory, workers=1) == surveyed(directory, workers=4)
+    one, four = (surveyed(directory, workers=workers) for workers in (1, 4))
+    assert one.ids.equals(four.ids) and np.array_equal(one.seconds, four.seconds) and one.unusable == four.unusable
 
 
 def test_durations_are_seconds_whatever_the_rate(directory):
-    assert surveyed(directory, 8000).durations["good4"] == pytest.approx(0.5)
+    assert surveyed(directory, 8000).seconds[4] == pytest.approx(0.5)
 
 
 def test_too_many_unusable_files_stop_with_the_key_that_allows_more(directory):
@@ -118,10 +121,10 @@ def test_a_survey_is_taken_up_again_until_the_list_is_newer(directory, decoded):
     first = keep_usable(directory, 16000, max_unusable_share=0.5)
     assert len(decoded) == 17
     again = keep_usable(directory, 16000, max_unusable_share=0.5)
-    assert again == first and len(decoded) == 17
+    assert (again.utterances, again.durations) == (first.utterances, first.durations) and len(decoded) == 17
     later = (directory.path / "utt2dur").stat().st_mtime + 10
     os.utime(directory.path / "wav.scp", (later, later))
-    assert keep_usable(directory, 16000, max_unusable_share=0.5) == first
+    assert keep_usable(directory, 16000, max_unusable_share=0.5).durations == first.durations
     assert len(decoded) == 34
 
 
@@ -165,3 +168,31 @@ def test_real_speech_is_all_usable(speechocean762, tmp_path):
     usable = keep_usable(read_data_directory(tmp_path), 16000, max_unusable_share=0.0)
     assert len(usable.utterances) == 50
     assert min(usable.durations.values()) > 1.5 and max(usable.durations.values()) < 21
+
+
+def test_a_long_check_that_was_stopped_goes_on_with_the_parts_that_are_missing(directory, decoded, monkeypatch):
+    monkeypatch.setattr(survey_module, "_UTTERANCES_A_PART", 3)
+    look_at = survey_module._look_at
+
+    def stopped(utterance, fbank):
+        if len(decoded) == 10:
+            raise KeyboardInterrupt
+        return look_at(utterance, fbank)
+
+    monkeypatch.setattr(survey_module, "_look_at", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        keep_usable(directory, 16000, 1, 0.5)
+    assert not (directory.path / "utt2dur").exists()
+    monkeypatch.setattr(survey_module, "_look_at", look_at)
+    assert len(keep_usable(directory, 16000, 2, 0.5).utterances) == 10
+    assert len(decoded) == 18  # 10 of which 9 were whole parts, and the rest
+    assert {utt: reason for utt, _, reason in read_survey(directory.path).unusable} == REASONS
+    assert [path.name for path in directory.path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_two_checks_of_a_long_list_at_once_share_it(directory, decoded, monkeypatch):
+    monkeypatch.setattr(survey_module, "_UTTERANCES_A_PART", 3)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: keep_usable(directory, 16000, 1, 0.5), range(2))
+    assert one.durations == other.durations and len(one.durations) == 10
+    assert sorted(decoded) == sorted(utterance.id for utterance in directory.utterances)

@@ -8,7 +8,7 @@ import pytest
 from damage import damaged
 
 from spkver.config.schema import Evaluation
-from spkver.data.audio_check import read_survey, write_survey
+from spkver.data.audio_check import Survey, read_survey, write_survey
 from spkver.data.directory import read_data_directory
 from spkver.data.lookup import Rows
 from spkver.data.trials import read_trials
@@ -40,10 +40,8 @@ def folder(tmp_path_factory):
     (data / "utt2spk").write_text("".join(f"{utt} {speaker}\n" for utt, speaker in UTTS))
     (data / "spk2utt").write_text("".join(f"{s} {' '.join(u for u, t in UTTS if t == s)}\n" for s in SPEAKERS))
     (data / "spk2gender").write_text("".join(f"{s} {'fm'[n % 2]}\n" for n, s in enumerate(SPEAKERS)))
-    survey = read_survey(data)
-    survey.durations.update((utt, 1.5 + n) for n, (utt, _) in enumerate(UTTS))
-    survey.unusable.append((UTTS[0][0], data / "a b.wav", "silent"))
-    write_survey(data, survey)
+    durations = {utt: 1.5 + n for n, (utt, _) in enumerate(UTTS)}
+    write_survey(data, Survey.of(durations, [(UTTS[0][0], data / "a b.wav", "silent")]))
     rng = np.random.default_rng(0)
     rows = [(a, b, x, rng.normal(2 * x)) for a, b, x in PAIRS]
     words = ("nontarget", "target")

@@ -4,10 +4,13 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spkver.data import directory as directory_module
 from spkver.data.directory import (
     DataDirectory,
     Utterance,
@@ -245,3 +248,84 @@ def test_speakers_dealt_by_gender_have_in_any_beginning_the_shares_that_they_hav
     # Of six the first stands 1/12 along, the second 3/12, ..; of two 3/12 and 9/12; one alone half.
     assert dealt == ["f0", "f1", "m0", "f2", "x", "f3", "f4", "m1", "f5"]
     assert dealt_by_gender(["b", "a"], {}) == ["b", "a"]
+
+
+@pytest.fixture
+def long_lists(tmp_path):
+    """A directory of 3,000 utterances whose lists stand in different orders."""
+    rng = np.random.default_rng(0)
+    names = [f"s{n % 70}/u{n:05d}" for n in range(3000)]
+    order = rng.permutation(3000)
+    (tmp_path / "wav.scp").write_text("".join(f"{name}  my audio/{name}.wav \n" for name in names))
+    (tmp_path / "utt2spk").write_text("".join(f"{names[n]}\ts{n % 70}\n" for n in order))
+    (tmp_path / "utt2dur").write_text(
+        "".join(f"{names[n]} {float(1 + n / 7)!r}\n" for n in order[:2000]) + "other 5.0\n"
+    )
+    speakers = "".join(f"s{s} {' '.join(names[s::70])}\n" for s in range(70))
+    (tmp_path / "spk2utt").write_text(speakers)
+    return tmp_path
+
+
+def said(directory):
+    return [(u.id, u.path, u.speaker, u.seconds) for u in directory.utterances], directory.speakers, directory.durations
+
+
+def test_plain_lists_read_by_columns_say_what_they_say_read_by_lines(long_lists, monkeypatch):
+    by_columns = read_data_directory(long_lists, check_files=False)
+    assert directory_module._plain_table(long_lists) is not None
+    monkeypatch.setattr(directory_module, "_plain_pairs", lambda path: None)
+    assert said(by_columns) == said(read_data_directory(long_lists, check_files=False))
+    assert by_columns.utterances[75].seconds in (None, 1 + 75 / 7)
+    assert len(by_columns.durations) == 2000
+
+
+def test_what_a_long_list_says_is_kept_and_is_read_anew_when_a_list_changes(long_lists, monkeypatch):
+    monkeypatch.setattr(directory_module, "_KEPT_FROM_BYTES", 1000)
+    first = said(read_data_directory(long_lists, check_files=False))
+    kept = long_lists / ".utterances.arrow"
+    with monkeypatch.context() as patch:
+        patch.setattr(directory_module, "_read_lists", None)  # is not called
+        assert said(read_data_directory(long_lists, check_files=False)) == first
+    for spoil in (b"", kept.read_bytes()[:-200], os.urandom(4000)):
+        kept.unlink()  # it is mapped: never changed in place
+        kept.write_bytes(spoil)
+        assert said(read_data_directory(long_lists, check_files=False)) == first
+    (long_lists / "utt2dur").write_text("s1/u00001 2.5\n")
+    assert read_data_directory(long_lists, check_files=False).durations == {"s1/u00001": 2.5}
+    moved = long_lists.rename(long_lists.with_name("moved"))
+    assert read_data_directory(moved, check_files=False).utterances[0].path == moved / "my audio/s0/u00000.wav"
+    (moved / "utt2spk").write_text("s1/u00001 x\n")
+    with pytest.raises(SpkverError, match="has no speaker in utt2spk"):
+        read_data_directory(moved, check_files=False)
+
+
+def test_a_kept_table_is_mapped_and_not_read_into_memory(long_lists, monkeypatch):
+    monkeypatch.setattr(directory_module, "_KEPT_FROM_BYTES", 1000)
+    read_data_directory(long_lists, check_files=False)
+    before = pa.total_allocated_bytes()
+    mapped = read_data_directory(long_lists, check_files=False)
+    assert pa.total_allocated_bytes() - before < 20_000 < (long_lists / ".utterances.arrow").stat().st_size
+    assert len(mapped.utterances) == 3000
+
+
+def test_parts_of_a_table_have_the_classes_of_their_own_speakers(long_lists):
+    directory = read_data_directory(long_lists, check_files=False)
+    table = directory.utterances
+    some = directory.subset(speakers=["s69", "s3", "s12"]).utterances
+    assert some.speakers == ["s12", "s3", "s69"]
+    assert [some.speakers[index] for index in some.speaker_index] == [utterance.speaker for utterance in some]
+    assert [len(places) for places in some.places_by_speaker()] == [43, 43, 42]
+    assert all(some[int(place)].speaker == "s3" for place in some.places_by_speaker()[1])
+    assert list(some[5:9]) == [some[place] for place in range(5, 9)]
+    assert some[-1] == list(some)[-1] and some[-1].id == "s12/u02952"
+    assert table.find(["s3/u00003", "none", "s0/u02940"]).tolist() == [3, -1, 2940]
+    assert some.find(["s3/u00003", "s0/u02940"]).tolist() == [0, -1]
+    with pytest.raises(IndexError):
+        some[len(some)]
+
+
+def test_files_of_a_table_name_each_shard_once(packed_voices, folder):
+    shards = [packed_voices / "shards" / f"shard-{number:06d}.tar" for number in range(4)]
+    assert list(read_data_directory(packed_voices).utterances.files()) == [os.fsencode(shard) for shard in shards]
+    files = read_data_directory(folder).utterances.files()
+    assert list(files) == [os.fsencode(folder / name) for name in ("a/1.wav", "a/2.wav", "b/3.wav")]

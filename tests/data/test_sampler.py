@@ -134,3 +134,23 @@ def test_speakers_of_a_batch_mix_over_an_epoch():
         together[np.ix_(speakers, speakers)] += 1
     np.fill_diagonal(together, 0)
     assert together.max() <= 8  # 20 appearances, 1.5 expected meetings a pair
+
+
+def test_a_speaker_is_drawn_as_often_as_it_has_groups_left():
+    sampler = SpeakerBatchSampler(labels_of([2] * 50), 4, 1)
+    left = np.repeat([1.0, 2.0, 0.0, 4.0], [20, 10, 5, 15])
+    rng = np.random.default_rng(3)
+    drawn = np.bincount(np.concatenate([sampler._choose(left, 1000, rng)[:1] for _ in range(6000)]), minlength=50)
+    shares = [drawn[left == weight].mean() for weight in (1, 2, 4)]
+    assert drawn[left == 0].sum() == 0
+    # Of four without replacement, in random order: nearly in proportion.
+    assert 1.7 < shares[1] / shares[0] < 2.1 and 3.2 < shares[2] / shares[0] < 4.1
+
+
+def test_whoever_has_a_group_for_each_batch_left_is_in():
+    sampler = SpeakerBatchSampler(labels_of([2] * 50), 4, 1)
+    left = np.ones(50)
+    left[[7, 31, 40]] = 9
+    for seed in range(50):
+        chosen = sampler._choose(left, 9, np.random.default_rng(seed))
+        assert {7, 31, 40} < set(chosen.tolist()) and len(set(chosen.tolist())) == 4

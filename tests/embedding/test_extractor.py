@@ -32,7 +32,7 @@ def test_embeddings_keep_the_order_and_do_not_depend_on_batches(trained, directo
     model = load_model(trained / "model")
     config = load_config(trained / "config.yaml", [f"scoring.batch_seconds={batch_seconds}"])
     extractor = Extractor(model.encoder, config)
-    together = extractor.embed_utterances(directory.utterances, directory.durations, "")
+    together = extractor.embed_utterances(directory.utterances, "")
     alone = np.stack([extractor.embed([read_audio(u.path, 16000)])[0] for u in directory.utterances])
     assert np.abs(together - alone).max() < 1e-5
     assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
@@ -155,7 +155,7 @@ def test_a_recording_within_the_limit_is_taken_as_it_is(extractor, directory):
 
 def test_training_embeds_what_has_no_speech_all_the_same(extractor, tmp_path):
     soundfile.write(tmp_path / "hiss.wav", 0.01 * np.random.default_rng(0).standard_normal(48000), 16000)
-    found = extractor.embed_utterances([Utterance("u1", tmp_path / "hiss.wav", "s")], {"u1": 3.0}, "")
+    found = extractor.embed_utterances([Utterance("u1", tmp_path / "hiss.wav", "s")], "")
     assert np.isfinite(found).all()
 
 
@@ -163,4 +163,4 @@ def test_a_silent_file_is_named(extractor, tmp_path):
     path = tmp_path / "silent.wav"
     soundfile.write(path, np.zeros(16000), 16000)
     with pytest.raises(SpkverError, match=r"silent.wav: silent \(utterance 'u1'\)"):
-        extractor.embed_utterances([Utterance("u1", path, "s")], {"u1": 1.0}, "")
+        extractor.embed_utterances([Utterance("u1", path, "s")], "")

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,10 +19,8 @@ from spkver.embedding.extractor import Extractor
 from spkver.embedding.folder import read_embeddings, read_measures
 from spkver.embedding.parts import UTTERANCES_A_PART
 from spkver.embedding.stage import embed_directory
-from spkver.embedding.workers import embed_parts
-from spkver.errors import SpkverError
+from spkver.embedding.workers import embed_group, embed_parts
 from spkver.experiment.model_folder import load_model
-from spkver.files import locked
 
 N = 5 * UTTERANCES_A_PART - 40
 
@@ -63,7 +62,9 @@ def made_by(exp):
 
 
 def parts_of(exp):
-    return sorted((exp / "embeddings").glob(".many.parts/part-*.npz"))
+    """The parts of what was embedded last."""
+    folders = sorted((exp / "embeddings").glob(".many.parts-*"), key=lambda folder: folder.stat().st_mtime_ns)
+    return sorted(folders[-1].glob("part-*.npz")) if folders else []
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
@@ -146,7 +147,7 @@ def test_parts_of_other_weights_or_settings_or_of_changed_audio_are_made_again(m
 
 def spoilt(many, n):
     """The directory with a silent file, a damaged one and one that is missing, ``n`` of each."""
-    utterances = read_data_directory(many).utterances
+    utterances = list(read_data_directory(many).utterances)
     soundfile.write(many / "silent.wav", np.zeros(16000), 16000)
     (many / "damaged.wav").write_bytes(b"no audio at all")
     for place in range(n):
@@ -166,7 +167,7 @@ def test_unusable_files_are_told_by_path_and_left_out(many, exp, capsys):
     _, utts = read_embeddings(exp / "embeddings" / "many")
     assert {"u0000", "u0140", "u0300"}.isdisjoint(utts)
     survey = read_survey(many)
-    assert len(survey.durations) == N - 3
+    assert len(survey.ids) == len(survey.seconds) == N - 3
     assert [utt for utt, _, _ in survey.unusable] == ["u0000", "u0140"]  # a missing file may come back
 
 
@@ -180,7 +181,7 @@ def test_what_is_kept_of_the_files_is_in_the_order_of_the_directory(many, exp, m
     assert embed(many, exp) == 0
     survey = read_survey(many)
     assert [utt for utt, _, _ in survey.unusable] == ["u0000", "u0140"]
-    assert list(survey.durations) == [f"u{n:04d}" for n in range(N) if n not in (0, 140, 300)]
+    assert survey.ids.to_pylist() == [f"u{n:04d}" for n in range(N) if n not in (0, 140, 300)]
 
 
 def test_too_many_unusable_files_end_the_run_before_all_are_read(many, exp, capsys):
@@ -199,12 +200,37 @@ def test_a_number_of_workers_below_one_is_refused(many, exp, capsys):
     assert "must be 1 or more, got 0" in capsys.readouterr().err
 
 
-def test_a_second_process_that_embeds_the_same_directory_is_refused(trained, voices, tmp_path):
-    exp = shutil.copytree(trained, tmp_path / "exp")
-    with (
-        locked(exp / f".embedding-{voices.name}-cosine.lock", "another embedding"),
-        pytest.raises(SpkverError, match="is under way in another process"),
-    ):
-        embed_directory(read_data_directory(voices), exp, *made_by(exp))
-    embed_directory(read_data_directory(voices), exp, *made_by(exp), workers=1)
-    assert [path.name for path in exp.iterdir() if path.name.startswith(".")] == []
+def test_processes_that_embed_together_make_each_part_once_and_write_what_one_alone_would(
+    many, exp, trained, tmp_path, monkeypatch
+):
+    assert embed(many, exp, "--workers", "1") == 0
+    (many / "utt2dur").unlink()
+    both = shutil.copytree(trained, tmp_path / "both")
+    made = []
+    monkeypatch.setattr(
+        "spkver.embedding.workers.embed_group", lambda *arguments: made.append(1) or embed_group(*arguments)
+    )
+    with ThreadPoolExecutor(2) as pool:  # locks exclude threads as they do processes
+        said = list(
+            pool.map(lambda _: embed_directory(read_data_directory(many), both, *made_by(both), workers=1), range(2))
+        )
+    assert len(made) == 5
+    assert sorted(line.split()[0] for line in said) == [str(N), "another"]
+    for name in ("embeddings.npy", "utts"):
+        one, other = (folder / "embeddings" / "many" / name for folder in (exp, both))
+        assert one.read_bytes() == other.read_bytes()
+    assert [path.name for path in both.rglob("*") if path.name.startswith(".")] == []
+
+
+def test_a_process_that_was_killed_leaves_its_part_to_another(many, exp, alone):
+    first = start(many, exp)
+    deadline = time.monotonic() + 120
+    while len(parts_of(exp)) < 1 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    second = start(many, exp)
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=60)
+    assert second.wait(timeout=120) == 0, second.communicate()
+    embeddings, utts = read_embeddings(exp / "embeddings" / "many")
+    assert len(utts) == N
+    assert np.abs(embeddings - alone[np.arange(N) % 60]).max() < 1e-5

@@ -29,7 +29,7 @@ def outputs_of(encoder, directory, config):
     seen = {norm: [] for norm in batch_norms(encoder)}
     for norm, outputs in seen.items():
         norm.register_forward_hook(lambda module, inputs, output, outputs=outputs: outputs.append(output))
-    Extractor(encoder, config, ORIGINAL).embed_utterances(directory.utterances, directory.durations, "")
+    Extractor(encoder, config, ORIGINAL).embed_utterances(directory.utterances, "")
     return [torch.cat(outputs) for outputs in seen.values()]
 
 
