@@ -72,8 +72,8 @@ def import_directory(source: Path, data: DataDirectory, exp: Path, utts: Path | 
     rows = np.asarray(embeddings)[[row_of[utt] for utt in wanted]]
     magnitudes = np.linalg.norm(rows.astype(np.float64), axis=1)
     measures = {"magnitude": magnitudes}
-    if data.durations and all(utt in data.durations for utt in wanted):
-        measures["duration"] = np.array([data.durations[utt] for utt in wanted])
+    if not np.isnan(data.utterances.seconds).any():
+        measures["duration"] = data.utterances.seconds
     folder = system.embeddings(data.path)
     made_of = {"data": data_record(data.path), "model": None}
     refuse_other_data(folder, made_of)
