@@ -357,6 +357,7 @@ class MarginSchedule(Section):
 
 class Training(Section):
     epochs: Count = 20
+    minutes: Positive | None = None  # of training, which the epochs share; null: an epoch is a pass over the data
     clip_norm: Positive = 3.0  # over encoder and head together
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"

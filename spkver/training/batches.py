@@ -99,6 +99,11 @@ class Batches:
         finally:  # only now: torch's own would raise for a worker that is killed there
             signal.signal(signal.SIGCHLD, self._before)
 
+    @property
+    def between_passes(self) -> bool:
+        """Whether the next batch is the first of another pass: where the sampler may be set to one."""
+        return self._ended
+
     def _end_workers(self) -> None:
         if not self._workers:
             return

@@ -75,12 +75,12 @@ class TrainingStep:
         self.gradients: Tensor | None = None
         """Histograms of the last watched step's gradients, before and after clipping."""
 
-    def __call__(self, batch: Batch, epoch: int, step: int, n_steps: int, watch: bool = False) -> dict:
+    def __call__(self, batch: Batch, epoch: int, step: int, n_steps: float, watch: bool = False) -> dict:
         """Do a step, as `do`, and wait for its record."""
         self.do(batch, epoch, step, n_steps, watch)
         return self.read()[-1]
 
-    def do(self, batch: Batch, epoch: int, step: int, n_steps: int, watch: bool = False) -> None:
+    def do(self, batch: Batch, epoch: int, step: int, n_steps: float, watch: bool = False) -> None:
         """Do step ``step`` of the ``n_steps`` of an epoch, both counted from 0.
 
         Args:

@@ -5,9 +5,12 @@
   sampler's draws, dropout and masks through one ``manual_seed`` a step. There are no random states to
   save, and a resumed run logs the losses of an uninterrupted one.
 - What a step does stands in `step.py`.
+- With ``training.minutes`` the clock decides when an epoch ends, and where in the schedules a step stands. The data
+  go on from pass to pass over the borders of such epochs.
 - The EER of each epoch comes from trials among speakers that training does not see.
 """
 
+import math
 import time
 from pathlib import Path
 
@@ -28,6 +31,7 @@ from spkver.errors import SpkverError
 from spkver.experiment.log import Log
 from spkver.experiment.model_folder import fit, read_speakers, save_model
 from spkver.experiment.paths import Experiment
+from spkver.experiment.progress import Progress
 from spkver.files import locked
 from spkver.heads import build_head
 from spkver.models import ImportedEncoder, build_encoder
@@ -141,6 +145,7 @@ class Trainer:
         self.training_step = TrainingStep(config, self.encoder, self.head, self.device, self.dtype, experiment.folder)
 
         self.epoch, self.step = 0, 0  # the next to do, both counted from 0
+        self.steps_before = 0  # in the epochs that are finished
         self.sums = RunningMeans()  # of the epoch so far
         self.seconds = 0.0  # of training so far
         self.best: tuple[float, int] | None = None  # (held-out EER, epoch counted from 1)
@@ -203,19 +208,44 @@ class Trainer:
         return Stopped(f"{why}{';' if why != 'stopped' else ' and'} saved at {place}; go on with --resume", status)
 
     def _train_epoch(self, batches: Batches) -> None:
-        self.sampler.set_epoch(self.epoch, self.step)
         self.to_train_mode()
         n_epochs, n_batches = self.config.training.epochs, self.sampler.n_batches
         with epoch_progress(self.epoch, n_epochs, n_batches, self.step) as progress:
             self._read_at, self._shown = time.monotonic(), ""
-            for batch in batches:
-                self._step(batch)
-                if self.step % self.config.training.log_every == 0:
-                    self._read()
-                progress.show(1, self._shown)
-                if time.monotonic() - self._saved_at > 60 * self.config.training.checkpoint_minutes:
-                    self._save()
+            while not self._ends_on_pass(batches, progress):
+                pass
             self._read()
+
+    def _ends_on_pass(self, batches: Batches, progress: Progress) -> bool:
+        """Train to the end of the epoch or of the pass over the data; returns whether it was that of the epoch."""
+        by_clock = self.config.training.minutes is not None
+        if batches.between_passes:
+            place = divmod(self._steps_done(), self.sampler.n_batches) if by_clock else (self.epoch, self.step)
+            self.sampler.set_epoch(*place)
+        for batch in batches:
+            self._step(batch)
+            if self.step % self.config.training.log_every == 0:
+                self._read()
+            progress.show(1, self._shown)
+            if time.monotonic() - self._saved_at > 60 * self.config.training.checkpoint_minutes:
+                self._save()
+            if by_clock and self._share_of_epoch() >= 1:
+                return True
+        return not by_clock
+
+    def _share_of_epoch(self) -> float:
+        """How much of the epoch's part of ``training.minutes`` has passed; 0 without."""
+        if self.config.training.minutes is None:
+            return 0.0
+        seconds = self.seconds + time.monotonic() - self._read_at
+        return seconds * self.config.training.epochs / (60 * self.config.training.minutes) - self.epoch
+
+    def _n_steps(self) -> float:
+        """Steps of the epoch; where the clock ends it, those that it comes to at the speed so far."""
+        if self.config.training.minutes is None:
+            return self.sampler.n_batches
+        share = self._share_of_epoch()
+        return self.step / min(share, 1.0) if self.step and share > 0 else math.inf
 
     def to_train_mode(self) -> None:
         """Dropout and BatchNorm as in training, but for what is frozen."""
@@ -224,8 +254,9 @@ class Trainer:
             module.eval()
 
     def _step(self, batch: Batch) -> None:
-        watch = self.snapshots is not None and self.step == self.sampler.n_batches - 1
-        self.training_step.do(batch, self.epoch, self.step, self.sampler.n_batches, watch)
+        n_steps = self._n_steps()
+        watch = self.snapshots is not None and self.step >= n_steps - 1
+        self.training_step.do(batch, self.epoch, self.step, n_steps, watch)
         if watch:
             self.gradients = self.training_step.gradients
         self.step += 1
@@ -265,6 +296,7 @@ class Trainer:
             self.experiment.checkpoints, self.epoch + 1, self.encoder.state_dict(), self.head.state_dict()
         )
         self.log.write("epoch", self.epoch + 1, record)
+        self.steps_before = self._steps_done()
         self.epoch, self.step, self.sums = self.epoch + 1, 0, RunningMeans()
         self._save()
         best = None if self.best is None else self.best[1]
@@ -281,6 +313,7 @@ class Trainer:
             {
                 "epoch": self.epoch,
                 "step": self.step,
+                "steps_before": self.steps_before,
                 "sums": self.sums.state(),
                 "seconds": self.seconds,
                 "skipped_in_a_row": self.training_step.skipped_in_a_row,
@@ -299,7 +332,8 @@ class Trainer:
         """Take the state of the last checkpoint; returns the length of the log then."""
         path = self.experiment.checkpoints / "last.pt"
         state = checkpoint.load_state(self.experiment.checkpoints, _STATE)
-        if min(state["epoch"], state["step"], state["log_size"]) < 0:
+        before = state.get("steps_before", state["epoch"] * self.sampler.n_batches)  # not in earlier states
+        if not isinstance(before, int) or min(state["epoch"], state["step"], before, state["log_size"]) < 0:
             raise checkpoint.damaged(path, "it counts below 0")
         try:
             fit(self.encoder, state["encoder"], path)
@@ -310,7 +344,7 @@ class Trainer:
                 self.training_step.loss_scale.load_state(state["loss_scale"])
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise checkpoint.damaged(path, error) from None
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.epoch, self.step, self.steps_before = state["epoch"], state["step"], before
         self.seconds = state["seconds"]
         self.training_step.skipped_in_a_row = state["skipped_in_a_row"]
         self.best = state["best"]
@@ -350,4 +384,4 @@ class Trainer:
         return Batches(self.loader(), stop_request, self.augmenter if self.device.type != "cpu" else None)
 
     def _steps_done(self) -> int:
-        return self.epoch * self.sampler.n_batches + self.step
+        return self.steps_before + self.step

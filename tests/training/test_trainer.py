@@ -23,11 +23,13 @@ from spkver.experiment.paths import Experiment
 from spkver.experiment.snapshots import read_snapshot, snapshot_files
 from spkver.models import device
 from spkver.training import optim as muon
+from spkver.training import schedules
 from spkver.training import trainer as trainer_module
 from spkver.training.batches import Batches
 from spkver.training.checkpoint import epochs_kept
 from spkver.training.held_out import HeldOut
 from spkver.training.profiling import profile_training
+from spkver.training.stopping import StopNow, Stopped
 from spkver.training.trainer import Trainer
 
 
@@ -361,6 +363,70 @@ def test_the_line_above_the_epochs_says_who_trains_and_who_is_held_out(make_trai
     where = "cpu, float32" if native.AVAILABLE else "cpu, float32, slower without compiled kernels"
     assert make_trainer().description() == f"{words} 7 speakers x 2 speeds, 3 held out ({where})"
     assert make_trainer("data.held_out_speakers=0").description() == f"{words} 10 speakers x 2 speeds ({where})"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds of training that go by as a test says: one for each step."""
+    now = [0.0]
+    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    step = Trainer._step
+
+    def a_second(self, batch):
+        step(self, batch)
+        now[0] += 1.0
+
+    monkeypatch.setattr(Trainer, "_step", a_second)
+    return now
+
+
+BY_THE_CLOCK = ["training.minutes=0.7", "training.epochs=2", "snapshots.speakers=2"]
+
+
+def test_minutes_are_shared_by_the_epochs_whatever_a_pass_over_the_data_takes(make_trainer, clock):
+    trainer = make_trainer(*BY_THE_CLOCK)
+    asked = []
+    set_epoch = trainer.sampler.set_epoch
+    trainer.sampler.set_epoch = lambda *place: asked.append(place) or set_epoch(*place)
+    trainer.run({})
+    steps = read_log(trainer.experiment.log_file, "step")
+    # 42 s; a pass has 14 steps of a second.
+    assert [(record["epoch"], record["step"]) for record in steps] == [(e, s) for e in (1, 2) for s in range(1, 22)]
+    assert asked == [(0, 0), (1, 0), (2, 0)]
+    assert trainer.seconds == 42
+    config = trainer.config
+    for number, record in enumerate(steps):
+        position = number / 21
+        expected = schedules.learning_rate(config.lr_schedule, config.optimizer.lr, 2, position)
+        assert record["lr"] == pytest.approx(expected)
+        assert record["margin"] == pytest.approx(schedules.margin(config.margin_schedule, 0.2, position))
+    assert set(epochs_kept(trainer.experiment.checkpoints)) == {1, 2}
+    assert trainer.gradients.shape[0] == 2  # of an epoch's last step, which the clock chose
+
+
+def test_a_run_by_the_clock_goes_on_where_it_was_stopped(make_trainer, clock, monkeypatch):
+    whole = make_trainer(*BY_THE_CLOCK)
+    whole.run({})
+    finish = Trainer._finish_epoch
+
+    def stopped_after_an_epoch(self):
+        finish(self)
+        raise StopNow(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_finish_epoch", stopped_after_an_epoch)
+        with pytest.raises(Stopped):
+            make_trainer(*BY_THE_CLOCK, exp="parts").run({})
+    resumed = make_trainer(*BY_THE_CLOCK, exp="parts", resume=True)
+    resumed.run({})
+    assert losses(resumed) == losses(whole)
+
+
+def test_a_step_longer_than_an_epochs_time_is_an_epoch(make_trainer, clock):
+    trainer = make_trainer("training.minutes=0.03", "training.epochs=3", "training.keep_last=5")
+    trainer.run({})
+    assert len(losses(trainer)) == 3
+    assert len(epochs_kept(trainer.experiment.checkpoints)) == 3
 
 
 def test_an_epoch_shows_every_step_saves_in_between_and_knows_its_seconds(make_trainer, monkeypatch):
