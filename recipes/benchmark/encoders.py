@@ -4,110 +4,73 @@
 there is left out.
 """
 
-import sys
-import types
-from importlib.metadata import files
-from pathlib import Path
+import importlib.util
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from spkver.config import Config, load_config
+from spkver.config.schema import ImportedEncoder, Model
+from spkver.models import ImportedEncoder as Imported
 from spkver.models import build_encoder
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
-EMBED_DIM = 192
+from spkver.models.encoder_check import checked
 
 
-class Peer(nn.Module):
-    """Another toolkit's network, used as SpeechEncoderV3 is: ``(batch, n_frames, n_mels)`` -> unit embeddings.
+class Row(NamedTuple):
+    """An encoder of the race.
 
-    Its toolkit embeds utterances of different lengths one by one; so does this.
+    Args:
+        title: what the table calls it.
+        configuration: that comes with spkver; its section ``model`` is taken.
+        model: overrides of that section.
+        training: overrides of the race's training.
     """
 
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-        self.embed_dim = EMBED_DIM
-
-    def forward(self, features: Tensor, lengths: Tensor | None = None, average: Tensor | None = None) -> Tensor:
-        return F.normalize(self.unnormalised(features, lengths), dim=1)
-
-    def unnormalised(self, features: Tensor, lengths: Tensor | None = None, average: Tensor | None = None) -> Tensor:
-        if lengths is None:
-            return self._embed(features)
-        return torch.cat([self._embed(item[None, :n]) for item, n in zip(features, lengths.tolist())])
-
-    def _embed(self, features: Tensor) -> Tensor:
-        out = self.network(features)
-        out = out[-1] if isinstance(out, tuple) else out
-        return out.view(len(features), -1).float()
+    title: str
+    configuration: str
+    model: Sequence[str] = ()
+    training: Sequence[str] = ()
 
 
-def _v3(conf: str, config: Config, *overrides: str) -> nn.Module:
-    return build_encoder(load_config(CONF / conf, overrides).model, config.features.n_mels)
-
-
-def _v3_for_few(conf: str, config: Config, *overrides: str) -> nn.Module:
-    """With what speechocean762.yaml has for so few speakers."""
-    recipe = load_config(CONF / "speechocean762.yaml").model
-    keys = ("dropout", "layer_drop", "embedding_dropout", "average_spectrum", "average_spectrum_dropout")
-    return _v3(conf, config, *(f"model.{key}={getattr(recipe, key)}" for key in keys), *overrides)
-
-
-def _ecapa(channels: int, config: Config) -> nn.Module:
-    from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
-
-    widths = [channels] * 4 + [3 * channels]
-    return Peer(ECAPA_TDNN(config.features.n_mels, lin_neurons=EMBED_DIM, channels=widths))
-
-
-def _speechbrain_resnet(config: Config) -> nn.Module:
-    from speechbrain.lobes.models.ResNet import ResNet
-
-    return Peer(ResNet(config.features.n_mels, lin_neurons=EMBED_DIM))
-
-
-def _wespeaker_resnet34(config: Config) -> nn.Module:
-    # Without its __init__, which imports what --no-deps leaves out.
-    (init,) = [file for file in files("wespeaker-unofficial") if file.as_posix() == "wespeaker/__init__.py"]
-    package = types.ModuleType("wespeaker")
-    package.__path__ = [str(Path(init.locate()).parent)]
-    sys.modules.setdefault("wespeaker", package)
-    from wespeaker.models.resnet import ResNet34
-
-    return Peer(ResNet34(config.features.n_mels, EMBED_DIM))
-
-
-def _campplus(config: Config) -> nn.Module:
-    from speakerlab.models.campplus.DTDNN import CAMPPlus
-
-    # Its checkpointing saves memory by computing twice; without it it is faster.
-    return Peer(CAMPPlus(config.features.n_mels, EMBED_DIM, memory_efficient=False))
-
-
-# Of the training of a row: V3 with the optimizer and the dropout that are its own for so few speakers.
+# What conf/speechocean762.yaml has for so few speakers, and the optimizer that is V3's own.
+_FEW = ["dropout", "layer_drop", "embedding_dropout", "average_spectrum_dropout"]
+_FOR_FEW = [f"model.{key}={getattr(load_config('speechocean762').model, key)}" for key in _FEW]
+_AVERAGE = [*_FOR_FEW, "model.average_spectrum=true"]
 _MUON = ["optimizer.name=muon", "optimizer.lr=2.0e-3"]
-OVERRIDES = {"v3_muon": _MUON, "v3_average": _MUON, "v3_small_average": _MUON}
+_ECAPA_512 = ["model.args.channels=[512,512,512,512,1536]"]
+_SPEECHBRAIN_RESNET = "model={name: 'speechbrain.lobes.models.ResNet:ResNet', args: {input_size: 80, lin_neurons: 192}}"
 
-# The name of a row, what the table calls it, and how it is built.
 ENCODERS = {
-    "v3_small": ("SpeechEncoderV3 small", lambda config: _v3("v3_small.yaml", config)),
-    "v3_base": ("SpeechEncoderV3 base", lambda config: _v3("v3_base.yaml", config)),
-    "v3_large": ("SpeechEncoderV3 large", lambda config: _v3("v3_large.yaml", config)),
-    "v3_muon": (
-        "SpeechEncoderV3 base, Muon",
-        lambda config: _v3_for_few("v3_base.yaml", config, "model.average_spectrum=false"),
-    ),
-    "v3_average": ("SpeechEncoderV3 base, average", lambda config: _v3_for_few("v3_base.yaml", config)),
-    "v3_small_average": (
-        "SpeechEncoderV3 small, average",
-        lambda config: _v3_for_few("v3_small.yaml", config),
-    ),
-    "ecapa_512": ("ECAPA-TDNN 512 (SpeechBrain)", lambda config: _ecapa(512, config)),
-    "ecapa_1024": ("ECAPA-TDNN 1024 (SpeechBrain)", lambda config: _ecapa(1024, config)),
-    "speechbrain_resnet": ("ResNet (SpeechBrain)", _speechbrain_resnet),
-    "wespeaker_resnet34": ("ResNet34 (WeSpeaker)", _wespeaker_resnet34),
-    "campplus": ("CAM++ (3D-Speaker)", _campplus),
+    "v3_small": Row("SpeechEncoderV3 small", "v3_small"),
+    "v3_base": Row("SpeechEncoderV3 base", "v3_base"),
+    "v3_large": Row("SpeechEncoderV3 large", "v3_large"),
+    "v3_muon": Row("SpeechEncoderV3 base, Muon", "v3_base", _FOR_FEW, _MUON),
+    "v3_average": Row("SpeechEncoderV3 base, average", "v3_base", _AVERAGE, _MUON),
+    "v3_small_average": Row("SpeechEncoderV3 small, average", "v3_small", _AVERAGE, _MUON),
+    "ecapa_512": Row("ECAPA-TDNN 512 (SpeechBrain)", "encoders/ecapa_tdnn", _ECAPA_512),
+    "ecapa_1024": Row("ECAPA-TDNN 1024 (SpeechBrain)", "encoders/ecapa_tdnn"),
+    "speechbrain_resnet": Row("ResNet (SpeechBrain)", "base", [_SPEECHBRAIN_RESNET]),
+    "wespeaker_resnet34": Row("ResNet34 (WeSpeaker)", "encoders/resnet34", ["model.args.embed_dim=192"]),
+    "campplus": Row("CAM++ (3D-Speaker)", "encoders/campplus", ["model.args.embedding_size=192"]),
 }
+
+
+def model_of(name: str) -> Model:
+    """The section ``model`` of a row."""
+    row = ENCODERS[name]
+    return load_config(row.configuration, row.model).model
+
+
+def is_installed(name: str) -> bool:
+    """Whether the package of a row's encoder is there."""
+    model = model_of(name)
+    return not isinstance(model, ImportedEncoder) or importlib.util.find_spec(model.name.partition(".")[0]) is not None
+
+
+def untrained(config: Config) -> torch.nn.Module:
+    """The encoder of a configuration, ready to embed."""
+    encoder = build_encoder(config.model, config.features.n_mels)
+    if isinstance(encoder, Imported):
+        checked(config, encoder)
+    return encoder

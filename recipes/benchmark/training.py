@@ -1,14 +1,17 @@
 """The race: how low an EER each encoder reaches in the same minutes of training.
 
 ``python recipes/benchmark/training.py [key=value ...]``; see ``training.yaml`` and ``training_run.yaml``. Same data,
-crops, augmentation, head, optimizer and schedules; learning rate and margin follow the clock, which stands while the
-test trials are scored. Each row is a process of its own with cores of its own, leaves ``OUT/ROW.json``, and is not run
-again. Speed of extraction is measured when no row runs any more.
+crops, augmentation, head, optimizer and schedules; a row is a training of spkver with ``training.minutes``, so learning
+rate and margin follow the clock, and its epochs end at the marks. Each row is a process of its own with cores of its
+own, leaves ``OUT/ROW.json``, and is not run again; one that was stopped goes on. Speed of extraction is measured when
+no row runs any more.
 """
 
+import contextlib
 import json
 import os
 import resource
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -16,11 +19,10 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from encoders import ENCODERS, OVERRIDES
+from encoders import ENCODERS, is_installed, model_of, untrained
 from pydantic import Field
 from rows import measure, measure_side_by_side
 from torch.utils.flop_counter import FlopCounterMode
-from training_loop import train_on
 
 from spkver.config import Config, load_config
 from spkver.config.schema import Count, Positive, Section
@@ -29,9 +31,13 @@ from spkver.data.directory import read_data_directory
 from spkver.data.trials import map_trials, read_trials
 from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
+from spkver.experiment.log import read_log
+from spkver.experiment.paths import Experiment, describe_run
 from spkver.models.device import choose_dtype
 from spkver.scoring.backends.cosine import cosine_scores
 from spkver.scoring.metrics import equal_error_rate
+from spkver.training.checkpoint import average, epochs_kept
+from spkver.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 
@@ -40,6 +46,7 @@ class Race(Section):
     corpus: str
     out: str
     marks_minutes: Annotated[list[Positive], Field(min_length=1)]
+    epochs: Count
     rows: Annotated[list[str], Field(min_length=1)]
     cores: Count
     batch_speakers: Count
@@ -48,46 +55,65 @@ class Race(Section):
     seed: Count
 
 
-def run_row(name: str, precision: str, race: Race) -> dict:
-    """Train one encoder and measure it."""
-    torch.set_num_threads(race.cores)
+def configuration(name: str, precision: str, race: Race) -> Config:
+    """That of a row's training: the same for all but for the encoder, and for V3 its own optimizer in some rows."""
     minutes = max(race.marks_minutes)
-    overrides = [f"seed={race.seed}", f"training.epochs={round(max(minutes, 1))}", f"training.precision={precision}"]
-    overrides += [f"batch.speakers={race.batch_speakers}", *OVERRIDES.get(name, [])]
-    config = load_config(HERE / "training_run.yaml", overrides)
-    torch.manual_seed(race.seed)
-    encoder = ENCODERS[name][1](config)
-    row = train(encoder, config, race, f"{name} {precision}")
-    row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return row
+    words = [f"seed={race.seed}", f"batch.speakers={race.batch_speakers}", f"training.precision={precision}"]
+    words += [f"training.minutes={minutes}", f"training.epochs={race.epochs}", f"training.keep_last={race.epochs}"]
+    words += [f"training.threads={race.cores}", f"training.average_last={min(race.epochs, 5)}"]
+    config = load_config(HERE / "training_run.yaml", [*words, *ENCODERS[name].training])
+    return config.model_copy(update={"model": model_of(name)})
+
+
+def run_row(name: str, precision: str, race: Race) -> dict:
+    """Train one encoder and measure it as it was at the marks."""
+    config = configuration(name, precision, race)
+    experiment = Experiment(_kept_in(Path(race.out), f"{name} {precision}").with_suffix(""))
+    usable = keep_usable(read_data_directory(Path(race.corpus) / "train"), config.data.sample_rate)
+    # A row that was stopped goes on.
+    trainer = Trainer(config, usable, experiment, None, resume=experiment.log_file.exists())
+    with contextlib.redirect_stdout(sys.stderr):  # what is printed here is the row
+        trainer.run(describe_run(experiment, Path(race.corpus) / "train", None))
+    n_steps = len(read_log(experiment.log_file, "step"))
+    eers = at_the_marks(trainer, experiment, race, f"{name} {precision}")
+    shutil.rmtree(experiment.checkpoints)
+    return {
+        "eer": eers,
+        "utterances_per_second": n_steps * race.batch_speakers / trainer.seconds,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def at_the_marks(trainer: Trainer, experiment: Experiment, race: Race, title: str) -> dict[str, float]:
+    """EERs on the test trials of the epochs that end at the marks."""
+    test = Test(Path(race.corpus) / "test", trainer.config)
+    kept, eers = epochs_kept(experiment.checkpoints), {}
+    for mark in sorted(race.marks_minutes):
+        weights, _ = average([kept[epoch_at(mark, race)]])
+        trainer.encoder.load_state_dict(weights)
+        eers[f"{mark:g}"] = test.equal_error_rate(trainer.encoder)
+        print(f"{title}: {mark:g} minutes, EER {eers[f'{mark:g}']:.2%}", file=sys.stderr, flush=True)
+    return eers
+
+
+def epoch_at(mark: float, race: Race) -> int:
+    """The epoch that ends so many minutes after the beginning."""
+    epoch = mark / max(race.marks_minutes) * race.epochs
+    if abs(epoch - round(epoch)) > 1e-6 or round(epoch) < 1:
+        raise SpkverError(f"marks_minutes: {mark:g} is not at the end of one of the {race.epochs} epochs")
+    return round(epoch)
 
 
 def run_speed(name: str, race: Race) -> dict:
     """Size of an encoder, and how fast it embeds; what it has learnt does not matter."""
-    config = load_config(HERE / "training_run.yaml")
-    encoder = ENCODERS[name][1](config)
+    config = configuration(name, "float32", race)
+    encoder = untrained(config)
     return {
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
         "multiply_adds": multiply_adds(encoder, config),
         "extraction_1": times_real_time(encoder, config, race, 1),
         "extraction_2": times_real_time(encoder, config, race, 2),
     }
-
-
-def train(encoder: torch.nn.Module, config: Config, race: Race, title: str) -> dict:
-    """Train by the clock; EERs on the test trials at the marks."""
-    corpus = Path(race.corpus)
-    usable = keep_usable(read_data_directory(corpus / "train"), config.data.sample_rate)
-    test = Test(corpus / "test", config)
-    eers, left = {}, sorted(race.marks_minutes)
-    for n_steps, seconds, _ in train_on(encoder, config, usable, lambda _, seconds: seconds / 60):
-        if seconds / 60 < left[0]:
-            continue
-        eer = eers[f"{left.pop(0):g}"] = test.equal_error_rate(encoder)
-        print(f"{title}: {seconds / 60:.1f} minutes, EER {eer:.2%}", file=sys.stderr, flush=True)
-        if not left:
-            return {"eer": eers, "utterances_per_second": n_steps * race.batch_speakers / seconds}
-    raise AssertionError("train_on ends only when it is not asked for more")
 
 
 class Test:
@@ -145,7 +171,7 @@ def table(rows: dict[str, dict], marks: list[float]) -> str:
         values = [f"{row['parameters'] / 1e6:.1f} M", f"{row['multiply_adds'] / 1e6:.0f} M"]
         values += [f"{row['utterances_per_second']:.0f}", *eers]
         values += [f"{row['extraction_1']:.0f}", f"{row['extraction_2']:.0f}", f"{row['peak_mib']:.0f}"]
-        lines.append(f"{ENCODERS[encoder][0]:<34}{precision:<10}" + "".join(f"{value:>15}" for value in values))
+        lines.append(f"{ENCODERS[encoder].title:<34}{precision:<10}" + "".join(f"{value:>15}" for value in values))
     return "\n".join(lines)
 
 
@@ -157,7 +183,7 @@ def draw(rows: dict[str, dict], path: Path) -> None:
     for name, row in rows.items():
         encoder, precision = name.split()
         line = axes.plot([float(mark) for mark in row["eer"]], [100 * eer for eer in row["eer"].values()], "o-")[0]
-        line.set(label=f"{ENCODERS[encoder][0]}, {precision}", linestyle="-" if precision == "bfloat16" else ":")
+        line.set(label=f"{ENCODERS[encoder].title}, {precision}", linestyle="-" if precision == "bfloat16" else ":")
     axes.set(xlabel="minutes of training", ylabel="EER in %", ylim=(0, None))
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)
@@ -168,6 +194,8 @@ def main(overrides: list[str]) -> None:
     """Run the rows that are not there yet, then print the table and draw the figure."""
     race = load_config(HERE / "training.yaml", overrides, Race)
     out = Path(race.out)
+    for mark in race.marks_minutes:
+        epoch_at(mark, race)
     for name in race.rows:
         encoder, _, precision = name.partition(" ")
         if encoder not in ENCODERS or precision not in ("float32", "bfloat16"):
@@ -204,10 +232,9 @@ def one_task(kind: str, arguments: list[str]) -> dict | None:
     """The work of a process of `measure`."""
     n_words = 2 if kind == "--row" else 1
     race = load_config(HERE / "training.yaml", arguments[n_words:], Race)
-    try:
-        return run_row(*arguments[:2], race) if kind == "--row" else run_speed(arguments[0], race)
-    except ModuleNotFoundError:
+    if not is_installed(arguments[0]):
         return None
+    return run_row(*arguments[:2], race) if kind == "--row" else run_speed(arguments[0], race)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def train_on(
     encoder: torch.nn.Module,
     config: Config,
     directory: DataDirectory,
-    place: Callable[[int, float], float],
+    place: Callable[[int], float],
     schedule_free: bool = False,
     init: Path | None = None,
 ) -> Iterator[tuple[int, float, dict]]:
@@ -37,7 +37,7 @@ def train_on(
         encoder: changed in place.
         config: its ``training.precision`` is a dtype's name.
         directory: usable utterances with durations.
-        place: (steps, seconds) so far -> the place in the schedules, in epochs.
+        place: steps so far -> the place in the schedules, in epochs.
         schedule_free: around the configuration's optimizer, which should have no momentum and a constant rate.
         init: the folder of a model to start from, encoder and head.
 
@@ -74,7 +74,7 @@ def train_on(
         for epoch in count():
             sampler.set_epoch(epoch)
             for batch in batches:
-                at = place(n_steps, seconds)
+                at = place(n_steps)
                 encoder.train()
                 record = step(batch, int(at), int(at % 1 * _PARTS), _PARTS)
                 n_steps += 1

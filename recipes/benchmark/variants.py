@@ -117,7 +117,7 @@ def train(
     epochs, steps = config.training.epochs, comparison.steps
     ends = deque(maxlen=config.training.average_last)
     moving = AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(comparison.moving_average))
-    taken = train_on(encoder, config, directory, lambda n_steps, _: n_steps * epochs / steps, schedule_free, init)
+    taken = train_on(encoder, config, directory, lambda n_steps: n_steps * epochs / steps, schedule_free, init)
     for n_steps, seconds, record in taken:
         moving.update_parameters(encoder)
         if n_steps * epochs // steps > (n_steps - 1) * epochs // steps:

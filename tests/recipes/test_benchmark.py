@@ -209,7 +209,7 @@ def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path, be
     pairs = [(a, b) for a in utts[:12] for b in utts[:12] if a < b]
     trials = "".join(f"{int(a[:2] == b[:2])} {a} {b}\n" for a, b in pairs)
     (tmp_path / "corpus" / "test" / "trials").write_text(trials)
-    words = [f"corpus={tmp_path / 'corpus'}", f"out={tmp_path / 'out'}", "marks_minutes=[0.01,0.02]"]
+    words = [f"corpus={tmp_path / 'corpus'}", f"out={tmp_path / 'out'}", "marks_minutes=[0.01,0.02]", "epochs=2"]
     words += ["rows=[v3_small float32, v3_base float32]", "extraction_utterances=1", "batch_speakers=16"]
     race = BENCHMARK / "training.py"
     status, first, remarks = benchmark(race, *words)
@@ -311,7 +311,7 @@ def test_a_comparison_of_fine_tunes_starts_from_a_model_that_was_not_trained_on_
     config = load_config(ROOT / "conf" / "base.yaml", still)
     training = keep_usable(read_data_directory(voices), config.data.sample_rate).subset(speakers=heard)
     encoder = build_encoder(config.model, config.features.n_mels)
-    next(train_on(encoder, config, training, lambda *_: 0.5, init=exp / "model"))
+    next(train_on(encoder, config, training, lambda _: 0.5, init=exp / "model"))
     model = dict(load_model(exp / "model").encoder.named_parameters())
     assert model.keys() == dict(encoder.named_parameters()).keys()
     for name, weight in encoder.named_parameters():
