@@ -25,8 +25,8 @@ ADVICE: dict[int | None, str] = {
 }
 # Of Python itself, where it has kept its code on a full disk.
 _OF_CACHED_CODE = "marshal data too short", "EOF read where object expected"
-# Packages of extras that are imported without further ado -> what to install.
-_OPTIONAL = {"matplotlib": "matplotlib plotly"}
+# Packages of extras that are imported without further ado.
+_OPTIONAL = {"matplotlib"}
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -64,7 +64,7 @@ def one_line_for(error: Exception) -> str | None:
     if isinstance(error, EOFError) and text.startswith(_OF_CACHED_CODE):
         return _one_line(f"Python's cached code was cut off; remove the folders __pycache__ below {_PACKAGE}")
     if isinstance(error, ModuleNotFoundError) and error.name in _OPTIONAL:
-        return f"{error.name} is not installed, which this needs; pip install {_OPTIONAL[error.name]}"
+        return f"{error.name} is not installed, which this needs; pip install {error.name}"
     if isinstance(error, RecursionError):
         return "something in the input is nested too deeply; make it flatter"
     return None

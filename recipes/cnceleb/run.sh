@@ -22,7 +22,7 @@ exp=exp/cnceleb data=data/cnceleb corpus= downloads=downloads/cnceleb partial= i
 train=cn1+cn2 lists="eval_concatenated eval_several"
 musan= rirs= musan_lists=data/musan rirs_lists=data/rirs_noises
 read_options "$@"
-set_up pictures matplotlib plotly
+set_up pictures matplotlib
 
 if in_stage 0 "the corpus"; then
     spkver prepare cnceleb "$data" --train "$train" --downloads "$downloads" ${corpus:+--corpus "$corpus"} \

@@ -20,7 +20,7 @@ config=conf/librispeech.yaml lmf_config=conf/librispeech_lmf.yaml
 exp=exp/librispeech data=data/librispeech corpus= downloads=downloads/librispeech partial= init=
 train=train-clean-100 test="test-clean test-other" seed=12 targets=20000 nontargets=100000
 read_options "$@"
-set_up pictures matplotlib plotly
+set_up pictures matplotlib
 lists=$test
 
 if in_stage 0 "the corpus"; then

@@ -19,7 +19,7 @@ config=conf/mini.yaml lmf_config=conf/mini_lmf.yaml
 exp=exp/mini data=data/mini init=
 train_voices=64 test_voices=24 sentences=12
 read_options "$@"
-set_up mini espeakng-loader matplotlib plotly
+set_up mini espeakng-loader matplotlib
 
 if in_stage 0 "the built-in corpus"; then
     spkver prepare mini "$data" --train-voices "$train_voices" --test-voices "$test_voices" --sentences "$sentences"

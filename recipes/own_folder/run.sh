@@ -25,7 +25,7 @@ config=${config:-$data/config.yaml} lmf_config=${lmf_config:-$data/config_lmf.ya
 if [ "$stage" -le 0 ] && [ -z "$audio" ]; then
     fail "name your recordings by --audio DIR: a folder of speakers' folders, a .csv or .tsv, a Kaldi directory"
 fi
-set_up vad,pictures silero-vad onnxruntime matplotlib plotly
+set_up vad,pictures silero-vad onnxruntime matplotlib
 
 if in_stage 0 "the recordings in $audio"; then
     prepare=(--configurations conf) # these, also where this recipe is a copy

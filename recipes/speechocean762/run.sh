@@ -21,7 +21,7 @@ config=conf/speechocean762.yaml lmf_config=conf/speechocean762_lmf.yaml
 other_config=conf/speechocean762_intertopk.yaml other_lmf_config=conf/speechocean762_intertopk_lmf.yaml
 exp=exp/speechocean762 data=data/speechocean762 corpus= downloads=downloads checksum= init=
 read_options "$@"
-set_up pictures matplotlib plotly
+set_up pictures matplotlib
 
 if in_stage 0 "the corpus"; then
     spkver prepare speechocean762 "$data" --downloads "$downloads" ${corpus:+--corpus "$corpus"} \

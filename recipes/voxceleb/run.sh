@@ -22,7 +22,7 @@ exp=exp/voxceleb data=data/voxceleb corpus= downloads=downloads/voxceleb convert
 train=vox2 lists="vox1_O_cleaned vox1_E_cleaned vox1_H_cleaned vox1_O vox1_E vox1_H"
 musan= rirs= musan_lists=data/musan rirs_lists=data/rirs_noises
 read_options "$@"
-set_up pictures matplotlib plotly
+set_up pictures matplotlib
 
 if in_stage 0 "the corpus"; then
     # shellcheck disable=SC2086  # $lists are several words

@@ -75,8 +75,8 @@ class Experiment:
         Raises:
             SpkverError: naming the first key that differs.
         """
-        before = _flat(self.read()[0].model_dump())
-        now = _flat(config.model_dump())
+        before = flat(self.read()[0].model_dump())
+        now = flat(config.model_dump())
         for key in [*now, *before]:
             if before.get(key) != now.get(key) and key not in _OF_THE_MACHINE:
                 raise SpkverError(
@@ -135,8 +135,9 @@ def _commit() -> str | None:
         return None
 
 
-def _flat(values: dict, prefix: str = "") -> dict:
-    flat: dict = {}
+def flat(values: dict, prefix: str = "") -> dict:
+    """Nested dictionaries as one, by keys such as ``head.margin``."""
+    found: dict = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

@@ -20,6 +20,15 @@ _HIGHEST = 0.6
 # A curve has one point a score; of so many, spread evenly over the picture, more cannot be seen.
 _MOST_POINTS = 1000
 _PANELS_A_ROW = 3
+_SCORE_AXES = {
+    **dict.fromkeys(("cosine", "untrained", "onnx", "onnx_int8"), "cosine"),
+    "asnorm": "AS-norm score",
+    "snorm": "S-norm score",
+    "znorm": "Z-norm score",
+    "tnorm": "T-norm score",
+    **dict.fromkeys(("plda", "plda_adapted"), "PLDA log-likelihood ratio, not calibrated"),
+    **dict.fromkeys(("calibration", "fusion"), "log-likelihood ratio"),
+}
 # The points of the EER and of each minDCF.
 _POINT_MARKERS = "o^vsD"
 
@@ -37,7 +46,7 @@ def score_histograms(systems: Systems) -> Picture:
         axis.hist(scores[~is_target], bins, density=True, color=ORANGE, alpha=0.6, label="nontargets")
         axis.hist(scores[is_target], bins, density=True, color=BLUE, alpha=0.6, label="targets")
         axis.axvline(threshold, color=RED, linestyle="--", label=f"threshold {threshold:.3f}")
-        axis.set(xlabel="score", ylabel="density", title=f"{name}\nEER {eer:.2%}", yticks=[])
+        axis.set(xlabel=score_axis(name), ylabel="density", title=f"{name}\nEER {eer:.2%}", yticks=[])
     handles, names = axes[0, 0].get_legend_handles_labels()
     names[-1] = "threshold at the EER"
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
@@ -100,6 +109,12 @@ def _percent_axes(axis: Axes, lowest: Sequence[float]) -> None:
         places = norm.ppf(np.array(ticks) / 100)
         axis.set(**{f"{which}ticks": places, f"{which}ticklabels": [f"{tick:g}" for tick in ticks]})
         axis.set(**{f"{which}lim": norm.ppf([low, _HIGHEST]), f"{which}label": name})
+
+
+def score_axis(system: str) -> str:
+    """What the scores of a system are, by its name: ``"cosine+asnorm"`` -> ``"AS-norm score"``."""
+    *_, last = system.split(", ")[-1].split("+")
+    return _SCORE_AXES.get(last, "score")
 
 
 def thinned(fpr: np.ndarray, fnr: np.ndarray, most: int = _MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:

@@ -39,4 +39,4 @@ def margin_tables(margin: float, scale: float) -> dict:
 def write_margin_page(path: str | Path, margin: float, scale: float) -> Path:
     """Write the page with the explorer alone; returns the path."""
     data = {"margin": margin_tables(margin, scale)}
-    return write_page(Path(path), "How a margin works", data, ["dom.js", "margin.js", "margin_page.js"])
+    return write_page(Path(path), "How a margin works", data, ["dom.js", "chart.js", "margin.js", "margin_page.js"])

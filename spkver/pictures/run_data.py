@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from spkver.config import Config
+from spkver.data.trials import Trials
 from spkver.errors import SpkverError
 from spkver.experiment.log import read_log
 from spkver.experiment.paths import Experiment
@@ -21,6 +22,16 @@ _ALWAYS = {
     "step": ("epoch", "step", "loss", "accuracy", "lr", "margin", "grad_norm", "clipped"),
     "epoch": ("epoch", "loss", "accuracy"),
 }
+
+
+class Scored(NamedTuple):
+    """A system's scores of a trial list."""
+
+    list: str  # as "test/trials"
+    system: str
+    trials: Trials
+    labels: np.ndarray  # (n_trials,) 1 = target, 0 = nontarget
+    scores: np.ndarray  # (n_trials,) float32
 
 
 def by_name(runs: Sequence[AnyRun]) -> dict[str, AnyRun]:
@@ -148,6 +159,23 @@ class RunData:
             raise SpkverError(f"{self.experiment.snapshots}: fewer than {n_speakers} speakers; set snapshots.speakers")
         return found
 
+    def scored(self) -> list[Scored]:
+        """Every score file whose trials have both labels, by list and system.
+
+        Raises:
+            SpkverError: there are none.
+        """
+        found = []
+        # What begins with a dot is not finished.
+        for path in sorted((self.folder / "scores").glob("[!.]*/[!.]*-*")):
+            trials_name, _, system = path.name.rpartition("-")
+            trials, scores = read_scores(path)
+            if trials.labels is not None and 0 < trials.labels.sum() < len(trials):
+                found.append(Scored(f"{path.parent.name}/{trials_name}", system, trials, trials.labels, scores))
+        if not found:
+            raise SpkverError(f"{self.folder}/scores: no labelled trial list was scored yet; run `spkver score`")
+        return found
+
     def scores(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Scores and labels of each system on each trial list that has both labels, by ``"system"``.
 
@@ -156,18 +184,11 @@ class RunData:
         Raises:
             SpkverError: there are none.
         """
-        found: dict[str, dict] = {}
-        # What begins with a dot is not finished.
-        for path in sorted((self.folder / "scores").glob("[!.]*/[!.]*-*")):
-            trials_name, _, system = path.name.rpartition("-")
-            trials, scores = read_scores(path)
-            if trials.labels is not None and 0 < trials.labels.sum() < len(trials):
-                found.setdefault(f"{path.parent.name}/{trials_name}", {})[system] = (scores, trials.labels)
-        if not found:
-            raise SpkverError(f"{self.folder}/scores: no labelled trial list was scored yet; run `spkver score`")
-        if len(found) == 1:
-            return next(iter(found.values()))
-        return {f"{name}, {system}": both for name, systems in found.items() for system, both in systems.items()}
+        found = self.scored()
+        one_list = len({part.list for part in found}) == 1
+        return {
+            part.system if one_list else f"{part.list}, {part.system}": (part.scores, part.labels) for part in found
+        }
 
     def _log(self, kind: str) -> dict[str, np.ndarray]:
         path = self.experiment.log_file

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from spkver.errors import SpkverError
 from spkver.files import atomic_write
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
@@ -59,8 +60,14 @@ class Picture(Figure):
         return buffer.getvalue()
 
     def save(self, path: str | Path, dpi: float = 110) -> Path:
-        """Write the figure, in the format of the name's ending; returns the path."""
+        """Write the figure, in the format of the name's ending; returns the path.
+
+        Raises:
+            SpkverError: ``dpi``, dots an inch, is not in 20 to 1200.
+        """
         path = Path(path)
+        if not 20 <= dpi <= 1200:
+            raise SpkverError(f"--dpi {dpi:g}: give 20 to 1200 dots an inch")
         with atomic_write(path, "wb") as file:
             self.savefig(file, format=path.suffix[1:] or "png", dpi=dpi)
         return path

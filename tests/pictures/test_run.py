@@ -401,7 +401,8 @@ def test_the_format_and_the_dots_an_inch_are_chosen(form, head, scored, tmp_path
             assert Image.open(tmp_path / "cka.png").width == round(5.6 * int(dpi))
 
 
-def test_impossible_dots_an_inch_are_refused(scored, capsys):
-    with pytest.raises(SystemExit):
-        main(["plot", "run", str(scored), "--dpi", "3"])
-    assert "--dpi: 3: give 20 to 1200" in capsys.readouterr().err
+def test_impossible_dots_an_inch_are_refused(scored, tmp_path, capsys):
+    words = ["plot", "det", str(scored), "--out", str(tmp_path)]
+    assert main([*words, "--dpi", "3"]) == 1
+    assert capsys.readouterr().err == "--dpi 3: give 20 to 1200 dots an inch\n"
+    assert not list(tmp_path.iterdir())

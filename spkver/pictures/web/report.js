@@ -1,161 +1,115 @@
 "use strict";
-const RUNS = DATA.runs;
-const lineOf = (index) => ({ color: COLOURS[index % COLOURS.length], dash: DASHES[index % DASHES.length] });
-// A record of an earlier version may lack a figure.
-const percent = (value) => value == null ? "-" : (100 * value).toFixed(2) + " %";
-const decimals = (value) => value == null ? "-" : value.toFixed(3);
 const having = (key) => RUNS.map((run, index) => [run, index]).filter(([run]) => run[key]);
+const lineOf = (index) => ({ colour: colourOf(index), dash: DASHES[index % DASHES.length] });
 
 element("h1", PAGE, RUNS.map((run) => run.name).join(", "));
-const contents = element("nav", PAGE);
-
-function linked(id, title, note) {
-  element("a", contents, title, { href: "#" + id });
-  return section(id, title, note);
+const brief = element("section", PAGE, null, { id: "brief", className: "brief", aria: { label: "in brief" } });
+if (DATA.best) {
+  const place = element("div", brief), best = SYSTEMS[DATA.best.system], record = best.record;
+  element("div", place, percent(record.eer), { className: "figure" });
+  element("p", place, `is the lowest equal error rate (EER) of ${DATA.best.of} systems on ${best.list}: that of ${nameOfSystem(best)}` +
+    (record.eer_interval ? `; with other speakers, 95 % of the time, between ${percent(record.eer_interval[0])} and ${percent(record.eer_interval[1])}.` : "."));
+  element("p", place, "The EER is the share of errors at the threshold where strangers are accepted as often as true speakers are refused: " +
+    "0 % is perfect, 50 % is guessing.", { className: "note" });
+}
+for (const run of RUNS) {
+  const place = element("div", brief);
+  element("h3", place, RUNS.length > 1 ? run.name : "This run");
+  const list = element("dl", place);
+  for (const [what, value] of run.facts) {
+    element("dt", list, what);
+    element("dd", list, value);
+  }
+}
+if (RUNS.length > 1) {
+  const legend = element("ul", PAGE, null, { className: "legend", aria: { label: "colours of the runs in all charts" } });
+  RUNS.forEach((run, index) => {
+    const item = element("li", legend);
+    swatch(item, colourOf(index), DASHES[index % DASHES.length]);
+    item.append(run.name);
+  });
 }
 
-if (having("metrics").length) {
-  const place = linked("results", "Results", "Error rates with 95 % intervals over speakers.");
-  for (const trials of new Set(RUNS.flatMap((run) => Object.keys(run.metrics || {})))) {
-    const rows = having("metrics").flatMap(([run]) => Object.entries(run.metrics[trials] || {}).map(([system, record]) => [run, system, record]));
-    const costs = [...new Set(rows.flatMap(([, , record]) => Object.keys(record)))].filter((key) => /^min_dcf_[0-9.e-]+$/.test(key));
-    if (!rows.length) continue;
-    const first = rows[0][2];
-    element("p", place, `${trials}: ${first.targets ?? "?"} target, ${first.nontargets ?? "?"} nontarget trials`, { className: "note" });
-    const table = element("table", place);
-    const head = element("tr", table);
-    for (const name of ["run", "system", "EER", "95 %", ...costs.map((key) => `minDCF(${key.slice(8)})`), "threshold"]) element("th", head, name);
-    for (const [run, system, record] of rows) {
-      const interval = record.eer_interval;
-      const line = element("tr", table);
-      const cells = [run.name, system, percent(record.eer), interval ? `${percent(interval[0])} to ${percent(interval[1])}` : "-",
-        ...costs.map((key) => decimals(record[key])), decimals(record.threshold)];
-      for (const cell of cells) element("td", line, cell);
-    }
+if (SYSTEMS.length) {
+  const place = section("results", "Results", "Intervals hold 95 % of what other speakers would give. Cllr, in bits, is the cost of taking scores for log-likelihood ratios, " +
+    "which only calibrated ones are. The lowest of a column has a star. A click on a system shows its scores and worst trials, a tick its DET curve.");
+  if (!SYSTEMS.some((system) => system.curves)) {
+    const nothing = { state: { focus: null, shown: new Set() }, told: [] };
+    for (const list of new Set(SYSTEMS.map((system) => system.list))) oneTable(place, list, nothing.state, () => {}, nothing.told);
+  } else {
+    const chosen = resultTables(place);
+    const both = element("div", section("scores", "Errors and scores", "On the left, scores that are Gaussian give straight lines; where it is grey no curve has a whole error. " +
+      "The ring is the threshold of the right: orange strangers, blue the same speaker."), null, { className: "two" });
+    detAndScores(element("div", both), element("div", both), chosen);
+    worstTrials(section("worst", "Trials that are most wrong", DATA.clips ? "Their first seconds can be heard." : "`spkver report --audio` puts their sound into the page."), chosen);
+  }
+}
+
+if (having("map").length) {
+  const place = section("map", "Embeddings", "In the plane, one scale for both axes; hollow: held out of the training. A click on a point names it and plays it.");
+  for (const [run, index] of having("map")) {
+    element("h3", place, `${run.name}: ${run.map.method} of ${run.map.n} utterances`);
+    embeddingMap(place, run, index);
   }
 }
 
 if (having("records").length) {
-  const place = element("div", linked("training", "Training"), null, { className: "plots" });
-  const titles = { loss: "loss", accuracy: "accuracy on training crops", held_out_eer: "held-out EER (%)", lr: "learning rate",
-    margin: "margin (radians)", grad_norm: "gradient norm before clipping" };
-  for (const [key, title] of Object.entries(titles)) {
-    const traces = having("records").filter(([run]) => run.records[key]).map(([run, index]) => ({
-      ...run.records[key], name: run.name, mode: key === "held_out_eer" ? "lines+markers" : "lines", line: lineOf(index),
-    }));
-    if (traces.length) plot(place, traces, { title: { text: title }, xaxis: { title: { text: "epoch" } }, showlegend: RUNS.length > 1 });
-  }
+  const place = element("div", section("training", "Training"), null, { className: "plots" });
+  const titles = { loss: "Loss", accuracy: "Accuracy on training crops", held_out_eer: "EER of held-out training speakers (%)", lr: "Learning rate",
+    margin: "Margin (radians)", grad_norm: "Gradient norm before clipping" };
+  for (const [key, title] of Object.entries(titles)) epochChart(place, title, having("records").filter(([run]) => run.records[key]).map(([run, index]) => ({
+    ...run.records[key], name: run.name, ...lineOf(index) })));
 }
-
-const systems = having("systems").flatMap(([run]) => Object.entries(run.systems).map(([name, system]) => [`${run.name}, ${name}`, system]));
-if (systems.length) {
-  const det = linked("det", "Detection error trade-off", "On normal-deviate axes: scores that are Gaussian give straight lines.");
-  const ticks = DATA.ticks;
-  const traces = systems.flatMap(([name, system], index) => [
-    { x: system.det[0], y: system.det[1], name, mode: "lines", line: lineOf(index), hoverinfo: "name" },
-    { x: system.points.flatMap((point) => point[1]), y: system.points.flatMap((point) => point[2]), mode: "markers", name: `${name}: points`,
-      text: system.points.map((point) => point[0]), hovertemplate: "%{text}", marker: { color: COLOURS[index % COLOURS.length], size: 9,
-        symbol: ["circle", "triangle-up", "triangle-down", "square"] }, showlegend: false },
-  ]);
-  const axis = { tickvals: ticks.map((tick) => tick[1]), ticktext: ticks.map((tick) => tick[0]), range: [ticks[0][1], ticks[ticks.length - 1][1]], zeroline: false };
-  plot(det, traces, { xaxis: { ...axis, title: { text: "false alarms (% of nontargets)" } },
-    yaxis: { ...axis, title: { text: "misses (% of targets)" } } }, true).classList.add("square");
-
-  const scores = element("div", linked("scores", "Scores", "Densities of scores; the dashed line is the threshold at the EER."), null, { className: "plots" });
-  for (const [name, system] of systems) {
-    const middle = system.edges.slice(1).map((edge, index) => (edge + system.edges[index]) / 2);
-    plot(scores, [["nontargets", COLOURS[1]], ["targets", COLOURS[0]]].map(([kind, color]) => ({
-      x: middle, y: system[kind], type: "bar", name: kind, marker: { color }, opacity: 0.65 })), {
-      title: { text: `${name}: ${system.points[0][0]}` }, barmode: "overlay", bargap: 0, xaxis: { title: { text: "score (cosine)" } },
-      shapes: [{ type: "line", x0: system.threshold, x1: system.threshold, yref: "paper", y0: 0, y1: 1, line: { color: COLOURS[3], dash: "dash" } }],
-    });
-  }
-}
-
-for (const [run, index] of having("map")) drawMap(run, index);
 
 if (having("development").length) {
-  const place = element("div", linked("development", "How embeddings develop", "Drift, 1 - CKA: change since the epoch before. Epoch 0 is before training."), null, { className: "plots" });
+  const place = element("div", section("development", "How embeddings develop", "Drift and 1 - CKA: change since the epoch before. Epoch 0 is before training."), null, { className: "plots" });
   for (const name of new Set(having("development").flatMap(([run]) => Object.keys(run.development)))) {
-    plot(place, having("development").filter(([run]) => run.development[name]).map(([run, index]) => ({
-      ...run.development[name], name: run.name, mode: "lines+markers", line: lineOf(index) })),
-      { title: { text: name }, xaxis: { title: { text: "epoch" } }, showlegend: RUNS.length > 1, yaxis: { rangemode: "tozero" } });
+    epochChart(place, name, having("development").filter(([run]) => run.development[name]).map(([run, index]) => ({ ...run.development[name], name: run.name, ...lineOf(index) })), true);
   }
 }
 
-marginExplorer(linked("margin", "The margin", "All curves come from the heads that spkver trains with."), DATA.margin);
+function epochChart(place, title, lines, dots) {
+  if (!lines.length) return;
+  const [, high] = rangeOf(lines.map((line) => line.x));
+  chart(place, title).draw({
+    x: { label: "epoch", range: [0, Math.ceil(high / 1.05 - 1e-9) || 1], whole: true }, y: { label: "", range: rangeOf(lines.map((line) => line.y)) }, lines,
+    points: dots ? lines.flatMap((line) => line.x.map((x, index) => ({ x, y: line.y[index], colour: line.colour, size: 2.5 })).filter((point) => point.y != null)) : [],
+  });
+}
 
-for (const [run, index] of having("architecture")) {
-  const model = run.architecture;
-  const place = linked("architecture-" + index, RUNS.length > 1 ? `Architecture of ${run.name}` : "Architecture",
-    `${model.kind}, ${model.total.toLocaleString("en")} parameters; shapes for one utterance of ${model.n_frames} frames and ${model.n_mels} mel bins.`);
-  const table = element("table", place);
-  const head = element("tr", table);
-  for (const name of ["part", "kind", "gives", "parameters", ""]) element("th", head, name);
-  for (const part of model.rows) {
-    const line = element("tr", table);
-    element("td", line, part.times > 1 ? `${part.name} (${part.times} of them)` : part.name);
-    element("td", line, part.kind);
-    element("td", line, `(${part.shape.join(", ")})`);
-    element("td", line, (part.n * part.times).toLocaleString("en"), { className: "number" });
-    const bar = element("span", element("td", line), null, { className: "bar" });
-    bar.style.width = `${Math.max(1, 200 * part.n * part.times / model.total)}px`;
+if (DATA.margin) marginExplorer(section("margin", "The margin", "All curves come from the heads that spkver trains with."), DATA.margin);
+
+if (having("architecture").length) {
+  const place = section("architecture", "Architecture");
+  for (const [run] of having("architecture")) {
+    const model = run.architecture;
+    if (RUNS.length > 1) element("h3", place, run.name);
+    element("p", place, `${model.kind}, ${model.total.toLocaleString("en")} parameters; shapes for one utterance of ${model.n_frames} frames and ${model.n_mels} mel bins.`, { className: "note" });
+    const made = table(place, `architecture of ${run.name}`, [["part", ""], ["kind", ""], ["gives", ""], ["parameters", "number"], ["share", ""]]);
+    for (const part of model.rows) {
+      const line = element("tr", made.body);
+      element("td", line, part.times > 1 ? `${part.name} (${part.times} of them)` : part.name);
+      element("td", line, part.kind);
+      element("td", line, `(${part.shape.join(", ")})`);
+      element("td", line, (part.n * part.times).toLocaleString("en"), { className: "number" });
+      const bar = element("span", element("td", line), null, { className: "bar", title: percent(part.n * part.times / model.total, 1) });
+      bar.style.width = `${Math.max(1, 120 * part.n * part.times / model.total)}px`;
+    }
   }
 }
 
-const config = linked("configuration", "Configuration");
+const settings = section("configuration", "Configuration", DATA.differences.what);
+if (DATA.differences.rows.length) {
+  const made = table(settings, "settings that differ", [["key", ""], ...DATA.differences.columns.map((name) => [name, ""])]);
+  for (const [key, ...values] of DATA.differences.rows) {
+    const line = element("tr", made.body);
+    element("td", line, key);
+    for (const value of values) element("td", line, value, { className: "value" });
+  }
+}
 for (const run of RUNS) {
-  const details = element("details", config);
-  element("summary", details, run.name + (run.about.commit ? `, commit ${run.about.commit.slice(0, 10)}` : ""));
-  element("pre", details, Object.entries(run.about).map(([key, value]) => `# ${key}: ${value}`).join("\n") + "\n" + run.config);
+  const details = element("details", settings);
+  element("summary", details, `all of ${run.name}` + (run.about.commit ? `, commit ${run.about.commit.slice(0, 10)}` : ""));
+  element("pre", details, Object.entries(run.about).map(([key, value]) => `# ${key}: ${value}`).join("\n") + "\n" + run.config, { tabIndex: 0 });
 }
 finish();
-
-// The embedding map: a slider over the snapshots, hover tells the utterance, a click plays it.
-function drawMap(run, index) {
-  const map = run.map;
-  const note = `${map.method} of ${map.n} utterances of ${new Set(map.speakers).size} speakers; hollow: held out of the training.` +
-    (run.audio ? " Click on a point to hear it." : "");
-  const place = linked("map-" + index, RUNS.length > 1 ? `Embeddings of ${run.name}` : "Embeddings", note);
-  const places = unpack(map.places, Uint16Array);
-  const speakers = [...new Set(map.speakers)];
-  const colours = map.speakers.map((speaker) => COLOURS[speakers.indexOf(speaker) % COLOURS.length]);
-  const shapes = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star"];
-  const symbols = map.speakers.map((speaker) => shapes[speakers.indexOf(speaker) % shapes.length]);
-  // Hollow by an invisible filling: WebGL does not draw plotly's open symbols everywhere.
-  const fillings = colours.map((colour, at) => map.held_out[at] ? "rgba(255,255,255,0)" : colour);
-  const axis = (which, snapshot) => {
-    const [low, span] = [map.low[which], map.high[which] - map.low[which]];
-    return Float64Array.from({ length: map.n }, (_, at) => low + span * places[(snapshot * map.n + at) * 2 + which] / 65535);
-  };
-  const range = (which) => {
-    const space = 0.05 * (map.high[which] - map.low[which]) || 1;
-    return [map.low[which] - space, map.high[which] + space];
-  };
-  const last = map.epochs.length - 1;
-  const controls = element("div", place, null, { className: "controls" });
-  const show = (at) => map.epochs[at] ? "epoch " + map.epochs[at] : "before training";
-  const heard = element("audio", place, null, { controls: true, hidden: !run.audio, id: "audio-" + index });
-  const drawn = plot(place, [{
-    type: "scattergl", mode: "markers", x: axis(0, last), y: axis(1, last), marker: { color: fillings, line: { color: colours, width: 1.3 }, symbol: symbols, size: 8 },
-    customdata: map.utts.map((utt, at) => [utt, map.speakers[at]]), hovertemplate: "%{customdata[0]}<br>speaker %{customdata[1]}<extra></extra>",
-  }], { xaxis: { range: range(0), zeroline: false, showticklabels: false }, yaxis: { range: range(1), zeroline: false, showticklabels: false } }, true);
-  drawn.id = "embedding-map-" + index;
-  const input = slider(controls, "epoch", 0, last, 1, last, show, (at) => Plotly.restyle(drawn, { x: [axis(0, at)], y: [axis(1, at)] }));
-  input.id = "epoch-slider-" + index;
-  const button = element("button", controls, "play");
-  button.addEventListener("click", () => {
-    let at = 0;
-    const timer = setInterval(() => {
-      input.value = at;
-      input.dispatchEvent(new Event("input"));
-      if (at++ >= last) clearInterval(timer);
-    }, Math.max(100, 4000 / (last + 1)));
-  });
-  if (run.audio) drawn.on("plotly_click", (event) => {
-    const clip = run.audio[event.points[0].customdata[0]];
-    if (!clip) return;
-    heard.src = "data:audio/ogg;base64," + clip;
-    heard.play().catch(() => {}); // a browser that forbids it leaves the audio's own button
-  });
-}
