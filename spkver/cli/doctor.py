@@ -18,7 +18,7 @@ from spkver.cli.json_output import add_json, show_both
 _NEEDED = ("torch", "numpy", "scipy", "scikit-learn", "soundfile", "pyarrow")
 # What an extra brings -> the packages that tell whether it is there.
 _EXTRAS = {
-    "pictures": ("matplotlib", "plotly"),
+    "pictures": ("matplotlib",),
     "mini": ("espeakng-loader",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "vad": ("silero-vad", "onnxruntime"),

@@ -31,7 +31,7 @@ def test_it_names_versions_device_precision_kernels_and_cores(run):
 
 def test_what_is_missing_says_how_to_get_it(run, monkeypatch):
     def version(package):
-        if package == "plotly":
+        if package == "matplotlib":
             raise PackageNotFoundError
         return "1.0"
 
@@ -40,7 +40,7 @@ def test_what_is_missing_says_how_to_get_it(run, monkeypatch):
     monkeypatch.setenv("SPKVER_NATIVE", "0")
     monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
     found = found_by(run)
-    assert found["extra pictures"] == "pip install plotly"
+    assert found["extra pictures"] == "pip install matplotlib"
     assert found["extra vad"] == "silero-vad 1.0, onnxruntime 1.0"
     assert found["ffmpeg"].startswith("not installed")
     assert "SPKVER_NATIVE=0" in found["kernels"]
