@@ -258,7 +258,7 @@ def test_a_run_that_never_reached_a_checkpoint_begins_again_from_its_model(
     words = ["train", tiny_config, "training.epochs=1", "--data", others.path, "--exp", tmp_path / "exp"]
     words = [str(word) for word in words]
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_epoch", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Trainer, "_train_epoch", lambda self, batches: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main([*words, "--init", str(trained / "model")]) == 130
     capsys.readouterr()
     assert main([*words, "--resume"]) == 0
