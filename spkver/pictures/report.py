@@ -1,5 +1,6 @@
 """The report: everything about one or more runs on one page that opens from disk."""
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -103,7 +104,9 @@ def _facts(run: Run, part: dict) -> list[tuple[str, str]]:
         seconds = np.nansum(epochs["seconds"]) if "seconds" in epochs else 0.0
         took = f" in {_duration(seconds)}" if seconds > 0 else ""
         facts.append(("training", f"{len(epochs['epoch'])} epochs{took}"))
-    about = part["about"]
+    about = dict(part["about"])
+    if "command" in about:  # earlier runs keep the program's whole path
+        about["command"] = re.sub(r"^\S*/(spkver )", r"\1", about["command"])
     names = {"machine": "machine", "started": "started", "command": "command", "spkver": "spkver", "torch": "torch"}
     return facts + [(shown, about[key]) for key, shown in names.items() if key in about]
 
