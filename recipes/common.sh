@@ -11,7 +11,7 @@ if [ "$CALLER" -ef . ]; then CALLER=; fi # the same place: paths stay as short a
 
 # What is a path among the options, and among the keys of key.sub=value. A relative one is the caller's.
 PATH_OPTIONS="audio config converted corpus data downloads exp genders init lmf_config mnist musan musan_lists \
-    other_config other_lmf_config rirs rirs_lists"
+    other_config other_lmf_config rirs rirs_lists shards"
 PATH_KEYS="augment.noise.list augment.reverb.list"
 
 lists=trials # of $data/test that are scored

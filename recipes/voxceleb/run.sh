@@ -10,7 +10,8 @@
 # key.sub=value changes the training; --lmf key.sub=value (any number of them) the fine-tune, see ../mini/README.md.
 # Further options: --train vox2|vox1+vox2|vox1 and --lists "vox1_O ..." (E and H with vox2 alone), --data DIR, --downloads
 # DIR, --converted DIR and --format flac|wav (of converted files), --jobs N, --partial yes (an incomplete copy), --musan
-# DIR, --rirs DIR, --musan-lists DIR, --rirs-lists DIR, --lmf-config FILE, --init MODEL (fine-tune).
+# DIR, --rirs DIR, --musan-lists DIR, --rirs-lists DIR, --lmf-config FILE, --init MODEL (fine-tune), --shards DIR (stage 0
+# packs the data into shards there, and all other stages read these).
 
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
@@ -20,7 +21,7 @@ stage=0 stop_stage=9
 config=conf/voxceleb.yaml lmf_config=conf/voxceleb_lmf.yaml
 exp=exp/voxceleb data=data/voxceleb corpus= downloads=downloads/voxceleb converted= format=flac jobs= partial= init=
 train=vox2 lists="vox1_O_cleaned vox1_E_cleaned vox1_H_cleaned vox1_O vox1_E vox1_H"
-musan= rirs= musan_lists=data/musan rirs_lists=data/rirs_noises
+shards= musan= rirs= musan_lists=data/musan rirs_lists=data/rirs_noises
 read_options "$@"
 set_up pictures matplotlib
 
@@ -29,7 +30,11 @@ if in_stage 0 "the corpus"; then
     spkver prepare voxceleb "$data" --train "$train" --lists $lists --downloads "$downloads" --format "$format" \
         ${corpus:+--corpus "$corpus"} ${converted:+--converted "$converted"} ${jobs:+--jobs "$jobs"} ${partial:+--partial}
     augmentation_lists
+    for part in ${shards:+train test}; do
+        spkver pack "$data/$part" "$shards/$part"
+    done
 fi
+data=${shards:-$data}
 if in_stage 1 "training with $config"; then
     train_or_resume
 fi

@@ -58,8 +58,11 @@ def test_voxceleb_goes_from_the_copy_to_a_table_with_vox1_o_e_and_h(
         tmp_path / "rirs_noises",
     ]
     lists = ["vox1_O_cleaned", "vox1_E", "vox1_H_cleaned"]
+    own += ["--shards", tmp_path / "shards"]
     done = run_recipe("voxceleb", "--corpus", voxceleb, "--lists", " ".join(lists), *small_run, *own)
     metrics = held_to(done, tmp_path, lists)
+    assert (tmp_path / "shards" / "train" / "shards" / "shard-000000.tar").is_file()
+    assert "shards/train\n" in (tmp_path / "exp_lmf" / "config.yaml").read_text()
     assert metrics["test/vox1_O_cleaned"]["cosine"]["targets"] == 12
     assert metrics["test/vox1_E"]["cosine"]["nontargets"] == 21
     trained = (tmp_path / "data" / "train" / "spk2utt").read_text()
