@@ -220,8 +220,9 @@ def test_a_mistake_in_what_the_fine_tune_is_given_is_told_before_the_training(no
 
 def keys(section: type[Section], prefix: str = ""):
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from keys(field.annotation, f"{prefix}{name}.")
+        # Of several kinds of a section the one that is taken unless another is named; those of the head stand apart.
+        if isinstance(field.default, Section) and name != "head":
+            yield from keys(type(field.default), f"{prefix}{name}.")
         else:
             yield prefix + name
 
