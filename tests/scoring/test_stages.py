@@ -388,7 +388,10 @@ def test_figures_are_broken_down_by_gender_and_duration(made, capsys):
     ("words", "message"),
     [
         (["evaluate", "TEST", "EXP", "--by", "colour"], "--by colour: TEST knows no such condition; there are gender"),
-        (["score", "TEST", "EXP", "--system", "cosine+znrm"], "no system 'cosine+znrm' (did you mean 'cosine+znorm'?); a name is one of cosine"),
+        (
+            ["score", "TEST", "EXP", "--system", "cosine+znrm"],
+            "no system 'cosine+znrm' (did you mean 'cosine+znorm'?); a name",
+        ),
         (["score", "TEST", "EXP", "--system", "plda_adapted"], "plda_adapted.safetensors: is not there; `spkver plda`"),
         (["norm", "TEST", "EXP", "--train", "TRAIN", "scoring.norm.top_n=50"], "the cohort has 7 training speakers"),
         (["norm", "TRAIN", "EXP", "--train", "TRAIN", *SMALL], "is in the cohort too"),
