@@ -22,7 +22,7 @@ from spkver.cli.parser import DEVICES, VerbParser
 from spkver.cli.pictures import add_picture_verbs
 from spkver.cli.recipes import add_recipe_verb
 from spkver.cli.scoring import add_scoring_verbs
-from spkver.cli.standard_streams import open_closed_streams
+from spkver.cli.standard_streams import open_closed_streams, silence
 from spkver.cli.verify import add_daily_verbs
 from spkver.errors import SpkverError, one_line_for
 
@@ -114,7 +114,20 @@ def prepare_speechocean762(options) -> None:
 
 
 def train(options) -> int:
-    """Train an encoder and a head."""
+    """Train an encoder and a head, in one process or, under torchrun, in several."""
+    from spkver.training.distributed import OthersStopped, Ranks
+    from spkver.training.stopping import TRY_AGAIN
+
+    with Ranks.of_environment() as ranks:
+        try:
+            # The first process speaks for all.
+            with contextlib.nullcontext() if ranks.is_first else silence():
+                return _train(options, ranks)
+        except OthersStopped:
+            return TRY_AGAIN
+
+
+def _train(options, ranks) -> int:
     from spkver.cli.memory import tune_malloc
     from spkver.config import load_config
     from spkver.data.audio_check import keep_usable
@@ -125,22 +138,23 @@ def train(options) -> int:
     from spkver.training.trainer import Trainer
 
     tune_malloc()
-    configuration = load_config(options.config, options.overrides)
-    experiment = Experiment(options.exp or Path("exp") / Path(options.config).stem)
-    if options.data is None:
-        raise SpkverError("train: name the data directory with the training speakers by --data DIR")
-    init = None if options.init is None else model_folder(options.init)
-    if options.resume and init is None:
-        init = experiment.recorded_path(experiment.read()[1].get("init"))
-    check_start(configuration, init)
-    for remark in remarks(configuration):
-        print(f"note: {remark}", file=sys.stderr)
-    directory = keep_usable(
-        _read(options.data),
-        configuration.data.sample_rate,
-        max_unusable_share=configuration.data.max_unusable_share,
-    )
-    trainer = Trainer(configuration, directory, experiment, init, options.resume)
+    with ranks.together():
+        configuration = load_config(options.config, options.overrides)
+        experiment = Experiment(options.exp or Path("exp") / Path(options.config).stem)
+        if options.data is None:
+            raise SpkverError("train: name the data directory with the training speakers by --data DIR")
+        init = None if options.init is None else model_folder(options.init)
+        if options.resume and init is None:
+            init = experiment.recorded_path(experiment.read()[1].get("init"))
+        check_start(configuration, init)
+        for remark in remarks(configuration) if ranks.is_first else ():
+            print(f"note: {remark}", file=sys.stderr)
+        directory = keep_usable(
+            _read(options.data),
+            configuration.data.sample_rate,
+            max_unusable_share=configuration.data.max_unusable_share,
+        )
+        trainer = Trainer(configuration, directory, experiment, init, options.resume, ranks)
     print(trainer.description(), flush=True)
     if options.profile:
         from spkver.training.profiling import profile_training
@@ -150,7 +164,8 @@ def train(options) -> int:
     try:
         trainer.run(describe_run(experiment, options.data, init))
     except Stopped as stopped:
-        print(f"{experiment.folder}: {stopped}", file=sys.stderr)
+        if ranks.is_first:
+            print(f"{experiment.folder}: {stopped}", file=sys.stderr)
         return stopped.status
     return 0
 

@@ -2,6 +2,10 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
+from spkver.experiment.progress import Progress
 
 
 def open_closed_streams() -> None:
@@ -13,3 +17,14 @@ def open_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # for as long as it runs
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """A process for which another one speaks: nothing on standard output, no progress; errors are still told."""
+    before, Progress.quiet = Progress.quiet, True
+    try:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            yield
+    finally:
+        Progress.quiet = before

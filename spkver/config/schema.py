@@ -363,6 +363,7 @@ class Training(Section):
     precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     tf32: bool = False  # a GPU may multiply float32 with 10 bits of mantissa
     threads: CountOrZero = 0  # 0: what torch chooses
+    accumulate: Count = 1  # a step's batch is so many times as large, computed in so many pieces
     compile: TrueOrAuto = added("auto", before=False)  # encoder and loss by torch.compile; auto: on a GPU
     log_every: Count = 10  # steps; a GPU is waited for, and their losses read, as seldom
     head_megabytes: Positive | None = None  # logits that take more are computed chunk by chunk; null: 2048 on a GPU

@@ -22,9 +22,14 @@ def usable_cores(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> int:
     return max(1, min([cores, *(math.ceil(quota) for quota in _quotas(cgroups, own))]))
 
 
-def worker_count(asked: int | str) -> int:
-    """The number of data workers: as asked for, or with ``auto`` a core less than there are, one at least."""
-    return asked if isinstance(asked, int) else max(usable_cores() - 1, 1)
+def worker_count(asked: int | str, processes: int = 1) -> int:
+    """The number of data workers: as asked for, or with ``auto`` a core less than there are, one at least.
+
+    Args:
+        asked: of each process that trains.
+        processes: that share the cores.
+    """
+    return asked if isinstance(asked, int) else max(usable_cores() // processes - 1, 1)
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -51,6 +51,12 @@ class Extracted(NamedTuple):
     embeddings: np.ndarray  # (n, embed_dim) float32, of unit length
     magnitudes: np.ndarray  # (n,) float32, their length before that (mean of the variants): a measure of quality
     seconds: np.ndarray  # (n,) float64, of audio that each embedding was made of, as far as it is not repetition
+
+
+class Embeds(Protocol):
+    """What gives utterances their embeddings ``(n, embed_dim)``: an `Extractor`, or several processes with one each."""
+
+    def embed_utterances(self, utterances: Sequence[Utterance], title: str) -> np.ndarray: ...
 
 
 class Extractor:

@@ -19,9 +19,11 @@ class Progress:
         done: so many are done already.
     """
 
+    quiet = False  # in processes for which another one speaks
+
     def __init__(self, title: str, total: int, unit: str, done: int = 0):
         self._title, self._total, self._unit, self._done = title, total, unit, done
-        self._bar = tqdm(total=total, initial=done, desc=title, unit=unit, leave=False, disable=None)
+        self._bar = tqdm(total=total, initial=done, desc=title, unit=unit, leave=False, disable=self.quiet or None)
         self._said = time.monotonic()
 
     def __enter__(self) -> "Progress":
@@ -36,7 +38,7 @@ class Progress:
         if not self._bar.disable:
             self._bar.set_postfix_str(figures, refresh=False)
             self._bar.update(n)
-        elif time.monotonic() - self._said > _LINE_EVERY:
+        elif not self.quiet and time.monotonic() - self._said > _LINE_EVERY:
             done = f"{self._unit} {self._done}/{self._total}"
             print(f"{self._title}  {done}  {figures}", file=sys.stderr, flush=True)
             self._said = time.monotonic()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spkver import native
+from spkver.data.batch_part import drawn
 from spkver.errors import SpkverError
 from spkver.features.mel_bank import band_smoothing, mel_bank
 
@@ -152,7 +153,8 @@ class Fbank(nn.Module):
     def _dithered(self, waveforms: Tensor) -> Tensor:
         if not self.training or self.dither == 0:
             return waveforms
-        return waveforms + self.dither / INT16_RANGE * torch.randn_like(waveforms)
+        noise = drawn(lambda n: torch.randn(n, waveforms.shape[1], device=waveforms.device), len(waveforms))
+        return waveforms + self.dither / INT16_RANGE * noise
 
     def _log_mel(self, waveforms: Tensor, formants: Tensor | None) -> Tensor:
         """(batch, n_samples) float32 in [-1, 1] -> (batch, n_frames, n_mels), by one bank or one for each item.

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from spkver.data.batch_part import drawn
+
 
 class SpecAugment(nn.Module):
     """Masks bands of time and of frequency, its own for each item, in training mode only.
@@ -36,7 +38,7 @@ class SpecAugment(nn.Module):
             return features
         batch, n_frames, n_mels = features.shape
         device = features.device if generator is None else generator.device
-        chosen = torch.rand(batch, 1, 1, generator=generator, device=device) < self.probability
+        chosen = drawn(lambda n: torch.rand(n, 1, 1, generator=generator, device=device), batch) < self.probability
         over_time = _bands(batch, self.time_masks, self.time_frames, n_frames, generator, device)
         over_freq = _bands(batch, self.freq_masks, self.freq_bins, n_mels, generator, device)
         masked = chosen & (over_time[:, :, None] | over_freq[:, None, :])
@@ -52,7 +54,8 @@ def _bands(
     device: torch.device,
 ) -> Tensor:
     """(batch, size) bool, true in ``n_bands`` random bands an item."""
-    width_draw, start_draw = torch.rand(2, batch, n_bands, 1, generator=generator, device=device)
+    both = drawn(lambda n: torch.rand(2, n, n_bands, 1, generator=generator, device=device), batch, dim=1)
+    width_draw, start_draw = both
     width = (width_draw * (min(max_width, size) + 1)).floor()
     start = (start_draw * (size - width + 1)).floor()
     position = torch.arange(size, device=device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def draw_classes(label: Tensor, n_classes: int, n_drawn: int) -> tuple[Tensor, Tensor]:
+def draw_classes(label: Tensor, n_classes: int, n_drawn: int) -> Tensor:
     """Draw the classes of a step, by torch's random state.
 
     Args:
@@ -18,11 +18,9 @@ def draw_classes(label: Tensor, n_classes: int, n_drawn: int) -> tuple[Tensor, T
         n_drawn: how many to draw, the batch's own included; not fewer than the batch has items.
 
     Returns:
-        classes: (n,) int64, rising, none twice.
-        place: (batch,) int64, where each item's class stands among them.
+        ``(n,)`` int64, rising, none twice.
     """
     # As many as there could be different labels, whatever they are: to count them would wait for the device.
     n_drawn = min(max(n_drawn, len(label)), n_classes)
     rank = torch.rand(n_classes, device=label.device).index_fill_(0, label, 2.0)
-    classes = rank.topk(n_drawn).indices.sort().values
-    return classes, torch.searchsorted(classes, label.contiguous())
+    return rank.topk(n_drawn).indices.sort().values

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from spkver.data.batch_part import kept
+
 
 class AverageSpectrum(nn.Module):
     """Long-term average spectrum -> an offset of all frames.
@@ -33,5 +35,5 @@ class AverageSpectrum(nn.Module):
         with torch.autocast(average.device.type, enabled=False):
             shape = self.norm(average.float() - average.float().mean(1, keepdim=True))
             if self.training:
-                shape = shape * torch.empty(len(shape), 1, device=shape.device).bernoulli_(1 - self.dropout)
+                shape = shape * kept(len(shape), 1, share=1 - self.dropout, device=shape.device)
             return self.projection(shape)[:, None]

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spkver.data.batch_part import BatchDropout, kept
 from spkver.models.average_spectrum import AverageSpectrum
 from spkver.models.group_norm import GroupNormReLU
 from spkver.models.pooling import build_pooling
@@ -120,8 +121,8 @@ class TransformerLayer(nn.Module):
         if not self.training:
             return branch
         batch, _, d_model = branch.shape
-        keep = torch.empty(batch, 1, d_model, device=branch.device).bernoulli_(1 - self.dropout)
-        keep_branch = torch.empty(batch, 1, 1, device=branch.device).bernoulli_(1 - self.layer_drop)
+        keep = kept(batch, 1, d_model, share=1 - self.dropout, device=branch.device)
+        keep_branch = kept(batch, 1, 1, share=1 - self.layer_drop, device=branch.device)
         scale = keep * keep_branch / ((1 - self.dropout) * (1 - self.layer_drop))
         return branch * scale.to(branch.dtype)
 
@@ -204,7 +205,7 @@ class SpeechEncoderV3(nn.Module):
         self.pooling = build_pooling(pooling, width, pooling_hidden)
         # What all utterances have in common must go, or every cosine starts near 1 and learning is slow.
         self.pooled_norm = _build_norm(embedding_norms, self.pooling.out_features, affine=True)
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.embedding_dropout = BatchDropout(embedding_dropout)
         self.embedding = nn.Linear(self.pooling.out_features, embed_dim, bias=False)
         # Again for the embedding itself: cosines of centred embeddings tell speakers apart better.
         self.embedding_norm = _build_norm(embedding_norms, embed_dim, affine=False)

@@ -9,7 +9,7 @@ import numpy as np
 from spkver.data.directory import DataDirectory, Utterance, dealt_by_gender
 from spkver.data.trial_making import make_trials
 from spkver.data.trials import map_trials
-from spkver.embedding.extractor import Extractor
+from spkver.embedding.extractor import Embeds
 from spkver.errors import SpkverError
 from spkver.experiment.model_folder import read_speakers
 from spkver.scoring.backends.cosine import cosine_scores
@@ -73,7 +73,7 @@ class HeldOut:
         enroll, test = map_trials(trials, ids, directory.path / "wav.scp")
         return cls(utterances, enroll, test, trials.known_labels)
 
-    def equal_error_rate(self, extractor: Extractor) -> tuple[float, float]:
+    def equal_error_rate(self, extractor: Embeds) -> tuple[float, float]:
         """EER (a fraction) and its threshold of cosine scores with the encoder as it is."""
         embeddings = extractor.embed_utterances(self.utterances, "held-out EER")
         scores = cosine_scores(embeddings, self.enroll, self.test)

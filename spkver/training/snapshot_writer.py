@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from spkver.data.directory import DataDirectory, Utterance
-from spkver.embedding.extractor import Extractor
+from spkver.embedding.extractor import Embeds
 from spkver.experiment.snapshots import GRADIENT_EDGES, Snapshot, Subset, write_snapshot, write_subset
 from spkver.heads import Head
 
@@ -51,8 +51,12 @@ class Snapshots:
         """Say whose embeddings the snapshots hold."""
         write_subset(self.folder, self.subset)
 
-    def take(self, epoch: int, extractor: Extractor, head: Head, gradients: torch.Tensor | None) -> None:
-        """Write the snapshot after an epoch (counted from 1; 0: before training).
+    def write(self, snapshot: Snapshot) -> None:
+        """Write what `take` gave."""
+        write_snapshot(self.folder, snapshot)
+
+    def take(self, epoch: int, extractor: Embeds, head: Head, gradients: torch.Tensor | None) -> Snapshot:
+        """The snapshot after an epoch (counted from 1; 0: before training).
 
         Args:
             gradients: ``gradient_histogram`` before and after clipping, (2, n_bins), or None.
@@ -66,7 +70,7 @@ class Snapshots:
             rows = head.weight.view(head.out_features, head.rows_per_class, -1)
             centres = rows[self.classes.to(device)].float().cpu().numpy()
         before, after = np.zeros((2, 0), int) if gradients is None else gradients.numpy()
-        write_snapshot(self.folder, Snapshot(epoch, embeddings, predicted, centres, before, after))
+        return Snapshot(epoch, embeddings, predicted, centres, before, after)
 
 
 def gradient_histogram(parameters: list[nn.Parameter]) -> torch.Tensor:

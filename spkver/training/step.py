@@ -12,20 +12,24 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._triton import has_triton
 
 from spkver.config import Config
+from spkver.data.batch_part import BatchPart, computing
 from spkver.embedding.extractor import encoder_input
 from spkver.errors import SpkverError
 from spkver.features import SpecAugment
 from spkver.heads import Head, chunked_loss, draw_classes
 from spkver.training.clock import StageTimer
+from spkver.training.distributed import Ranks
 from spkver.training.loss_scale import LossScale
 from spkver.training.norm_statistics import NormStatistics
 from spkver.training.optim import RowAdamW, betas_of, build_optimizer, set_learning_rate, step_if_finite
@@ -48,12 +52,21 @@ class TrainingStep:
         device: where they are.
         dtype: of the encoder's arithmetic.
         folder: of the experiment, named in errors.
+        ranks: the processes that share each batch; None: this one alone.
     """
 
     def __init__(
-        self, config: Config, encoder: nn.Module, head: Head, device: torch.device, dtype: torch.dtype, folder: Path
+        self,
+        config: Config,
+        encoder: nn.Module,
+        head: Head,
+        device: torch.device,
+        dtype: torch.dtype,
+        folder: Path,
+        ranks: Ranks | None = None,
     ):
         self.config, self.encoder, self.head = config, encoder, head
+        self.ranks = ranks or Ranks()
         self.device, self.dtype, self.folder = device, dtype, folder
         self.input = encoder_input(config, config.augment.formant_factors).to(device)
         masks = SpecAugment(**config.augment.specaugment.model_dump())
@@ -62,11 +75,12 @@ class TrainingStep:
         self.optimizer = build_optimizer(config.optimizer, encoder, head, dtype, self.rows)
         self.loss_scale = LossScale(dtype, device)
         self.statistics = NormStatistics(encoder, head)
-        self._embed: Callable[..., Tensor] = encoder
+        self._wrapped = self.ranks.wrapped(encoder)
+        self._embed: Callable[..., Tensor] = self._wrapped
         self._plain_loss = plain_loss
         if compiles(config.training.compile, device):
             # Random numbers as without compiling: a run gives the same losses either way, but for rounding.
-            self._embed = torch.compile(encoder, options={"fallback_random": True})
+            self._embed = torch.compile(self._wrapped, options={"fallback_random": True})
             # The part of a head that a step uses is a new module each time, for which it would be compiled again.
             self._plain_loss = plain_loss if self.rows else torch.compile(plain_loss)
         self.clock = StageTimer(device)
@@ -90,28 +104,25 @@ class TrainingStep:
         Raises:
             SpkverError: a label is none of the head's classes.
         """
-        torch.manual_seed(mixed_seed(self.config.seed, epoch, step))
+        seed = mixed_seed(self.config.seed, epoch, step)
         lr = self._follow_schedules(epoch + step / n_steps)
         self.head.check_label(batch[1], len(batch[1]))
         waveforms, labels, formants = (part.to(self.device) for part in batch)
-        with self.clock("features"):
-            features, average = self._features(waveforms, formants)
+        head, places = self._head_of(labels, seed)
         self.statistics.keep()
-        with (
-            self.clock("encoder forward"),
-            torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
-        ):
-            embeddings = self._embed(features, average=average)
-        with self.clock("head and loss"):
-            head, places = self._head_of(labels)
-            loss, n_correct = self._loss(head, embeddings.float(), places)
-        with self.clock("backward"):
-            self.optimizer.zero_grad(set_to_none=True)
-            self.loss_scale.scaled(loss).backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        n_pieces = self.config.training.accumulate
+        pieces = zip(*(part.chunk(n_pieces) for part in (waveforms, places, formants)))
+        found = [self._backward(head, piece, number, seed) for number, piece in enumerate(pieces)]
+        loss, n_correct = torch.stack(found).sum(0)
         with self.clock("clipping"):
+            self.ranks.average(parameter.grad for parameter in head.parameters() if parameter.grad is not None)
             grad_norm = self._clip(head, watch)
+            figures = torch.stack([loss / n_pieces, n_correct / len(labels)])
+            self.ranks.average([figures])
         with self.clock("optimizer"):
-            finite = loss.detach().isfinite() & grad_norm.isfinite() & self.statistics.are_finite()
+            # All processes have the same figures, norm and statistics, and decide alike.
+            finite = figures.isfinite().all() & grad_norm.isfinite() & self.statistics.are_finite()
             step_if_finite(self.optimizer, finite)
             self.statistics.take_back_unless(finite)
             self.loss_scale.follow(finite)
@@ -121,8 +132,29 @@ class TrainingStep:
             "lr": lr,
             "margin": getattr(self.head, "margin", 0.0),
         }
-        figures = torch.stack([loss.detach(), n_correct / len(labels), grad_norm, finite.float()])
-        self._unread.append((known, figures))
+        self._unread.append((known, torch.stack([*figures, grad_norm, finite.float()])))
+
+    def _backward(self, head: Head, piece: Batch, number: int, seed: int) -> Tensor:
+        """Add the gradients of a piece of the batch; returns its loss and how many items are right, ``(2,)``."""
+        waveforms, places, formants = piece
+        n_pieces = self.config.training.accumulate
+        torch.manual_seed(seed)  # every piece draws for the whole batch
+        with computing(BatchPart(self.ranks.rank * n_pieces + number, self.ranks.size * n_pieces)):
+            with self.clock("features"):
+                features, average = self._features(waveforms, formants)
+            with (
+                self.clock("encoder forward"),
+                torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
+            ):
+                embeddings = self._embed(features, average=average)
+        with self.clock("head and loss"):
+            loss, n_correct = self._loss(head, embeddings.float(), places)
+        # Processes exchange the gradients of the last piece, to which those before have been added.
+        is_last = number == n_pieces - 1
+        waits = self._wrapped.no_sync() if isinstance(self._wrapped, DistributedDataParallel) else nullcontext()
+        with self.clock("backward"), nullcontext() if is_last else waits:
+            self.loss_scale.scaled(loss / n_pieces).backward()
+        return torch.stack([loss.detach(), n_correct.float()])
 
     def read(self) -> list[dict]:
         """Wait for the device; returns the records of the steps since the last time.
@@ -168,13 +200,14 @@ class TrainingStep:
             return None
         return RowAdamW(self.head, chosen.lr, betas_of(chosen), chosen.weight_decay)
 
-    def _head_of(self, labels: Tensor) -> tuple[Head, Tensor]:
+    def _head_of(self, labels: Tensor, seed: int) -> tuple[Head, Tensor]:
         """The head of this step, and where the labels' classes stand in it."""
         if self.rows is None:
             return self.head, labels
         n_drawn = math.ceil(self.config.training.sampled_share * self.head.out_features)
-        classes, places = draw_classes(labels, self.head.out_features, n_drawn)
-        return self.rows.use(classes), places
+        torch.manual_seed(mixed_seed(seed, 1))
+        classes = draw_classes(self.ranks.joined(labels), self.head.out_features, n_drawn)
+        return self.rows.use(classes), torch.searchsorted(classes, labels)
 
     def _loss(self, head: Head, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The head's cross-entropy, and how many items it has right."""

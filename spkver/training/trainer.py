@@ -12,6 +12,7 @@
 
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from spkver.data.dataset import SpeakerCrops
 from spkver.data.directory import DataDirectory
 from spkver.data.sampler import SpeakerBatchSampler
 from spkver.data.variants import ORIGINAL
-from spkver.embedding.extractor import Extractor
+from spkver.embedding.extractor import Embeds, Extractor
 from spkver.errors import SpkverError
 from spkver.experiment.log import Log
 from spkver.experiment.model_folder import fit, read_speakers, save_model
@@ -39,6 +40,7 @@ from spkver.models.device import allow_tf32, choose_device, choose_dtype
 from spkver.models.encoder_check import checked
 from spkver.training import checkpoint
 from spkver.training.batches import Batches, WorkerDied, build_loader
+from spkver.training.distributed import OthersStopped, Ranks
 from spkver.training.epoch_report import RunningMeans, epoch_line, epoch_progress, figures, training_line
 from spkver.training.finetune import freeze, start_from
 from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
@@ -72,6 +74,7 @@ class Trainer:
         experiment: the folder.
         init: a model folder to start from (fine-tuning), or None.
         resume: go on from the experiment's last checkpoint.
+        ranks: the processes that train together; None: this one alone. All read the same folders; the first writes.
 
     Raises:
         SpkverError: too few speakers, an init that does not fit, files that cannot be read, or
@@ -79,9 +82,20 @@ class Trainer:
     """
 
     def __init__(
-        self, config: Config, directory: DataDirectory, experiment: Experiment, init: Path | None, resume: bool = False
+        self,
+        config: Config,
+        directory: DataDirectory,
+        experiment: Experiment,
+        init: Path | None,
+        resume: bool = False,
+        ranks: Ranks | None = None,
     ):
         self.config = config
+        self.ranks = ranks or Ranks()
+        if self.ranks.size > 1 and config.training.minutes is not None:
+            raise SpkverError(
+                "training.minutes is for one process, as the clocks of several differ; set it to null, and training.epochs"
+            )
         self.experiment = experiment
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
@@ -116,7 +130,7 @@ class Trainer:
                 config.seed,
             )
 
-        self.workers = worker_count(config.data.workers)
+        self.workers = worker_count(config.data.workers, self.ranks.local_size)
         self.dataset = SpeakerCrops(
             training,
             config.data.sample_rate,
@@ -127,7 +141,12 @@ class Trainer:
         )
         self.augmenter = Augmenter(self.dataset.draws, self.device)
         self.sampler = SpeakerBatchSampler(
-            self.dataset.labels, config.batch.speakers, config.batch.utterances, config.seed
+            self.dataset.labels,
+            config.batch.speakers * config.training.accumulate,
+            config.batch.utterances,
+            config.seed,
+            self.ranks.rank,
+            self.ranks.size,
         )
 
         torch.manual_seed(config.seed)
@@ -142,7 +161,9 @@ class Trainer:
         if init is not None and not self.begun:
             print(f"{init}: {start_from(init, self.encoder, self.head, training, config)}", flush=True)
         self.frozen_modules = freeze(self.encoder, config.optimizer.freeze)
-        self.training_step = TrainingStep(config, self.encoder, self.head, self.device, self.dtype, experiment.folder)
+        self.training_step = TrainingStep(
+            config, self.encoder, self.head, self.device, self.dtype, experiment.folder, self.ranks
+        )
 
         self.epoch, self.step = 0, 0  # the next to do, both counted from 0
         self.steps_before = 0  # in the epochs that are finished
@@ -166,24 +187,31 @@ class Trainer:
             run: what the run is made of, kept beside the configuration.
 
         Raises:
-            Stopped: by ctrl-C, SIGTERM or SIGHUP, or since a data worker died, with everything saved.
-            SpkverError: another process trains here, or a file cannot be read or written.
+            Stopped: by ctrl-C, SIGTERM or SIGHUP, or since a data worker died or another process of the training
+                stopped, with everything saved.
+            SpkverError: another training runs here, or a file cannot be read or written.
         """
-        with locked(self.experiment.training_lock, "training"):
-            self.experiment.remove_leftovers()
-            self.log = Log(self.experiment.log_file, self._begin(run))
-            self._saved_at = time.monotonic()
-            self._steps_saved: int | None = None
+        with locked(self.experiment.training_lock, "training") if self.ranks.is_first else nullcontext():
+            self.log = None
             try:
+                with self.ranks.together():
+                    size = self._begin(run)
+                    if self.ranks.is_first:
+                        self.log = Log(self.experiment.log_file, size)
+                self._saved_at = time.monotonic()
+                self._steps_saved: int | None = None
                 self._train()
             finally:
-                self.log.close()
+                if self.log is not None:
+                    self.log.close()
 
     def _begin(self, run: dict) -> int:
         """Prepare the folder, or take up what it holds; returns the length of the log."""
+        if self.ranks.is_first:
+            self.experiment.remove_leftovers()
         if self.resume:
             self.experiment.check_same(self.config)
-        else:
+        elif self.ranks.is_first:
             self.experiment.begin(self.config, run)
         if self.begun:
             return self._load()
@@ -200,6 +228,13 @@ class Trainer:
             raise self._stopped("stopped", 128 + stop.signal_number) from None
         except WorkerDied as died:
             raise self._stopped(str(died), TRY_AGAIN) from None
+        except OthersStopped:
+            raise self._stopped("another process of the training stopped", TRY_AGAIN) from None
+        except RuntimeError as error:
+            if not self.ranks.has_lost_one(error):
+                raise
+            # Perhaps in the middle of a step: what the last checkpoint holds is whole.
+            raise Stopped("a process of the training has ended; go on with --resume", TRY_AGAIN) from None
 
     def _stopped(self, why: str, status: int) -> Stopped:
         if self._steps_saved != self._steps_done():
@@ -222,7 +257,7 @@ class Trainer:
         if batches.between_passes:
             place = divmod(self._steps_done(), self.sampler.n_batches) if by_clock else (self.epoch, self.step)
             self.sampler.set_epoch(*place)
-        for batch in batches:
+        while (batch := self._next(batches)) is not None:
             self._step(batch)
             if self.step % self.config.training.log_every == 0:
                 self._read()
@@ -246,6 +281,11 @@ class Trainer:
             return self.sampler.n_batches
         share = self._share_of_epoch()
         return self.step / min(share, 1.0) if self.step and share > 0 else math.inf
+
+    def _next(self, batches: Batches) -> Batch | None:
+        """The next batch of the pass, where all processes have theirs."""
+        with self.ranks.together():
+            return next(batches, None)
 
     def to_train_mode(self) -> None:
         """Dropout and BatchNorm as in training, but for what is frozen."""
@@ -271,19 +311,19 @@ class Trainer:
         self.seconds += seconds
         for step, record in enumerate(records, self._steps_done() - len(records) + 1):
             self.sums.add(record, items=self.sampler.batch_size, seconds=seconds / len(records))
-            self.log.write("step", step, record)
+            if self.log is not None:
+                self.log.write("step", step, record)
         self._shown = figures(self.sums.mean())
 
     def _finish_epoch(self) -> None:
         """Measure, keep the weights, log, say; then the next epoch."""
         record = {"epoch": self.epoch + 1, **self.sums.mean(), "seconds": round(self.seconds, 1)}
         # As recorded: the further variants of a finished model would cost as many times the time, each epoch.
-        extractor = Extractor(self.encoder, self.config, ORIGINAL)
+        extractor = self.ranks.shared(Extractor(self.encoder, self.config, ORIGINAL))
         try:
             # Nothing of the training changes here: a signal need not wait, and a resumed run measures again.
-            with self.stop_request.at_once():
-                if self.snapshots is not None:
-                    self.snapshots.take(self.epoch + 1, extractor, self.head, self.gradients)
+            with self.ranks.together(), self.stop_request.at_once():
+                self._take_snapshot(self.epoch + 1, extractor)
                 if self.held_out is not None:
                     record["held_out_eer"], record["held_out_threshold"] = self.held_out.equal_error_rate(extractor)
         except SpkverError:
@@ -292,22 +332,35 @@ class Trainer:
         # The later one of equals: it has seen more.
         if self.held_out is not None and (self.best is None or record["held_out_eer"] <= self.best[0]):
             self.best = (record["held_out_eer"], self.epoch + 1)
-        checkpoint.save_epoch(
-            self.experiment.checkpoints, self.epoch + 1, self.encoder.state_dict(), self.head.state_dict()
-        )
-        self.log.write("epoch", self.epoch + 1, record)
+        if self.log is not None:
+            checkpoint.save_epoch(
+                self.experiment.checkpoints, self.epoch + 1, self.encoder.state_dict(), self.head.state_dict()
+            )
+            self.log.write("epoch", self.epoch + 1, record)
         self.steps_before = self._steps_done()
         self.epoch, self.step, self.sums = self.epoch + 1, 0, RunningMeans()
         self._save()
-        best = None if self.best is None else self.best[1]
-        checkpoint.prune(self.experiment.checkpoints, self.config.training.keep_last, best)
+        if self.log is not None:
+            best = None if self.best is None else self.best[1]
+            checkpoint.prune(self.experiment.checkpoints, self.config.training.keep_last, best)
         print(epoch_line(record, self.config.training.epochs), flush=True)
-        if self.stop_request.signal_number is not None:
+        # Several processes stop together, before the next batch.
+        if self.stop_request.signal_number is not None and self.ranks.size == 1:
             raise StopNow(self.stop_request.signal_number)
 
+    def _take_snapshot(self, epoch: int, extractor: Embeds) -> None:
+        if self.snapshots is None:
+            return
+        snapshot = self.snapshots.take(epoch, extractor, self.head, self.gradients)
+        if self.ranks.is_first:
+            self.snapshots.write(snapshot)
+
     def _save(self) -> None:
-        """Everything that the rest of the run depends on."""
+        """Everything that the rest of the run depends on, by the first process."""
         self._read()
+        self._saved_at, self._steps_saved = time.monotonic(), self._steps_done()
+        if self.log is None:
+            return
         checkpoint.save_state(
             self.experiment.checkpoints,
             {
@@ -326,7 +379,7 @@ class Trainer:
                 "optimizer": self.training_step.optimizer.state_dict(),
             },
         )
-        self._saved_at, self._steps_saved = time.monotonic(), self._steps_done()
+        self._saved_at = time.monotonic()
 
     def _load(self) -> int:
         """Take the state of the last checkpoint; returns the length of the log then."""
@@ -363,9 +416,11 @@ class Trainer:
 
     def _save_untrained(self, run: dict) -> None:
         """The model before the first step, the floor that training is measured against, and its snapshot."""
+        self._take_snapshot(0, self.ranks.shared(Extractor(self.encoder, self.config, ORIGINAL)))
+        if not self.ranks.is_first:
+            return
         if self.snapshots is not None:
             self.snapshots.begin()
-            self.snapshots.take(0, Extractor(self.encoder, self.config, ORIGINAL), self.head, None)
         save_model(
             self.experiment.untrained,
             self.config,

@@ -34,8 +34,8 @@ def head(request):
 @settings(deadline=None, max_examples=100)
 def test_the_labels_own_classes_are_always_drawn_and_as_many_as_asked(labels, n_drawn):
     label = torch.tensor(labels)
-    classes, place = draw_classes(label, 50, n_drawn)
-    assert torch.equal(classes[place], label)
+    classes = draw_classes(label, 50, n_drawn)
+    assert torch.isin(label, classes).all()
     assert len(classes) == min(max(n_drawn, len(labels)), 50)
     assert torch.equal(classes, classes.unique())
     assert int(classes.min()) >= 0 and int(classes.max()) < 50
@@ -45,7 +45,7 @@ def test_other_classes_are_drawn_equally_often():
     torch.manual_seed(0)
     counts = np.zeros(CLASSES)
     for _ in range(3000):
-        counts[draw_classes(LABEL, CLASSES, 10)[0].numpy()] += 1
+        counts[draw_classes(LABEL, CLASSES, 10).numpy()] += 1
     own = [0, 3, 17, 22]
     assert (counts[own] == 3000).all()
     # 6 of the 19 others a time: 947 each, standard deviation 25.
@@ -53,7 +53,8 @@ def test_other_classes_are_drawn_equally_often():
 
 
 def test_the_loss_of_drawn_classes_is_that_of_a_head_that_has_no_others(head):
-    classes, place = draw_classes(LABEL, CLASSES, 12)
+    classes = draw_classes(LABEL, CLASSES, 12)
+    place = torch.searchsorted(classes, LABEL)
     embedding = torch.randn(5, 8)
     logits = head.part(classes)(embedding, place)
     # The plain head where all other classes are as far away as can be: its penalty and softmax see the drawn ones only.
@@ -132,7 +133,8 @@ def test_a_row_corrects_its_moments_by_its_own_steps():
 def test_its_state_is_taken_up_again(head):
     def steps(head, optimizer, n):
         for _ in range(n):
-            classes, place = draw_classes(LABEL, CLASSES, 12)
+            classes = draw_classes(LABEL, CLASSES, 12)
+            place = torch.searchsorted(classes, LABEL)
             part = optimizer.use(classes)
             F.cross_entropy(part(torch.randn(5, 8), place), place).backward()
             optimizer.step()
