@@ -24,11 +24,11 @@ class Forked:
     >>> Forked("train", config, "--data", data, "--exp", exp).communicate(timeout=60)    # doctest: +SKIP
     """
 
-    def __init__(self, *words):
+    def __init__(self, *words, environment: dict[str, str] | None = None):
         # Removed when this object is.
         self._files = [tempfile.NamedTemporaryFile("r", encoding="utf-8") for _ in range(2)]  # noqa: SIM115
         paths = [file.name for file in self._files]
-        self._process = _SERVER.Process(target=_run, args=([str(word) for word in words], *paths))
+        self._process = _SERVER.Process(target=_run, args=([str(word) for word in words], *paths, environment or {}))
         self._process.start()
         self.pid = self._process.pid
 
@@ -82,7 +82,8 @@ def _run_script(words: list[str], cores: set[int], output: str, errors: str) -> 
     runpy.run_path(words[0], run_name="__main__")
 
 
-def _run(words: list[str], output: str, errors: str) -> None:
+def _run(words: list[str], output: str, errors: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     for path, stream in ((output, 1), (errors, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
     for number in (signal.SIGTERM, signal.SIGHUP):

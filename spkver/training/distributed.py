@@ -41,6 +41,7 @@ class Ranks:
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1):
         self.rank, self.size, self.local_rank, self.local_size = rank, size, local_rank, local_size
+        self._told: BaseException | None = None
 
     @classmethod
     @contextmanager
@@ -77,8 +78,10 @@ class Ranks:
         if self.size == 1 or not any(parameter.requires_grad for parameter in encoder.parameters()):
             return encoder
         share_batch_norms(encoder, self.size)
-        # What BatchNorms keep is the same everywhere.
-        return DistributedDataParallel(encoder, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # What BatchNorms keep is the same everywhere, and need not be sent.
+        buffers = [name for name, _ in encoder.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(encoder, buffers)
+        return DistributedDataParallel(encoder, gradient_as_bucket_view=True)
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Give each tensor the mean of what it is in all processes."""
@@ -105,9 +108,10 @@ class Ranks:
         """
         try:
             yield
-        except OthersStopped:  # of a block within this one: all know
-            raise
         except BaseException as error:
+            if isinstance(error, OthersStopped) or error is self._told:  # by a block within this one
+                raise
+            self._told = error
             if self._first_to_stop(stops=True) != self.rank:
                 raise OthersStopped from error
             raise

@@ -94,7 +94,7 @@ class Trainer:
         self.ranks = ranks or Ranks()
         if self.ranks.size > 1 and config.training.minutes is not None:
             raise SpkverError(
-                "training.minutes is for one process, as the clocks of several differ; set it to null, and training.epochs"
+                "training.minutes is for one process, as the clocks of several differ; set training.epochs instead"
             )
         self.experiment = experiment
         if config.training.threads:
