@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from spkver import native
-from spkver.data.batch_part import drawn
 from spkver.errors import SpkverError
+from spkver.features.batch_part import drawn
 from spkver.features.mel_bank import band_smoothing, mel_bank
 
 INT16_RANGE = 32768.0

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from spkver.data.batch_part import drawn
+from spkver.features.batch_part import drawn
 
 
 class SpecAugment(nn.Module):

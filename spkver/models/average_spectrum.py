@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from spkver.data.batch_part import kept
+from spkver.features.batch_part import kept
 
 
 class AverageSpectrum(nn.Module):

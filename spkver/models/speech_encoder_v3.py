@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spkver.data.batch_part import BatchDropout, kept
+from spkver.features.batch_part import BatchDropout, kept
 from spkver.models.average_spectrum import AverageSpectrum
 from spkver.models.group_norm import GroupNormReLU
 from spkver.models.pooling import build_pooling

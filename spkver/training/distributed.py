@@ -1,7 +1,7 @@
 """The processes of a training, as torchrun starts them, each with an equal slice of every batch.
 
 The number of processes changes nothing but the time: the batch is drawn for all of them and divided
-(`SpeakerBatchSampler`), so are random masks (`spkver.data.batch_part`), BatchNorms take the statistics of the whole
+(`SpeakerBatchSampler`), so are random masks (`spkver.features.batch_part`), BatchNorms take the statistics of the whole
 batch, gradients are averaged (DistributedDataParallel), and a step is undone by all or by none. Between steps the
 processes agree whether to go on, so that none waits for another that has stopped.
 

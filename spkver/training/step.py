@@ -23,10 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._triton import has_triton
 
 from spkver.config import Config
-from spkver.data.batch_part import BatchPart, computing
 from spkver.embedding.extractor import encoder_input
 from spkver.errors import SpkverError
 from spkver.features import SpecAugment
+from spkver.features.batch_part import BatchPart, computing
 from spkver.heads import Head, chunked_loss, draw_classes
 from spkver.training.clock import StageTimer
 from spkver.training.distributed import Ranks

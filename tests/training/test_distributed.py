@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from spkver.cli import main
-from spkver.data.batch_part import BatchDropout, BatchPart, computing, drawn
 from spkver.experiment.log import read_log
+from spkver.features.batch_part import BatchDropout, BatchPart, computing, drawn
 from spkver.training.distributed import Ranks, share_batch_norms
 
 # 56 steps whose losses hardly depend on the last digits: with Muon, a high rate or few items in a BatchNorm, rounding
