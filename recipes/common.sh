@@ -15,6 +15,7 @@ PATH_OPTIONS="audio config converted corpus data downloads exp genders init lmf_
 PATH_KEYS="augment.noise.list augment.reverb.list"
 
 lists=trials # of $data/test that are scored
+processes=1 torchrun= # that train
 
 say() { printf '%-11s %s\n' "$1" "$2"; }
 
@@ -69,6 +70,7 @@ read_option() {
         stage | stop_stage)
             [[ $2 =~ ^[0-9]{1,3}$ ]] || fail "option --${1/_/-} needs the number of a stage, not '$2' (see --help)"
             ;;
+        processes) [[ $2 =~ ^[1-9][0-9]{0,4}$ ]] || fail "option --processes needs their number, not '$2' (see --help)" ;;
         partial) [ "$2" = yes ] || fail "option --partial takes yes alone, not '$2' (see --help)" ;;
         lmf)
             [[ $2 == *=* ]] || fail "option --lmf needs key.sub=value, not '$2' (see --help)"
@@ -176,8 +178,20 @@ train_or_resume() {
         spkver config "$lmf_config" "${fine_tune_overrides[@]}" >/dev/null
     fi
     [ ! -f "$exp/config.yaml" ] || resume=(--resume)
-    spkver train "$config" --data "$data/train" --exp "$exp" ${init:+--init "$init"} \
+    train_by_all "$config" --data "$data/train" --exp "$exp" ${init:+--init "$init"} \
         ${resume[@]+"${resume[@]}"} ${overrides[@]+"${overrides[@]}"}
+}
+
+# train_by_all WORD ...: `spkver train`, in so many processes of this machine as --processes says, or as the options of
+# --torchrun do: "--nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:29500", given on each of the machines.
+train_by_all() {
+    local how
+    if [ "$processes" = 1 ] && [ -z "$torchrun" ]; then
+        spkver train "$@"
+    else
+        read -ra how <<<"${torchrun:---standalone --nproc-per-node $processes}"
+        python3 -m torch.distributed.run "${how[@]}" -m spkver train "$@"
+    fi
 }
 
 # fine_tune LAST_STAGE [OPTION VALUE ...]: stages 1 to LAST_STAGE with $lmf_config, from the model of $exp, for ${exp}_lmf.
@@ -185,7 +199,8 @@ train_or_resume() {
 fine_tune() {
     choose_fine_tune_overrides
     "$BASH" "$RECIPE" --stage 1 --stop-stage "$1" --config "$lmf_config" --exp "${exp}_lmf" --data "$data" \
-        --init "$exp/model" "${@:2}" ${fine_tune_overrides[@]+"${fine_tune_overrides[@]}"}
+        --init "$exp/model" --processes "$processes" ${torchrun:+--torchrun "$torchrun"} "${@:2}" \
+        ${fine_tune_overrides[@]+"${fine_tune_overrides[@]}"}
 }
 
 # What was given for the training and holds for the fine-tune as well, which is data, encoder, machine and scoring; then

@@ -11,6 +11,7 @@
 # Further options: --train cn1+cn2|cn1|cn2, --lists "eval_concatenated eval_several", --data DIR, --downloads DIR,
 # --partial yes (an incomplete copy), --musan DIR, --rirs DIR, --musan-lists DIR, --rirs-lists DIR, --lmf-config FILE,
 # --init MODEL (fine-tune).
+# Training in several processes: --processes N on this machine, or --torchrun "OPTIONS", see docs/distributed.md.
 
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail

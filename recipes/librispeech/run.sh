@@ -10,6 +10,7 @@
 # key.sub=value changes the training; --lmf key.sub=value (any number of them) the fine-tune, see ../mini/README.md.
 # Further options: --train "SUBSET ..." --test "SUBSET ...", --seed N, --targets N, --nontargets N (of each trial list),
 # --data DIR, --downloads DIR, --partial yes (an incomplete copy), --lmf-config FILE, --init MODEL (fine-tune).
+# Training in several processes: --processes N on this machine, or --torchrun "OPTIONS", see docs/distributed.md.
 
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail

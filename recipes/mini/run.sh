@@ -9,6 +9,7 @@
 # key.sub=value changes the training; --lmf key.sub=value (any number of them) the fine-tune, see README.md.
 # Further options: --lmf-config FILE, --data DIR, --init MODEL (fine-tune), --train-voices N,
 # --test-voices N, --sentences N (of the corpus).
+# Training in several processes: --processes N on this machine, or --torchrun "OPTIONS", see docs/distributed.md.
 
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail

@@ -12,6 +12,7 @@
 # Further options: --far RATE (strangers that may be accepted, of stage 8), --data DIR, --lmf-config FILE, --init MODEL
 # (fine-tune), and of stage 0, see `spkver prepare folder --help`: --speaker-level N, --genders FILE, --sample-rate HZ,
 # --seed N, --test-speakers N, --min-seconds N, --long-seconds N, --segment-seconds N.
+# Training in several processes: --processes N on this machine, or --torchrun "OPTIONS", see docs/distributed.md.
 
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail

@@ -11,6 +11,7 @@
 # key.sub=value changes the trainings; --lmf key.sub=value (any number of them) the fine-tunes, see ../mini/README.md.
 # Further options: --data DIR, --downloads DIR, --checksum SUM (of the archive), --lmf-config FILE, --init MODEL (fine-tune),
 # --other-config FILE, --other-lmf-config FILE (stage 9; an empty --other-config leaves it out).
+# Training in several processes: --processes N on this machine, or --torchrun "OPTIONS", see docs/distributed.md.
 
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail

@@ -12,6 +12,7 @@
 # DIR, --converted DIR and --format flac|wav (of converted files), --jobs N, --partial yes (an incomplete copy), --musan
 # DIR, --rirs DIR, --musan-lists DIR, --rirs-lists DIR, --lmf-config FILE, --init MODEL (fine-tune), --shards DIR (stage 0
 # packs the data into shards there, and all other stages read these).
+# Training in several processes: --processes N on this machine, or --torchrun "OPTIONS", see docs/distributed.md.
 
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail

@@ -73,6 +73,19 @@ class Ranks:
         """Whether this process writes files and talks to people."""
         return self.rank == 0
 
+    def check_batch(self, speakers: int) -> None:
+        """Refuse a batch that cannot be divided.
+
+        Raises:
+            SpkverError: with the nearest numbers that can.
+        """
+        if speakers % self.size:
+            below = speakers // self.size * self.size
+            nearest = f"{below} or {below + self.size}" if below else str(self.size)
+            raise SpkverError(
+                f"batch.speakers is {speakers}, which {self.size} processes cannot share equally; take {nearest}"
+            )
+
     def wrapped(self, encoder: nn.Module) -> nn.Module:
         """What computes as ``encoder``, and whose gradients are the mean over all processes."""
         if self.size == 1 or not any(parameter.requires_grad for parameter in encoder.parameters()):

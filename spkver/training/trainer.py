@@ -130,6 +130,7 @@ class Trainer:
                 config.seed,
             )
 
+        self.ranks.check_batch(config.batch.speakers)
         self.workers = worker_count(config.data.workers, self.ranks.local_size)
         self.dataset = SpeakerCrops(
             training,

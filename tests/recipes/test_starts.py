@@ -324,3 +324,26 @@ def test_a_clone_with_the_line_ends_of_windows_has_those_that_bash_reads(tmp_pat
         assert (second / path).read_bytes() == (first / path).read_bytes(), path
     done = subprocess.run(["bash", second / "recipes/mini/run.sh", "--help"], capture_output=True, timeout=60)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "how"),
+    [
+        (["--processes", "3"], ["--standalone", "--nproc-per-node", "3"]),
+        (["--torchrun", "--nnodes 2 --rdzv-endpoint a:1"], ["--nnodes", "2", "--rdzv-endpoint", "a:1"]),
+    ],
+)
+@pytest.mark.parametrize("name", SPEECH)
+def test_all_trainings_of_a_recipe_run_in_as_many_processes_as_asked(noted, name, words, how):
+    done = noted.recipe(name, *NEEDED.get(name, []), *words)
+    assert done.returncode == 0, done.stderr
+    calls = noted.calls()
+    by_all = ["python3", "-m", "torch.distributed.run", *how, "-m", "spkver", "train"]
+    trainings = [call for call in calls if call[: len(by_all)] == by_all]
+    assert len(trainings) >= 2 and "--init" in trainings[1]
+    assert not any(call[:2] == ["spkver", "train"] for call in calls)
+
+
+def test_processes_are_a_number(noted):
+    done = noted.recipe("mini", "--processes", "some")
+    assert done.returncode == 2 and "--processes needs their number, not 'some'" in done.stderr

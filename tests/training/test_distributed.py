@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from spkver.cli import main
+from spkver.errors import SpkverError
 from spkver.experiment.log import read_log
 from spkver.features.batch_part import BatchDropout, BatchPart, computing, drawn
 from spkver.training.distributed import Ranks, share_batch_norms
@@ -163,6 +164,14 @@ def test_shared_batch_norms_of_one_process_are_torchs(monkeypatch, shape, moment
         torch.testing.assert_close(inputs[0].grad, inputs[1].grad, atol=1e-4, rtol=1e-4)
     for name, value in peer.state_dict().items():
         torch.testing.assert_close(own.state_dict()[name], value)
+
+
+@pytest.mark.parametrize(("speakers", "size", "nearest"), [(64, 3, "63 or 66"), (5, 8, "8"), (9, 2, "8 or 10")])
+def test_a_batch_that_cannot_be_divided_is_refused_with_the_nearest_numbers_that_can(speakers, size, nearest):
+    ranks = Ranks(0, size, 0, size)
+    with pytest.raises(SpkverError, match=f"batch.speakers is {speakers}, .* take {nearest}$"):
+        ranks.check_batch(speakers)
+    ranks.check_batch(2 * size)
 
 
 def test_alone_there_is_nobody_to_wait_for():
