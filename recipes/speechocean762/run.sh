@@ -55,7 +55,8 @@ if [ -n "$other_config" ] && in_stage 9 "the other head: stages 1 to 8 with $oth
     lmf=()
     for override in ${lmf_overrides[@]+"${lmf_overrides[@]}"}; do lmf+=(--lmf "$override"); done
     "$BASH" "$RECIPE" --stage 1 --stop-stage 8 --config "$other_config" --lmf-config "$other_lmf_config" \
-        --exp "${exp}_intertopk" --data "$data" ${overrides[@]+"${overrides[@]}"} ${lmf[@]+"${lmf[@]}"}
+        --exp "${exp}_intertopk" --data "$data" --processes "$processes" ${torchrun:+--torchrun "$torchrun"} \
+        ${overrides[@]+"${overrides[@]}"} ${lmf[@]+"${lmf[@]}"}
 fi
 if in_stage 10 "results"; then
     echo

@@ -22,7 +22,7 @@ from spkver.data.sampler import SpeakerBatchSampler
 from spkver.data.shared_memory import Packed
 from spkver.errors import SpkverError
 from spkver.models.device import full_float32
-from spkver.training.stopping import StopRequest, ignore_interrupts
+from spkver.training.stopping import StopRequest, ignore_interrupts, signals_held
 
 # A worker that has not ended by then is killed.
 _SECONDS_TO_END = 2.0
@@ -120,7 +120,8 @@ class Batches:
             self._iterator = iter(self._loader)  # the workers are those of the epoch before
         else:
             others = multiprocessing.active_children()
-            self._iterator = iter(self._loader)
+            with signals_held():
+                self._iterator = iter(self._loader)
             self._workers = [child for child in multiprocessing.active_children() if child not in others]
             signal.signal(signal.SIGCHLD, self._child_ended)
         self._begun, self._ended = True, False

@@ -28,6 +28,22 @@ def ignore_interrupts(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """While entered, ``SIGNALS`` wait; a process that is started meanwhile is never told of them.
+
+    Before a data worker comes to `ignore_interrupts`, it would die of them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Stopped(Exception):
     """Training ended before its last epoch, with its state saved; ``status`` is the exit status that tells why."""
 

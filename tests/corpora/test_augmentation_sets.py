@@ -10,7 +10,7 @@ from one_line import told
 
 from spkver.corpora import augmentation_sets as module
 from spkver.corpora.augmentation_sets import download_musan, download_rirs_noises, prepare_musan, prepare_rirs_noises
-from spkver.data.augment import AudioFiles
+from spkver.data.recordings import Recordings
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_lists_of_musan_hold_its_audio_and_can_be_drawn_from(musan, counted, tmp
         "noise_and_music": 4,
     }
     assert lines["music"][0] == f"music/fma/music-fma-0000 {musan / 'music' / 'fma' / 'music-fma-0000.wav'}"
-    crop = AudioFiles(tmp_path / "noise_and_music", 16000).draw_crop(np.random.default_rng(0), 8000)
+    crop = Recordings(tmp_path / "noise_and_music", 16000, 8000).draw_crop(np.random.default_rng(0))
     assert crop.shape == (8000,) and crop.std() > 0.01
 
 
@@ -46,7 +46,7 @@ def test_lists_of_rooms_hold_simulated_ones_alone(rirs, counted, tmp_path):
     assert len(names) == 6 and names[-1] == "largeroom/Room002/Room002-00001"
     assert len((tmp_path / "small_and_medium_rirs").read_text().splitlines()) == 4
     assert len((tmp_path / "pointsource_noises").read_text().splitlines()) == 1
-    assert AudioFiles(tmp_path / "simulated_rirs", 16000).draw(np.random.default_rng(0)).shape == (1600,)
+    assert Recordings(tmp_path / "simulated_rirs", 16000).draw(np.random.default_rng(0)).shape == (1600,)
 
 
 def test_incomplete_copies_are_told_by_category(musan, rirs, tmp_path, capsys):

@@ -47,7 +47,7 @@ def test_flac_files_stand_under_the_names_of_the_lists(cnceleb, counted, tmp_pat
         "id00800/singing-01-001.wav",
         "id00800/interview-02-013.wav",
     }
-    assert all(utterance.path.suffix == ".flac" for utterance in train.utterances + test.utterances)
+    assert all(utterance.path.suffix == ".flac" for utterance in [*train.utterances, *test.utterances])
 
 
 def test_both_lists_have_the_corpus_trials_and_models_of_several_recordings(cnceleb, counted, tmp_path):
