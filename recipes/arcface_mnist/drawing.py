@@ -133,7 +133,9 @@ def worked_logits(run) -> Picture:
     highest = int(np.argmax([float(text.rsplit("= ", 1)[1]) for text in words]))
     for row, text in enumerate(words):
         thick = "bold" if row == highest else "normal"
-        below.text(0.02, 1 - (row + 0.5) / len(words), text, color=COLOURS[row], weight=thick, va="center", fontsize=11)
+        below.text(
+            0.02, 0.9 - 0.9 * (row + 0.5) / len(words), text, color=COLOURS[row], weight=thick, va="center", fontsize=11
+        )
     below.set_axis_off()
     figure.suptitle(f"{run.name}: the highest logit is that of {highest}")
     return figure
