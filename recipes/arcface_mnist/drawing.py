@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 from spkver.errors import SpkverError
 from spkver.pictures.motion import Motion, Points
 from spkver.pictures.projection import between
-from spkver.pictures.style import COLOURS, GREY, MARKERS, Picture, legend_beside, picture
+from spkver.pictures.style import COLOURS, MARKERS, Picture, legend_beside, picture
 
 FRAMES = 60
 # Points of a moving picture: more hide one another.
@@ -116,8 +116,8 @@ def worked_logits(run) -> Picture:
     index = int(np.flatnonzero(labels == labels.min())[0])
     embedding = run.validation.embeddings[-1][index]
     words = logits_in_words(embedding, weight, run.values.scale)
-    figure, axes = picture(1, 3, (3.6, 3.4), width_ratios=(0.6, 1.2, 1.2))
-    _image(axes[0, 0], 255 - run.images[index], f"a {labels[index]}, and x = ({embedding[0]:.2f}, {embedding[1]:.2f})")
+    figure, axes = picture(2, 2, (3.1, 2.7), width_ratios=(0.7, 1))
+    _image(axes[0, 0], 255 - run.images[index], f"a {labels[index]}: x = ({embedding[0]:.2f}, {embedding[1]:.2f})")
     axis = axes[0, 1]
     # The centres are short beside embeddings that softmax made long: as much longer as brings both into one picture.
     longer = np.linalg.norm(embedding) / np.linalg.norm(weight, axis=1).max()
@@ -127,12 +127,16 @@ def worked_logits(run) -> Picture:
     axis.plot(*embedding, "*", color="black", markersize=13)
     axis.annotate("x", embedding, xytext=(7, 4), textcoords="offset points", weight="bold")
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=f"centres, {longer:.1f} times as long")
+    for unused in axes[1]:
+        unused.remove()
+    below = figure.add_subplot(2, 1, 2)
     highest = int(np.argmax([float(text.rsplit("= ", 1)[1]) for text in words]))
     for row, text in enumerate(words):
-        colour, thick = COLOURS[row], "bold" if row == highest else "normal"
-        axes[0, 2].text(0, 1 - (row + 0.5) / len(words), text, color=colour, weight=thick, va="center", fontsize=9)
-    axes[0, 2].set(xlim=(0, 1), title="its logits")
-    axes[0, 2].set_axis_off()
+        thick = "bold" if row == highest else "normal"
+        below.text(
+            0.02, 0.9 - 0.9 * (row + 0.5) / len(words), text, color=COLOURS[row], weight=thick, va="center", fontsize=11
+        )
+    below.set_axis_off()
     figure.suptitle(f"{run.name}: the highest logit is that of {highest}")
     return figure
 
@@ -170,11 +174,11 @@ def far_and_near(run, seen: np.ndarray) -> Picture:
     labels = run.validation.labels[rows]
     one, own, other = nearer_to_another(seen[rows], labels)
     far, near = (np.linalg.norm(seen[rows[one]] - seen[rows[mate]]) for mate in (own, other))
-    figure, axes = picture(1, 3, (2.2, 2.5))
+    figure, axes = picture(1, 3, (1.9, 2.5))
     for axis, place, words in (
-        (axes[0, 0], own, f"{far:.3g} from the middle one"),
+        (axes[0, 0], own, f"{far:.3g} away"),
         (axes[0, 1], one, "the middle one"),
-        (axes[0, 2], other, f"{near:.3g} from it"),
+        (axes[0, 2], other, f"{near:.3g} away"),
     ):
         _image(axis, 255 - run.images[rows[place]], f"a {labels[place]}\n{words}")
     sentence = "nearer to the other class than to its own" if near < far else "nearer to all of its own class"
@@ -202,7 +206,6 @@ def _arrow(axis, tip: np.ndarray, name: str, colour: str) -> None:
 def _image(axis, pixels: np.ndarray, title: str) -> None:
     axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
     axis.set(xticks=[], yticks=[])
-    axis.set_title(title, fontsize=9)
+    axis.set_title(title)
     axis.grid(False)
-    for spine in axis.spines.values():
-        spine.set_edgecolor(GREY)
+    axis.spines[:].set_visible(False)

@@ -278,10 +278,10 @@ def _png(frame: Image.Image) -> bytes:
 
 
 def _palette() -> list[int]:
-    """Of a GIF: white, greys, every colour of a speaker in steps to white, those of a confusion matrix; at most 256."""
+    """Of a GIF: greys, every colour of a speaker in steps to white, those of a confusion matrix; at most 256."""
     toward = np.linspace(1, 0, _STEPS_TO_WHITE, endpoint=False)[:, None]
-    colours = [np.ones((1, 3))]
-    colours += [toward * to_rgb(colour) + (1 - toward) for colour in (*COLOURS, "black")]
+    colours = [np.repeat(np.linspace(0, 1, 32)[:, None], 3, axis=1)]
+    colours += [toward * to_rgb(colour) + (1 - toward) for colour in COLOURS]
     colours.append(colormaps["viridis"](np.linspace(0, 1, 64))[:, :3])
     return np.round(255 * np.concatenate(colours)).astype(int).ravel().tolist()
 
@@ -312,7 +312,10 @@ def _draw_space(axis, panel: Points) -> Callable[[int], None]:
     groups = _scattered(axis, panel, places[0])
     reach = 1.0 if panel.sphere else panel.reach or float(np.abs(places).max())
     limits = (-reach, reach)
-    axis.set(title=panel.title, xlim=limits, ylim=limits, zlim=limits, zticks=[], box_aspect=(1, 1, 1))
+    axis.set(title=panel.title, xlim=limits, ylim=limits, zlim=limits)
+    # Without its box, which says nothing that the lines through the origin do not say, there is room to be larger.
+    axis.set_axis_off()
+    axis.set_box_aspect((1, 1, 1), zoom=1.35)
     if not panel.sphere:
         for line in np.eye(3):
             axis.plot(*np.stack([-reach * line, reach * line], 1), color="grey", alpha=0.5, linewidth=0.6)

@@ -1,11 +1,17 @@
-"""Sliders for notebooks: theta, m and s of a margin."""
+"""For notebooks: sliders for theta, m and s of a margin and for a threshold, and pictures side by side."""
 
+import base64
+import html
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
 
 from spkver.errors import SpkverError
 from spkver.pictures.margin import raised_nontarget_logit, target_logit
+from spkver.pictures.motion import slider
 from spkver.pictures.style import BLUE, GREY, ORANGE, PURPLE, RED, Picture, legend_beside, picture
 
 
@@ -52,6 +58,73 @@ def margin_sliders():
         margin=widgets.FloatSlider(0.2, min=0.0, max=1.0, step=0.02, description="m (rad)"),
         scale=widgets.IntSlider(32, 1, 64, description="s"),
     )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a notebook shows as HTML, also in the web page made of it.
+
+    Args:
+        html: the fragment.
+    """
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def threshold_slider(scores: np.ndarray, labels: np.ndarray, n_places: int = 21) -> Shown:
+    """Two histograms, of targets and nontargets, and a threshold to move over them: what it refuses and accepts.
+
+    Args:
+        scores: (n,) of trials.
+        labels: (n,) 1 for targets.
+        n_places: of the threshold, from the lowest target to the highest nontarget and as far again on both sides.
+    """
+    labels = np.asarray(labels, bool)
+    targets, others = scores[labels], scores[~labels]
+    lowest, highest = sorted((float(targets.min()), float(others.max())))
+    width = max(highest - lowest, 1e-3) / 2
+    places = np.linspace(lowest - width, highest + width, n_places)
+    figure, axes = picture(1, 1, (6.4, 3.4))
+    axis = axes[0, 0]
+    bins = np.linspace(scores.min(), scores.max(), 60)
+    for values, colour, name in ((others, ORANGE, "different speakers"), (targets, BLUE, "same speaker")):
+        axis.hist(values, bins, weights=np.full(len(values), 1 / len(values)), color=colour, alpha=0.6, label=name)
+    line = axis.axvline(places[0], color=RED)
+    axis.set(xlabel="score", ylabel="share of the trials")
+    axis.legend(frameon=False)
+    title = axis.set_title(" \n ")
+    canvas = FigureCanvasAgg(figure)
+    frames, apart = [], []
+    for place in places:
+        refused, accepted = float((targets < place).mean()), float((others >= place).mean())
+        line.set_xdata([place, place])
+        title.set_text(
+            f"threshold {place:.3f}: of 1,000 trials of the same speaker {1000 * refused:.0f} are refused,\n"
+            f"of 1,000 of different speakers {1000 * accepted:.0f} are accepted"
+        )
+        canvas.draw()
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64))
+        apart.append(abs(refused - accepted))
+    return Shown(slider(frames, "scores and a threshold", 400, int(np.argmin(apart))))
+
+
+def beside(good: Picture, bad: Picture, what: str) -> Shown:
+    """A good run's picture above a bad run's.
+
+    Args:
+        good, bad: of the same kind.
+        what: is wrong in the bad run.
+    """
+    rows = "".join(
+        f'<figcaption style="margin:.6em 0 .2em;font-weight:600">{html.escape(words)}</figcaption>'
+        f'<img alt="{html.escape(words, quote=True)}" style="max-width:100%" '
+        f'src="data:image/png;base64,{base64.b64encode(shown._repr_png_()).decode()}">'
+        for shown, words in ((good, "A good run"), (bad, f"A bad run: {what}"))
+    )
+    return Shown(f'<figure style="margin:0">{rows}</figure>')
 
 
 def _shown(draw: Callable) -> Callable:
