@@ -200,7 +200,7 @@ def eigenvalues(run: RunData, n: int = N_EIGENVALUES) -> Picture:
         right.plot(epochs, ranks, marker=".", label=KINDS[kind], **line_style(index))
     epoch_axis(right)
     right.set(title=f"effective rank (of {trajectory.shape[2]} dimensions)", ylim=(0, None))
-    right.legend(frameon=False, loc="lower right")
+    right.legend(frameon=False)
     figure.suptitle(run.name)
     return figure
 
@@ -219,8 +219,8 @@ def effective_ranks(run: RunData) -> dict[str, list[float]]:
 def curvature(run: RunData) -> Picture:
     """By what angle embeddings turn from one epoch's move to the next: 0 straight on, 90 at random, 180 back.
 
-    A good run begins below or near 90 degrees (embeddings are on their way) and ends above (they tremble about their
-    place as the learning rate falls). A bad one is above 120 from the start: each epoch takes back what the one before
+    Embeddings that jump about one place, anew in each epoch, turn by 120 degrees. A good run comes down from there to
+    about 100, as its moves begin to go on. A bad one stays at 120, or above: each epoch takes back what the one before
     did, which too high a learning rate does.
     """
     trajectory, _ = run.trajectory(at_least=3)

@@ -4,7 +4,7 @@ import base64
 import html
 import io
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +116,7 @@ class Motion:
         return f"<Motion of {self.name}: {titles}; {len(self)} frames>"
 
     def at(self, frame: int) -> Picture:
-        """The figure brought to a frame."""
+        """The figure brought to a frame; -1 is the last."""
         self._update(frame)
         return self.figure
 
@@ -150,19 +150,13 @@ class Motion:
         return folder
 
     def _save_gif(self, path: Path) -> None:
-        indexed = self._indexed()
+        indexed = in_one_palette(self.frames())
         each = round(1000 * self.seconds / len(indexed))
         durations = [each] * (len(indexed) - 1) + [max(each, 1500)]  # the end stands still for a moment
         with atomic_write(path, "wb") as file:
             indexed[0].save(
                 file, "GIF", save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=False
             )
-
-    def _indexed(self) -> list[Image.Image]:
-        """The frames in one palette, which holds the very colours that are drawn: none merges with another."""
-        palette = Image.new("P", (1, 1))
-        palette.putpalette(_palette())
-        return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in self.frames()]
 
     def _save_mp4(self, path: Path) -> None:
         if shutil.which("ffmpeg") is None:
@@ -191,7 +185,7 @@ class Motion:
             np.savez_compressed(file, **numbers)  # type: ignore[arg-type]  # any may be allow_pickle
 
     def _repr_html_(self) -> str:
-        return slider(self._indexed(), self.name, 1000 * self.seconds / len(self))
+        return slider(in_one_palette(self.frames()), self.name, 1000 * self.seconds / len(self))
 
     def _draw(self, cols: int, figsize_per_plot: tuple[float, float]) -> tuple[Picture, Callable[[int], None]]:
         """The figure with its first frame, and a function that brings it to another."""
@@ -239,6 +233,13 @@ class Motion:
             legend_below(figure, drawn[0][0], most, fontsize=9, markerscale=1.3, handletextpad=0.2, columnspacing=1.0)
 
 
+def in_one_palette(frames: Iterable[Image.Image]) -> list[Image.Image]:
+    """Frames in one palette, which holds the very colours that are drawn: none flickers, none merges with another."""
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(_palette())
+    return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+
+
 def slider(frames: Sequence[Image.Image], name: str, milliseconds: float, first: int | None = None) -> str:
     """HTML that shows one of the frames, with a slider over all of them and a button that plays them.
 
@@ -273,7 +274,7 @@ def slider(frames: Sequence[Image.Image], name: str, milliseconds: float, first:
 
 def _png(frame: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    frame.save(buffer, "PNG", optimize=True)
+    frame.save(buffer, "PNG")
     return buffer.getvalue()
 
 

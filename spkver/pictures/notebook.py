@@ -11,7 +11,7 @@ from PIL import Image
 
 from spkver.errors import SpkverError
 from spkver.pictures.margin import raised_nontarget_logit, target_logit
-from spkver.pictures.motion import slider
+from spkver.pictures.motion import in_one_palette, slider
 from spkver.pictures.style import BLUE, GREY, ORANGE, PURPLE, RED, Picture, legend_beside, picture
 
 
@@ -74,7 +74,7 @@ class Shown:
         return self.html
 
 
-def threshold_slider(scores: np.ndarray, labels: np.ndarray, n_places: int = 21) -> Shown:
+def threshold_slider(scores: np.ndarray, labels: np.ndarray, n_places: int = 15) -> Shown:
     """Two histograms, of targets and nontargets, and a threshold to move over them: what it refuses and accepts.
 
     Args:
@@ -91,12 +91,16 @@ def threshold_slider(scores: np.ndarray, labels: np.ndarray, n_places: int = 21)
     axis = axes[0, 0]
     bins = np.linspace(scores.min(), scores.max(), 60)
     for values, colour, name in ((others, ORANGE, "different speakers"), (targets, BLUE, "same speaker")):
-        axis.hist(values, bins, weights=np.full(len(values), 1 / len(values)), color=colour, alpha=0.6, label=name)
+        shares = np.full(len(values), 1 / len(values))
+        axis.hist(values, bins, weights=shares, histtype="stepfilled", color=colour, alpha=0.6, label=name)
     line = axis.axvline(places[0], color=RED)
     axis.set(xlabel="score", ylabel="share of the trials")
     axis.legend(frameon=False)
     title = axis.set_title(" \n ")
     canvas = FigureCanvasAgg(figure)
+    # Laid out once; a layout for each frame would take longer than the frame.
+    canvas.draw()
+    figure.set_layout_engine("none")
     frames, apart = [], []
     for place in places:
         refused, accepted = float((targets < place).mean()), float((others >= place).mean())
@@ -106,9 +110,9 @@ def threshold_slider(scores: np.ndarray, labels: np.ndarray, n_places: int = 21)
             f"of 1,000 of different speakers {1000 * accepted:.0f} are accepted"
         )
         canvas.draw()
-        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64))
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
         apart.append(abs(refused - accepted))
-    return Shown(slider(frames, "scores and a threshold", 400, int(np.argmin(apart))))
+    return Shown(slider(in_one_palette(frames), "scores and a threshold", 400, int(np.argmin(apart))))
 
 
 def beside(good: Picture, bad: Picture, what: str) -> Shown:

@@ -10,6 +10,8 @@ from spkver.pictures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, Pictur
 
 # Points of a smoothed line: so many steps are averaged that about this many remain.
 _POINTS = 100
+# A limit on the gradient norm that is so many times the highest one is out of the picture.
+_FAR = 10
 # Share of clipped steps from which a picture says what that means.
 _MOST_CLIPPED = 0.5
 _IF_ALL_CLIPPED = {
@@ -98,10 +100,14 @@ def gradients(run: RunData) -> Picture:
     snapshots = [snapshot for snapshot in _snapshots(run) if snapshot.gradients_before.sum()]
     figure, axes = picture(1, 2, (5.6, 3.6))
     left, right = axes[0]
-    bins = np.geomspace(min(norms.min(), limit) * 0.9, max(norms.max(), limit) * 1.1, 50)
+    # A limit far above all norms clips nothing: an axis that reached it would show nothing else.
+    reached = limit <= _FAR * norms.max()
+    ends = (norms.min(), norms.max(), limit if reached else norms.max())
+    bins = np.geomspace(min(ends) * 0.9, max(ends) * 1.1, 50)
     left.hist(norms, bins, color=GREY, alpha=0.5, label="before")
     left.hist(np.minimum(norms, limit), bins, histtype="step", color=BLUE, linewidth=1.6, label="after")
-    left.axvline(limit, color=RED, linestyle=":", label=f"clipped at {limit:g}")
+    if reached:
+        left.axvline(limit, color=RED, linestyle=":", label=f"clipped at {limit:g}")
     left.set(xscale="log", xlabel="gradient norm of a step", ylabel="steps", title=f"{len(norms)} steps")
     left.legend(frameon=False)
     left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from spkver.errors import SpkverError
 from spkver.files import atomic_write
@@ -55,8 +57,11 @@ class Picture(Figure):
     """A matplotlib figure that also shows itself in a notebook."""
 
     def _repr_png_(self) -> bytes:
+        # Drawn once: `savefig` does so twice.
+        canvas = FigureCanvasAgg(self)
+        canvas.draw()
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png")
+        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(buffer, "PNG")
         return buffer.getvalue()
 
     def save(self, path: str | Path, dpi: float = 110) -> Path:

@@ -1,6 +1,7 @@
 """Pictures of runs: what is drawn equals what was logged, and what is missing is said."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -116,6 +117,16 @@ def test_drift_and_cka_show_the_analysis_of_the_snapshots(scored):
     assert axis.get_ylim() == (0, 0.3)
     cka = lines_of(axis)["1"][:, 1]
     np.testing.assert_allclose(cka[0], 1 - analysis.linear_cka(trajectory[0], trajectory[1]))
+
+
+def test_a_limit_that_clips_nothing_does_not_stretch_the_picture_of_gradients(copy):
+    norms = Run(copy).steps["grad_norm"]
+    text = (copy / "config.yaml").read_text()
+    for limit, drawn in ((norms.max(), True), (1e9, False)):
+        (copy / "config.yaml").write_text(re.sub("clip_norm: .*", f"clip_norm: {limit:.1f}", text))
+        axis = Run(copy).gradients().axes[0]
+        assert axis.get_xlim()[1] < 2 * norms.max()
+        assert any("clipped at" in line.get_label() for line in axis.lines) == drawn
 
 
 def test_eigenvalues_are_those_asked_for_in_colours_of_their_own(scored):

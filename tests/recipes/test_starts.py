@@ -18,7 +18,7 @@ from spkver.config.schema import ArcMargin, Config, IntertopkSubcenter, Section
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = sorted(path.parent.name for path in (ROOT / "recipes").glob("*/run.sh"))
-SPEECH = [name for name in ALL if name not in ("benchmark", "arcface_mnist")]
+SPEECH = [name for name in ALL if name not in ("benchmark", "arcface_mnist", "tour")]
 WITH_STAGES = [name for name in ALL if name != "benchmark"]
 NEEDED = {"own_folder": ["--audio", "/recordings"], "voxceleb": ["--corpus", "/voxceleb", "--lists", "vox1_O"]}
 
