@@ -36,7 +36,8 @@ def test_the_notebook_runs_from_a_clean_kernel_and_shows_every_picture(scored, t
     outputs = [output for cell in tour.cells if cell.cell_type == "code" for output in cell.outputs]
     shown = [kind for output in outputs for kind in output.get("data", {})]
     html = [str(output["data"]["text/html"]) for output in outputs if "text/html" in output.get("data", {})]
-    # 4 of margins, histograms, DET, a bad run's confusion, architecture; nine good runs above a bad one; two recordings to tell from a third.
+    # 4 of margins, histograms, DET, a bad run's confusion, architecture; nine good runs above a bad one; two recordings
+    # to tell from a third.
     assert shown.count("image/png") >= 8
     assert sum("A good run" in text and "A bad run: " in text for text in html) == 9
     assert sum("<audio" in text for text in html) == 3
