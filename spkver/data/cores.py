@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -30,6 +31,19 @@ def worker_count(asked: int | str, processes: int = 1) -> int:
         processes: that share the cores.
     """
     return asked if isinstance(asked, int) else max(usable_cores() // processes - 1, 1)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """While entered, torch computes on one thread: where others share the cores, or sums must not be divided."""
+    import torch  # what only counts cores does without
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:

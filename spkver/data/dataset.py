@@ -6,8 +6,7 @@ voices and fine-tuning without variants just cuts the rest off.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from spkver.config.schema import Augment
 from spkver.data.audio import AudioError, is_16_bit_audio, read_audio, wrap_to
 from spkver.data.augment_draws import AugmentDraws
 from spkver.data.codec import through_codec
+from spkver.data.cores import one_torch_thread
 from spkver.data.crop_batch import Crop, CropBatch, as_16_bit, as_float32, joined
 from spkver.data.directory import DataDirectory
 from spkver.data.sampler import Draw
@@ -220,16 +220,6 @@ class Collate:
             crops.append(item)
         if self.augmenter is None:
             return pack(joined([crop._replace(samples=as_16_bit(crop.samples)) for crop in crops], self.crop_samples))
-        with _one_thread():  # as in a data worker: sums by several threads may round otherwise
+        with one_torch_thread():  # as in a data worker: sums by several threads may round otherwise
             batch = self.augmenter(joined(crops, self.crop_samples))
         return batch if get_worker_info() is None else pack(batch)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -8,13 +8,13 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 import torch
 
 from spkver.data.audio import AudioError
+from spkver.data.cores import one_torch_thread
 from spkver.data.directory import Utterance
 from spkver.data.shards import stamp
 from spkver.data.shared_work import StopWork, share_work
@@ -44,7 +44,7 @@ def embed_parts(extractor: Extractor, parts: EmbeddingParts, workers: int) -> It
         return part
 
     one_core = partial(torch.set_num_threads, 1)
-    with _torch_on_one_core():
+    with one_torch_thread():
         yield from share_work(range(len(parts)), parts.read, make, parts.lock, workers, parts.are_over, one_core)
 
 
@@ -78,14 +78,3 @@ def embed_group(extractor: Extractor, utterances: Sequence[Utterance], stop: thr
             embed_held()
     embed_held()
     return Part(embeddings, magnitudes, seconds, durations, np.array(reasons, dtype=np.str_), stamps)
-
-
-@contextmanager
-def _torch_on_one_core() -> Iterator[None]:
-    """The workers share the cores by their number; torch's own threads would be in their way."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
