@@ -13,10 +13,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from spkver.cli import main
+from spkver.config import load_config
+from spkver.data.audio_check import keep_usable
+from spkver.data.directory import read_data_directory
 from spkver.errors import SpkverError
 from spkver.experiment.log import read_log
+from spkver.experiment.paths import Experiment
 from spkver.features.batch_part import BatchDropout, BatchPart, computing, drawn
 from spkver.training.distributed import Ranks, share_batch_norms
+from spkver.training.trainer import Trainer
 
 # 56 steps whose losses hardly depend on the last digits: with Muon, a high rate or few items in a BatchNorm, rounding
 # grows a thousand times over within some steps, whatever adds up in another order.
@@ -130,6 +135,8 @@ def test_a_batch_in_pieces_gives_the_losses_of_the_whole(tiny_config, voices, tm
         else:
             train(n, tiny_config, voices, exp, *calm, *words)
     np.testing.assert_allclose(logged(pieces), logged(whole), rtol=1e-5)
+    # Muon's steps do not show it if the pieces' gradients are added up too large.
+    np.testing.assert_allclose(logged(pieces, "grad_norm"), logged(whole, "grad_norm"), rtol=1e-3)
 
 
 def test_masks_of_parts_are_those_of_the_whole_batch():
@@ -172,6 +179,14 @@ def test_a_batch_that_cannot_be_divided_is_refused_with_the_nearest_numbers_that
     with pytest.raises(SpkverError, match=f"batch.speakers is {speakers}, .* take {nearest}$"):
         ranks.check_batch(speakers)
     ranks.check_batch(2 * size)
+
+
+def test_a_training_refuses_such_a_batch_also_where_its_pieces_together_could_be_divided(tiny_config, voices, tmp_path):
+    config = load_config(tiny_config, ["batch.speakers=5", "training.accumulate=2"])
+    with pytest.raises(SpkverError, match="batch.speakers is 5, which 2 processes cannot share equally; take 4 or 6"):
+        Trainer(
+            config, keep_usable(read_data_directory(voices), 16000), Experiment(tmp_path), None, ranks=Ranks(0, 2, 0, 2)
+        )
 
 
 def test_alone_there_is_nobody_to_wait_for():
