@@ -366,6 +366,7 @@ class Training(Section):
     accumulate: Count = 1  # a step's batch is so many times as large, computed in so many pieces
     compile: TrueOrAuto = added("auto", before=False)  # encoder and loss by torch.compile; auto: on a GPU
     log_every: Count = 10  # steps; a GPU is waited for, and their losses read, as seldom
+    head: Literal["replicated", "sharded", "auto"] = added("auto", before="replicated")  # of several processes
     head_megabytes: Positive | None = None  # logits that take more are computed chunk by chunk; null: 2048 on a GPU
     chunked_head_rows: Count = 20000  # on a CPU with head_megabytes null: so from so many weight rows (classes x K) on
     chunked_head_products: Literal["float32", "bfloat16"] = "float32"  # .. with matrix products of this type

@@ -22,6 +22,7 @@ _OF_THE_MACHINE = {
     "data.cache_gigabytes",
     "augment.recordings_megabytes",
     "training.log_every",
+    "training.head",
 }
 
 

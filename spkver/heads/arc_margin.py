@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spkver.errors import SpkverError
-from spkver.heads.softmax import NormFace
+from spkver.heads.softmax import WHOLE, ClassSlice, NormFace
 
 # One float32 step below 1. The gradient of sin(theta) there is about 2000 and the error of an angle 5e-4.
 COSINE_LIMIT = 1.0 - 2.0**-23
@@ -58,6 +58,7 @@ class ArcMarginProduct(NormFace):
             same as a tensor: what is compiled with a number would be compiled again for the next.
         easy_margin: apply the margin only where theta < pi/2.
         rows_per_class: weight vectors a class, for heads with sub-centers that build on this one.
+        class_slice: the classes held here, see `spkver.heads.Head`.
 
     Raises:
         SpkverError: the margin is not in [0, pi).
@@ -73,8 +74,9 @@ class ArcMarginProduct(NormFace):
         margin: float = 0.2,
         easy_margin: bool = False,
         rows_per_class: int = 1,
+        class_slice: ClassSlice = WHOLE,
     ):
-        super().__init__(in_features, out_features, scale, rows_per_class)
+        super().__init__(in_features, out_features, scale, rows_per_class, class_slice)
         self.easy_margin = easy_margin
         self.register_buffer("angle", torch.zeros((), dtype=torch.float64), persistent=False)
         self.update(margin)

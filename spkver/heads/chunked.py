@@ -9,9 +9,12 @@ head's own parameters are used: checkpoints know nothing of it.
   these, and the logarithm of the summed exponentials of all others (online softmax: M. Milakov and N.
   Gimelshein, "Online normalizer calculation for softmax", 2018). Cross-entropy over these 2 + k_top
   values is the loss, so that the margins stay the plain head's formulas, derived by autograd.
+- What is found in slices of the classes, which several processes hold, is put together likewise: only these few values
+  an item pass between them (as in partial FC: X. An et al., CVPR 2022).
 - `spkver.heads.chunked_native` makes these by kernels, `spkver.heads.chunked_torch` by torch where there are none.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -34,12 +37,18 @@ CPU_CHUNK_ROWS = 4096
 GPU_CHUNK_LOGITS = 1 << 25
 
 
+def of_no_others(found: Tensor) -> Tensor:
+    """What is found in all slices of a head's classes where there is but one, which holds them all."""
+    return found[None]
+
+
 def chunked_loss(
     head: Head,
     embedding: Tensor,
     label: Tensor,
     products: Products = "float32",
     chunk_rows: int | None = None,
+    of_slices: Callable[[Tensor], Tensor] = of_no_others,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of a head's logits, with its margin and penalty, and how many items it has right.
 
@@ -51,6 +60,10 @@ def chunked_loss(
             products, the softmax, and the logits that get a margin or penalty are float32 nevertheless.
         chunk_rows: rows of ``head.weight`` at a time, rounded down to whole classes, one at least; None: what suits the
             device.
+        of_slices: where the head is a slice: takes values ``(batch, n)`` that were found in this slice, and gives those
+            found in each, ``(slices, batch, n)``; in the backward pass, the gradient of its own. Every slice is given
+            the same items and finds the same loss, and the gradients of its own parameters; that of ``embedding`` is
+            the sum of what the slices find.
 
     Returns:
         loss: () float32, the batch's mean, differentiable in embedding and in the head's parameters.
@@ -91,15 +104,37 @@ def chunked_loss(
         if isinstance(head, NormFace):
             embedding = head.scale * F.normalize(embedding)
         summary = FusedLogits if _kernels_fit(embedding, weight, bias, label) else LogitSummary
-        target, top_k_other, other_logsumexp, other_highest = summary.apply(embedding, weight, bias, label, plan)
+        # Where a class of all stands among those held here; elsewhere, its logit is -inf.
+        place = label - head.classes.start
+        found = summary.apply(embedding, weight, bias, place, plan)
+        target, top_k_other, left, other_highest = _of_all_classes(found, plan.n_top_k, of_slices)
         if isinstance(head, ArcMarginProduct):
             target = head.scale * penalise(target / head.scale, head.angle, head.easy_margin)
         if penalised is not None:
             top_k_other = penalised.scale * penalised.penalise_others(top_k_other / penalised.scale)
-        logits = torch.cat([target[:, None], top_k_other, other_logsumexp[:, None]], dim=1)
-        loss = F.cross_entropy(logits, torch.zeros_like(label))
-        others = torch.cat([top_k_other, other_highest[:, None]], dim=1).amax(1)
+        loss = F.cross_entropy(torch.cat([target[:, None], top_k_other, left], dim=1), torch.zeros_like(label))
+        others = torch.cat([top_k_other, other_highest], dim=1).amax(1)
     return loss, (target > others).sum()
+
+
+def _of_all_classes(
+    found: tuple[Tensor, Tensor, Tensor, Tensor], k: int, of_slices: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """From what a `LogitSummary` finds in each slice to what it would find in all classes.
+
+    Returns:
+        target: (batch,).
+        top_k_other: (batch, k), the highest of other classes, falling.
+        left: (batch, ..), whose logsumexp is that of all that are neither.
+        highest_left: (batch, ..), of which the highest is that of all that are neither.
+    """
+    target, top_k_other, other_logsumexp, other_highest = found
+    columns = [target[:, None], other_logsumexp[:, None], other_highest[:, None], top_k_other]
+    each = of_slices(torch.cat(columns, dim=1))
+    top_k_other = each[:, :, 3:].transpose(0, 1).flatten(1).sort(dim=1, descending=True).values
+    fallen = top_k_other[:, k:]
+    left = torch.cat([fallen, each[:, :, 1].t()], dim=1)
+    return each[:, :, 0].amax(0), top_k_other[:, :k], left, torch.cat([fallen, each[:, :, 2].t()], dim=1)
 
 
 def rows_a_chunk(device: torch.device, batch: int) -> int:
@@ -116,9 +151,9 @@ def _kernels_fit(embedding: Tensor, weight: Tensor, bias: Tensor | None, label: 
 
 
 def _check_parameters(head: Head) -> None:
-    """Raise unless there are rows and biases for all classes: pieces of them would be taken for the whole."""
-    rows, bias = head.out_features * head.rows_per_class, getattr(head, "bias", None)
+    """Raise unless there are rows and biases for all classes held: pieces of them would be taken for the whole."""
+    rows, bias = len(head.classes) * head.rows_per_class, getattr(head, "bias", None)
     if head.weight.dim() != 2 or len(head.weight) != rows:
         raise ValueError(f"head.weight must have {rows} rows, not the shape {tuple(head.weight.shape)}")
-    if bias is not None and bias.shape != (head.out_features,):
-        raise ValueError(f"head.bias must be ({head.out_features},), not {tuple(bias.shape)}")
+    if bias is not None and bias.shape != (len(head.classes),):
+        raise ValueError(f"head.bias must be ({len(head.classes)},), not {tuple(bias.shape)}")

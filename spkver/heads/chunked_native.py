@@ -28,10 +28,10 @@ class FusedLogits(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         batch, k, n_threads = len(embedding), plan.n_top_k, torch.get_num_threads()
         weight, label, bias = weight.contiguous(), label.contiguous(), None if bias is None else bias.contiguous()
-        target = embedding.new_empty(batch)
+        target = embedding.new_full((batch,), -torch.inf)
         # Every thread has its own.
         top_k_other = embedding.new_full((n_threads, batch, k), -torch.inf)
-        top_k_class = label.new_zeros((n_threads, batch, k))
+        top_k_class = label.new_full((n_threads, batch, k), -1)
         highest = embedding.new_full((n_threads, batch), _LOWEST)
         total = embedding.new_zeros((n_threads, batch), dtype=torch.float64)
         inverse_norm = embedding.new_empty(len(weight)) if plan.normalise else None

@@ -36,8 +36,8 @@ class LogitSummary(torch.autograd.Function):
     (classes,) or None, (batch,); a class's logit is the highest of its rows' (with a bias, there is but
     one). It returns
 
-    - target (batch,): of the label;
-    - top_k_other (batch, n_top_k): the highest of other classes, falling;
+    - target (batch,): of the label, -inf where that is none of these classes;
+    - top_k_other (batch, n_top_k): the highest of other classes, falling, -inf where there are fewer;
     - other_logsumexp (batch,): logsumexp of the classes that are neither, -inf if there are none;
     - the highest of these (batch,), without a gradient.
     """
@@ -47,9 +47,9 @@ class LogitSummary(torch.autograd.Function):
         ctx: Any, embedding: Tensor, weight: Tensor, bias: Tensor | None, label: Tensor, plan: ChunkPlan
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         batch, k = len(embedding), plan.n_top_k
-        target = embedding.new_empty(batch)
+        target = embedding.new_full((batch,), -torch.inf)
         top_k_other = embedding.new_full((batch, k), -torch.inf)
-        top_k_class = label.new_zeros((batch, k))
+        top_k_class = label.new_full((batch, k), -1)
         other_highest = embedding.new_full((batch,), -torch.inf)
         other_logsumexp = other_highest.double()  # a running sum over all chunks
         inverse_norm = embedding.new_empty(len(weight)) if plan.normalise else None
@@ -76,6 +76,8 @@ class LogitSummary(torch.autograd.Function):
             highest.clamp_min_(lowest)  # -inf less -inf would be NaN
             other_logsumexp = other_logsumexp.logaddexp(logit.sub_(highest).exp_().sum(0).log().add_(highest).double())
 
+        # What fills up where there are fewer other classes stands for none, and may have been the label's own.
+        top_k_class.masked_fill_(top_k_other == -torch.inf, -1)
         if plan.factors != embedding.dtype:
             parts = weight, bias, inverse_norm, plan.rows_per_class
             target = logits_of_some(embedding, *parts, label[:, None])[:, 0]
@@ -185,14 +187,22 @@ def logits_of_some(
     rows_per_class: int,
     classes: Tensor,
 ) -> Tensor:
-    """(batch, dim), classes (batch, n) -> (batch, n): few classes an item, without rounding of factors."""
+    """(batch, dim), classes (batch, n) -> (batch, n): few classes an item, without rounding of factors.
+
+    Of a class that is not among the weight's it is -inf.
+    """
+    n_classes = len(weight) // rows_per_class
+    if n_classes == 0:
+        return embedding.new_full(classes.shape, -torch.inf)
+    is_here = (classes >= 0) & (classes < n_classes)
+    classes = classes.clamp(0, n_classes - 1)
     rows = classes[..., None] * rows_per_class + torch.arange(rows_per_class, device=classes.device)
     logit = torch.einsum("bd,bnrd->bnr", embedding, weight[rows])
     if inverse_norm is not None:
         logit *= inverse_norm[rows]
     if bias is not None:
         logit += bias[classes, None]
-    return logit.amax(2)
+    return logit.amax(2).masked_fill(~is_here, -torch.inf)
 
 
 def _items_to_search(highest: Tensor, lowest_kept: Tensor) -> Tensor:

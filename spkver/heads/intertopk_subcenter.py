@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spkver.errors import SpkverError
 from spkver.heads.arc_margin import ArcMarginProduct, add_angle, penalise
-from spkver.heads.softmax import Head
+from spkver.heads.softmax import WHOLE, ClassSlice, Head
 
 # ``mp`` is given for this margin, in radians, and follows the margin in proportion.
 MARGIN_OF_MP = 0.2
@@ -37,6 +37,7 @@ class ArcMarginProductIntertopkSubcenter(ArcMarginProduct):
         mp: penalty of the other classes, in radians, at margin 0.2; in effect mp * margin / 0.2.
         k_top: number of other classes that are penalised.
         do_lm: large-margin fine-tuning: no penalty of the other classes.
+        class_slice: the classes held here, see `spkver.heads.Head`.
 
     Raises:
         SpkverError: not more classes than ``k_top``, fewer than one sub-center, or a margin outside [0, pi).
@@ -53,6 +54,7 @@ class ArcMarginProductIntertopkSubcenter(ArcMarginProduct):
         mp: float = 0.06,
         k_top: int = 5,
         do_lm: bool = False,
+        class_slice: ClassSlice = WHOLE,
     ):
         if K < 1:
             raise SpkverError(f"head.K is {K}: a class needs one sub-center at least")
@@ -60,7 +62,7 @@ class ArcMarginProductIntertopkSubcenter(ArcMarginProduct):
             mp, k_top = 0.0, 0
         _check_k_top(k_top, out_features)
         self.mp, self.k_top = mp, k_top  # before the first update
-        super().__init__(in_features, out_features, scale, margin, easy_margin, rows_per_class=K)
+        super().__init__(in_features, out_features, scale, margin, easy_margin, K, class_slice)
         self.K = K
 
     @property
@@ -78,8 +80,8 @@ class ArcMarginProductIntertopkSubcenter(ArcMarginProduct):
         return add_angle(cosine, -self.mp / MARGIN_OF_MP * self.angle)
 
     def cosine(self, embedding: Tensor) -> Tensor:
-        """(batch, in_features) -> (batch, out_features), each class by its nearest sub-center."""
-        return super().cosine(embedding).unflatten(1, (self.out_features, self.K)).max(dim=2).values
+        """(batch, in_features) -> (batch, len(classes)), each class by its nearest sub-center."""
+        return super().cosine(embedding).unflatten(1, (len(self.classes), self.K)).max(dim=2).values
 
     def logits(self, embedding: Tensor, label: Tensor) -> Tensor:
         cosine = self.cosine(embedding)

@@ -1,5 +1,6 @@
 """Where an encoder computes, and in which precision."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,3 +69,12 @@ def full_float32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of a GPU's memory, or of the machine's; 2**62 where they are not known."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return 1 << 62
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

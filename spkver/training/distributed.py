@@ -5,6 +5,9 @@ The number of processes changes nothing but the time: the batch is drawn for all
 batch, gradients are averaged (DistributedDataParallel), and a step is undone by all or by none. Between steps the
 processes agree whether to go on, so that none waits for another that has stopped.
 
+A head may be divided by its classes (`spkver.training.head_slices`). Then each process has the embeddings of the whole
+batch compared with its own classes, and all find the same loss of it.
+
 NCCL carries what is on a GPU, gloo what is on a CPU.
 """
 
@@ -112,6 +115,55 @@ class Ranks:
         dist.all_gather(parts, part.contiguous())
         return torch.cat(parts)
 
+    def whole_batch(self, embeddings: Tensor) -> Tensor:
+        """`joined`, where each process finds the whole batch's loss and its gradient through classes of its own."""
+        return _WholeBatch.apply(embeddings, self)
+
+    def of_slices(self, found: Tensor) -> Tensor:
+        """What all processes have found, ``(..)`` -> ``(size, ..)``, of which all compute the same loss."""
+        return _OfSlices.apply(found, self)
+
+    def total(self, part: Tensor) -> Tensor:
+        """The sum of what each process has, in its place."""
+        if self.size > 1:
+            dist.all_reduce(part)
+        return part
+
+    def gathered(self, part: Tensor, lengths: Sequence[int]) -> Tensor:
+        """For the first process, the parts ``(length, ..)`` of all behind one another; others get theirs back.
+
+        Args:
+            part: on the CPU.
+            lengths: of each process's part.
+        """
+        if not self.is_first:
+            dist.send(part.contiguous(), 0)
+            return part
+        whole = part.new_empty(sum(lengths), *part.shape[1:])
+        for rank, rows in enumerate(whole.split(list(lengths))):
+            if rank == 0:
+                rows.copy_(part)
+            else:
+                dist.recv(rows, rank)
+        return whole
+
+    def smallest(self, value: int) -> int:
+        """The smallest of all processes' values."""
+        with self.together():  # one that has stopped on its way here would leave the others waiting
+            pass
+        word = torch.tensor(value)
+        if self.size > 1:
+            dist.all_reduce(word, dist.ReduceOp.MIN)
+        return int(word)
+
+    def first_says(self, word: bool) -> bool:
+        """The first process's word."""
+        if self.size == 1:
+            return word
+        said = torch.tensor(int(word))
+        dist.broadcast(said, 0)
+        return bool(said)
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """A block that all processes leave alike: where some raise, the first of them does, the others `OthersStopped`.
@@ -186,6 +238,39 @@ class _Total(torch.autograd.Function):
         total = gradient.clone()
         dist.all_reduce(total)
         return total
+
+
+class _WholeBatch(torch.autograd.Function):
+    """The items of all processes; their gradients are added up over what each process has found of them.
+
+    Gradients of the encoder become the mean over processes, each of which has those of its own items only: so
+    they are as many times as large here.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        return ranks.joined(part)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        ranks = ctx.ranks
+        return ranks.total(gradient.clone()).chunk(ranks.size)[ranks.rank] * ranks.size, None
+
+
+class _OfSlices(torch.autograd.Function):
+    """The values of all processes, which all go on with alike: each takes the gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, found: Tensor, ranks: Ranks) -> Tensor:
+        ctx.rank = ranks.rank
+        return ranks.joined(found[None])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient[ctx.rank], None
 
 
 class SharedBatchNorm(_BatchNorm):

@@ -31,6 +31,9 @@ from spkver.experiment.model_folder import fit, load_tensors, read_config, read_
 from spkver.heads import Head
 from spkver.models import Encoder
 
+# New classes whose rows are spread at once.
+_SPREAD_AT_ONCE = 1 << 14
+
 
 class SpeakerClass(NamedTuple):
     """A class of a head: a speaker's voice, as recorded (1, 1) or changed."""
@@ -62,7 +65,7 @@ def start_from(folder: Path, encoder: Encoder, head: Head, directory: DataDirect
 
     Args:
         folder: with the weights, configuration and speakers of the model.
-        encoder, head: changed in place.
+        encoder, head: changed in place; the head may be a slice.
         directory: the utterances trained on; the head's classes are its speakers, variant by variant.
         config: of the new run; ``init.head`` "rebuild" keeps no row.
 
@@ -77,18 +80,38 @@ def start_from(folder: Path, encoder: Encoder, head: Head, directory: DataDirect
     kept = [place for place, each in enumerate(classes) if each in known]
     new = [place for place, each in enumerate(classes) if each not in known]
 
-    # Of the fresh head: what its own initialisation takes as the length of a row.
-    length = head.weight.detach().norm(dim=1).mean()
-    if kept:
-        _keep_rows(head, kept, [known[classes[place]] for place in kept], len(known), folder / "head.safetensors")
+    held = [place for place in kept if place in head.classes]
+    if held:
+        _keep_rows(head, held, [known[classes[place]] for place in held], len(known), folder / "head.safetensors")
     if new:
-        centres = class_centres(encoder, directory, [classes[place] for place in new], config)
-        generator = torch.Generator().manual_seed(config.seed)
-        rows = spread_rows(centres, head.rows_per_class, config.init.subcenter_spread, generator)
-        _of_classes(head.weight.detach(), head.out_features)[new] = (length.cpu() * rows).to(head.weight.device)
+        _start_at_centres(encoder, head, directory, classes, new, config)
     speakers = {each.speaker for each in known}
     n_kept = len(speakers & set(directory.speakers))
     return Start(n_kept, len(directory.speakers) - n_kept, len(before) - n_kept, len(classes), len(kept))
+
+
+def _start_at_centres(
+    encoder: Encoder,
+    head: Head,
+    directory: DataDirectory,
+    classes: list[SpeakerClass],
+    new: list[int],
+    config: Config,
+) -> None:
+    """Let those of the ``new`` classes that the head holds begin at the means of their embeddings."""
+    held = [place for place in new if place in head.classes]
+    centres = class_centres(encoder, directory, [classes[place] for place in held], config)
+    generator = torch.Generator().manual_seed(config.seed)
+    weight = _of_classes(head.weight.detach(), len(head.classes))
+    for first in range(0, len(new), _SPREAD_AT_ONCE):
+        # Drawn for all, so that a class has the same whatever else is held.
+        block = new[first : first + _SPREAD_AT_ONCE]
+        noise = torch.randn(len(block), head.rows_per_class, centres.shape[1], generator=generator)
+        mine = [index for index, place in enumerate(block) if place in head.classes]
+        rows = spread_rows(centres[: len(mine)], noise[mine], config.init.subcenter_spread)
+        centres = centres[len(mine) :]
+        to = [block[index] - head.classes.start for index in mine]
+        weight[to] = (head.row_length * rows).to(weight.device)
 
 
 def _classes(speakers: list[str], config: Config) -> list[SpeakerClass]:
@@ -101,12 +124,12 @@ def _places(classes: list[SpeakerClass]) -> dict[SpeakerClass, int]:
 
 
 def _keep_rows(head: Head, to: list[int], places: list[int], n_before: int, source: Path) -> None:
-    """Copy the rows of classes ``places`` of the head in ``source`` to classes ``to``."""
+    """Copy the rows of classes ``places`` of the head in ``source`` to classes ``to``, which the head holds."""
     weights = load_tensors(source)
     wanted = head.state_dict()
     hint = f"the model's head has {n_before} classes; init.head=rebuild starts all of them at means instead"
     for name, tensor in wanted.items():
-        shape = (len(tensor) // head.out_features * n_before, *tensor.shape[1:])
+        shape = (head.per_class(tensor) * n_before, *tensor.shape[1:])
         if name not in weights:
             raise SpkverError(f"{source}: has no '{name}', wanted is {shape}; {hint}")
         if weights[name].shape != shape:
@@ -116,7 +139,8 @@ def _keep_rows(head: Head, to: list[int], places: list[int], n_before: int, sour
             shape = tuple(weights[name].shape)
             raise SpkverError(f"{source}: '{name}' with shape {shape} has no place in the configuration's head; {hint}")
         of_classes = _of_classes(weights[name], n_before)[places]
-        _of_classes(wanted[name], head.out_features)[to] = of_classes.to(wanted[name].device)
+        held = [place - head.classes.start for place in to]
+        _of_classes(wanted[name], len(head.classes))[held] = of_classes.to(wanted[name].device)
 
 
 def _of_classes(tensor: Tensor, n_classes: int) -> Tensor:
@@ -148,13 +172,12 @@ def class_centres(
     return F.normalize(centres)
 
 
-def spread_rows(centres: Tensor, n_rows: int, spread: float, generator: torch.Generator) -> Tensor:
+def spread_rows(centres: Tensor, noise: Tensor, spread: float) -> Tensor:
     """Rows of unit length around centres of unit length: ``(n, embed_dim)`` -> ``(n, n_rows, embed_dim)``.
 
-    The first row is the centre, the others lie ``arctan(spread)`` from it, each in a direction of its own: equal
-    rows would never part, as all of them would always be nearest alike.
+    The first row is the centre, the others lie ``arctan(spread)`` from it, each in a direction of its own, which the
+    ``noise``, of the result's shape, gives: equal rows would never part, as all of them would always be nearest alike.
     """
-    noise = torch.randn(len(centres), n_rows, centres.shape[1], generator=generator)
     along = (noise * centres[:, None]).sum(2, keepdim=True) * centres[:, None]
     rows = centres[:, None] + spread * F.normalize(noise - along, dim=2)
     rows = F.normalize(rows, dim=2)

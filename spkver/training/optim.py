@@ -303,11 +303,13 @@ class RowAdamW(torch.optim.Optimizer):
         self.found_inf: Tensor | None = None  # not 0: the next step changes nothing
         self.head = head
         self._part = head  # of the classes in use: all of them, until some are chosen
-        self._classes = torch.arange(head.out_features, device=head.weight.device)
+        self._places = torch.arange(len(head.classes), device=head.weight.device)  # of these, among those held
 
     def use(self, classes: Tensor) -> Head:
         """A head of these classes for the next step; its gradients are what ``step`` applies."""
-        self._part, self._classes = self.head.part(classes), classes
+        self._part = self.head.part(classes)
+        held = self._part.classes
+        self._places = classes[held.start : held.stop] - self.head.classes.start
         return self._part
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -319,11 +321,8 @@ class RowAdamW(torch.optim.Optimizer):
         for group, own in zip(self.param_groups, self._part.parameters()):
             (parameter,) = group["params"]
             if own.grad is not None:
-                self._step_rows(parameter, self._rows(parameter), own.grad, group)
-
-    def _rows(self, parameter: Tensor) -> Tensor:
-        per_class = len(parameter) // self.head.out_features
-        return self.head.rows_of(self._classes, per_class)
+                rows = self.head.rows_of(self._places, self.head.per_class(parameter))
+                self._step_rows(parameter, rows, own.grad, group)
 
     def _step_rows(self, parameter: Tensor, rows: Tensor, gradient: Tensor, group: dict) -> None:
         state = self.state[parameter]

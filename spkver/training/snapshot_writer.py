@@ -59,6 +59,7 @@ class Snapshots:
         """The snapshot after an epoch (counted from 1; 0: before training).
 
         Args:
+            head: of ``classes`` only.
             gradients: ``gradient_histogram`` before and after clipping, (2, n_bins), or None.
         """
         embeddings = extractor.embed_utterances(self.utterances, "snapshot")
@@ -66,9 +67,8 @@ class Snapshots:
         with torch.inference_mode():
             logits = head.plain_logits(torch.from_numpy(embeddings[: self.n_trained]).to(device))
             predicted = np.full(len(embeddings), -1)
-            predicted[: self.n_trained] = logits[:, self.classes.to(device)].argmax(1).cpu().numpy()
-            rows = head.weight.view(head.out_features, head.rows_per_class, -1)
-            centres = rows[self.classes.to(device)].float().cpu().numpy()
+            predicted[: self.n_trained] = logits.argmax(1).cpu().numpy()
+            centres = head.weight.view(head.out_features, head.rows_per_class, -1).float().cpu().numpy()
         before, after = np.zeros((2, 0), int) if gradients is None else gradients.numpy()
         return Snapshot(epoch, embeddings, predicted, centres, before, after)
 

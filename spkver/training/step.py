@@ -76,6 +76,7 @@ class TrainingStep:
         self.loss_scale = LossScale(dtype, device)
         self.statistics = NormStatistics(encoder, head)
         self._wrapped = self.ranks.wrapped(encoder)
+        self._sharded = head.is_slice  # of a part of it, which may by chance be whole, each process asks itself
         self._embed: Callable[..., Tensor] = self._wrapped
         self._plain_loss = plain_loss
         if compiles(config.training.compile, device):
@@ -116,7 +117,8 @@ class TrainingStep:
         found = [self._backward(head, piece, number, seed) for number, piece in enumerate(pieces)]
         loss, n_correct = torch.stack(found).sum(0)
         with self.clock("clipping"):
-            self.ranks.average(parameter.grad for parameter in head.parameters() if parameter.grad is not None)
+            if not self._sharded:
+                self.ranks.average(parameter.grad for parameter in head.parameters() if parameter.grad is not None)
             grad_norm = self._clip(head, watch)
             figures = torch.stack([loss / n_pieces, n_correct / len(labels)])
             self.ranks.average([figures])
@@ -210,7 +212,12 @@ class TrainingStep:
         return self.rows.use(classes), torch.searchsorted(classes, labels)
 
     def _loss(self, head: Head, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The head's cross-entropy, and how many items it has right."""
+        """The head's cross-entropy, and how many items it has right; a divided head's are the same in all processes."""
+        if self._sharded:
+            embeddings, labels = self.ranks.whole_batch(embeddings), self.ranks.joined(labels)
+            products = self.config.training.chunked_head_products
+            loss, n_correct = chunked_loss(head, embeddings, labels, products, of_slices=self.ranks.of_slices)
+            return loss, n_correct / self.ranks.size
         if self._takes_chunks(len(head.weight), len(labels)):
             return chunked_loss(head, embeddings, labels, self.config.training.chunked_head_products)
         return self._plain_loss(head, embeddings, labels)
@@ -226,11 +233,24 @@ class TrainingStep:
         """Clip the gradients of encoder and head together; returns their norm () before."""
         parameters = [*self.encoder.parameters(), *head.parameters()]
         self.loss_scale.unscale(parameters)
-        before = gradient_histogram(parameters) if watch else None
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip_norm)
+        before = self._histogram(head) if watch else None
+        norms = self._norms(self.encoder), self._norms(head)
+        grad_norm = torch.cat([norms[0], self.ranks.joined(norms[1]) if self._sharded else norms[1]]).norm()
+        torch.nn.utils.clip_grads_with_norm_(parameters, self.config.training.clip_norm, grad_norm)
         if before is not None:
-            self.gradients = torch.stack([before, gradient_histogram(parameters)])
+            self.gradients = torch.stack([before, self._histogram(head)])
         return grad_norm
+
+    def _norms(self, module: nn.Module) -> Tensor:
+        """Of the gradient of each parameter, (n,)."""
+        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        return torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(0, device=self.device)
+
+    def _histogram(self, head: Head) -> Tensor:
+        """Of the gradients of encoder and head, those of all its slices."""
+        of_head = gradient_histogram(list(head.parameters()))
+        of_encoder = gradient_histogram(list(self.encoder.parameters()))
+        return of_encoder + (self.ranks.total(of_head) if self._sharded else of_head)
 
     def _count_skipped(self, record: dict) -> None:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if record["skipped"] else 0

@@ -43,6 +43,7 @@ from spkver.training.batches import Batches, WorkerDied, build_loader
 from spkver.training.distributed import OthersStopped, Ranks
 from spkver.training.epoch_report import RunningMeans, epoch_line, epoch_progress, figures, training_line
 from spkver.training.finetune import freeze, start_from
+from spkver.training.head_slices import HeadSlices, slice_of_head
 from spkver.training.held_out import HeldOut, split_as_begun, split_speakers
 from spkver.training.norm_statistics import renew_statistics
 from spkver.training.snapshot_writer import Snapshots
@@ -156,7 +157,10 @@ class Trainer:
             model, found = checked(config, self.encoder)
             self.config = config = config.model_copy(update={"model": model})
             print(found, flush=True)
-        self.head = build_head(config.head, self.encoder.embed_dim, self.dataset.n_classes)
+        embed_dim, n_classes = self.encoder.embed_dim, self.dataset.n_classes
+        class_slice = slice_of_head(config, embed_dim, n_classes, self.device, self.ranks)
+        self.head = build_head(config.head, embed_dim, n_classes, class_slice)
+        self.head_slices = HeadSlices(self.head, self.ranks)
         self.encoder.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in the stubs
         self.head.to(self.device)
         if init is not None and not self.begun:
@@ -221,6 +225,15 @@ class Trainer:
 
     def _train(self) -> None:
         try:
+            self._train_epochs()
+        except RuntimeError as error:
+            if not self.ranks.has_lost_one(error):
+                raise
+            # Perhaps in the middle of a step: what the last checkpoint holds is whole.
+            raise Stopped("a process of the training has ended; go on with --resume", TRY_AGAIN) from None
+
+    def _train_epochs(self) -> None:
+        try:
             with StopRequest() as self.stop_request, self.batches(self.stop_request) as batches:
                 while self.epoch < self.config.training.epochs:
                     self._train_epoch(batches)
@@ -231,15 +244,9 @@ class Trainer:
             raise self._stopped(str(died), TRY_AGAIN) from None
         except OthersStopped:
             raise self._stopped("another process of the training stopped", TRY_AGAIN) from None
-        except RuntimeError as error:
-            if not self.ranks.has_lost_one(error):
-                raise
-            # Perhaps in the middle of a step: what the last checkpoint holds is whole.
-            raise Stopped("a process of the training has ended; go on with --resume", TRY_AGAIN) from None
 
     def _stopped(self, why: str, status: int) -> Stopped:
-        if self._steps_saved != self._steps_done():
-            self._save()
+        self._save_what_is_new()
         place = f"epoch {self.epoch + 1}, step {self.step}"
         return Stopped(f"{why}{';' if why != 'stopped' else ' and'} saved at {place}; go on with --resume", status)
 
@@ -263,7 +270,8 @@ class Trainer:
             if self.step % self.config.training.log_every == 0:
                 self._read()
             progress.show(1, self._shown)
-            if time.monotonic() - self._saved_at > 60 * self.config.training.checkpoint_minutes:
+            is_due = time.monotonic() - self._saved_at > 60 * self.config.training.checkpoint_minutes
+            if self.ranks.first_says(is_due):
                 self._save()
             if by_clock and self._share_of_epoch() >= 1:
                 return True
@@ -285,8 +293,12 @@ class Trainer:
 
     def _next(self, batches: Batches) -> Batch | None:
         """The next batch of the pass, where all processes have theirs."""
-        with self.ranks.together():
-            return next(batches, None)
+        try:
+            with self.ranks.together():
+                return next(batches, None)
+        except SpkverError:
+            self._save_what_is_new()  # whoever mends the file that cannot be used goes on from here
+            raise
 
     def to_train_mode(self) -> None:
         """Dropout and BatchNorm as in training, but for what is frozen."""
@@ -328,15 +340,14 @@ class Trainer:
                 if self.held_out is not None:
                     record["held_out_eer"], record["held_out_threshold"] = self.held_out.equal_error_rate(extractor)
         except SpkverError:
-            self._save()  # whoever mends the file that cannot be used goes on from here
+            self._save_what_is_new()  # as in `_next`
             raise
         # The later one of equals: it has seen more.
         if self.held_out is not None and (self.best is None or record["held_out_eer"] <= self.best[0]):
             self.best = (record["held_out_eer"], self.epoch + 1)
+        head = self.head_slices.whole_weights()
         if self.log is not None:
-            checkpoint.save_epoch(
-                self.experiment.checkpoints, self.epoch + 1, self.encoder.state_dict(), self.head.state_dict()
-            )
+            checkpoint.save_epoch(self.experiment.checkpoints, self.epoch + 1, self.encoder.state_dict(), head)
             self.log.write("epoch", self.epoch + 1, record)
         self.steps_before = self._steps_done()
         self.epoch, self.step, self.sums = self.epoch + 1, 0, RunningMeans()
@@ -352,14 +363,22 @@ class Trainer:
     def _take_snapshot(self, epoch: int, extractor: Embeds) -> None:
         if self.snapshots is None:
             return
-        snapshot = self.snapshots.take(epoch, extractor, self.head, self.gradients)
+        head = self.head_slices.of_classes(self.snapshots.classes.to(self.device))
+        snapshot = self.snapshots.take(epoch, extractor, head, self.gradients)
         if self.ranks.is_first:
             self.snapshots.write(snapshot)
 
+    def _save_what_is_new(self) -> None:
+        """Save unless that was done after the last step: the same in all processes."""
+        if self._steps_saved != self._steps_done():
+            self._save()
+
     def _save(self) -> None:
-        """Everything that the rest of the run depends on, by the first process."""
+        """Everything that the rest of the run depends on, by the first process, which the others give their slices."""
         self._read()
         self._saved_at, self._steps_saved = time.monotonic(), self._steps_done()
+        head = self.head_slices.whole_weights()
+        optimizer = self.head_slices.whole_state(self.training_step.optimizer)
         if self.log is None:
             return
         checkpoint.save_state(
@@ -376,8 +395,8 @@ class Trainer:
                 "gradients": self.gradients,
                 "log_size": self.log.sync(),
                 "encoder": self.encoder.state_dict(),
-                "head": self.head.state_dict(),
-                "optimizer": self.training_step.optimizer.state_dict(),
+                "head": head,
+                "optimizer": optimizer,
             },
         )
         self._saved_at = time.monotonic()
@@ -391,8 +410,9 @@ class Trainer:
             raise checkpoint.damaged(path, "it counts below 0")
         try:
             fit(self.encoder, state["encoder"], path)
-            fit(self.head, state["head"], path)
-            self.training_step.optimizer.load_state_dict(state["optimizer"])
+            fit(self.head, self.head_slices.own_weights(state["head"]), path)
+            optimizer = self.training_step.optimizer
+            optimizer.load_state_dict(self.head_slices.own_state(optimizer, state["optimizer"]))
             self.sums = RunningMeans(**state["sums"])
             if "loss_scale" in state:  # not in states of before there was float16
                 self.training_step.loss_scale.load_state(state["loss_scale"])
@@ -418,6 +438,7 @@ class Trainer:
     def _save_untrained(self, run: dict) -> None:
         """The model before the first step, the floor that training is measured against, and its snapshot."""
         self._take_snapshot(0, self.ranks.shared(Extractor(self.encoder, self.config, ORIGINAL)))
+        head = self.head_slices.whole_weights()
         if not self.ranks.is_first:
             return
         if self.snapshots is not None:
@@ -427,7 +448,7 @@ class Trainer:
             self.config,
             run,
             self.encoder.state_dict(),
-            self.head.state_dict(),
+            head,
             self.speakers,
         )
 

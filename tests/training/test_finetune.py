@@ -126,8 +126,8 @@ def test_sub_centers_lie_around_the_centre_and_apart(start, others, trained):
 
 
 def test_without_spread_sub_centers_are_the_centre():
-    centres = F.normalize(torch.randn(4, 8), dim=1)
-    rows = spread_rows(centres, 3, 0.0, torch.Generator().manual_seed(1))
+    centres, noise = F.normalize(torch.randn(4, 8), dim=1), torch.randn(4, 3, 8)
+    rows = spread_rows(centres, noise, 0.0)
     assert torch.allclose(rows, centres[:, None].expand(4, 3, 8), atol=1e-6)
 
 
@@ -319,7 +319,8 @@ def test_the_last_pattern_that_matches_a_weight_gives_its_factor():
 
 def test_rows_lie_by_the_tangent_of_the_spread_around_the_first():
     centres = F.normalize(torch.randn(50, 16, generator=torch.Generator().manual_seed(2)), dim=1)
-    rows = spread_rows(centres, 3, 0.75, torch.Generator().manual_seed(1))
+    noise = torch.randn(50, 3, 16, generator=torch.Generator().manual_seed(1))
+    rows = spread_rows(centres, noise, 0.75)
     assert rows.shape == (50, 3, 16)
     assert torch.equal(rows[:, 0], centres)
     torch.testing.assert_close(rows.norm(dim=2), torch.ones(50, 3))
@@ -327,4 +328,4 @@ def test_rows_lie_by_the_tangent_of_the_spread_around_the_first():
     # Each in a direction of its own: what is not along the centre has a cosine of 0 on average.
     aside = rows[:, 1:] - 0.8 * centres[:, None]
     assert abs((aside[:, 0] * aside[:, 1]).sum(1).mean() / 0.36) < 0.1
-    assert torch.equal(rows, spread_rows(centres, 3, 0.75, torch.Generator().manual_seed(1)))
+    assert torch.equal(rows, spread_rows(centres, noise, 0.75))
