@@ -115,6 +115,11 @@ def prepare_speechocean762(options) -> None:
 
 def train(options) -> int:
     """Train an encoder and a head, in one process or, under torchrun, in several."""
+    return _among_ranks(_train, options)
+
+
+def _among_ranks(stage, options) -> int:
+    """Do a stage in this process, and in the others that torchrun has started with it."""
     from spkver.training.distributed import OthersStopped, Ranks
     from spkver.training.stopping import TRY_AGAIN
 
@@ -122,7 +127,7 @@ def train(options) -> int:
         try:
             # The first process speaks for all.
             with contextlib.nullcontext() if ranks.is_first else silence():
-                return _train(options, ranks)
+                return stage(options, ranks)
         except OthersStopped:
             return TRY_AGAIN
 
@@ -170,8 +175,12 @@ def _train(options, ranks) -> int:
     return 0
 
 
-def average(options) -> None:
-    """Make the final model of an experiment from its last epochs."""
+def average(options) -> int:
+    """Make the final model of an experiment from its last epochs, in one process or, under torchrun, in several."""
+    return _among_ranks(_average, options)
+
+
+def _average(options, ranks) -> int:
     from spkver.cli.memory import tune_malloc
     from spkver.config import scoring_overrides
     from spkver.data.audio_check import keep_usable
@@ -182,14 +191,16 @@ def average(options) -> None:
     tune_malloc()
     device = choose_device(options.device, "--device")
     experiment = Experiment(options.exp)
-    configuration, _ = experiment.read()
-    directory = keep_usable(
-        _read(directory_of(experiment, options.data)),
-        configuration.data.sample_rate,
-        max_unusable_share=configuration.data.max_unusable_share,
-    )
-    averaged = average_model(experiment, directory, scoring_overrides(options.overrides), device)
+    with ranks.together():
+        configuration, _ = experiment.read()
+        directory = keep_usable(
+            _read(directory_of(experiment, options.data)),
+            configuration.data.sample_rate,
+            max_unusable_share=configuration.data.max_unusable_share,
+        )
+        averaged = average_model(experiment, directory, scoring_overrides(options.overrides), device, ranks)
     print(f"{averaged} -> {experiment.model}")
+    return 0
 
 
 def results(options) -> None:

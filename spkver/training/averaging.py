@@ -14,6 +14,7 @@ from spkver.experiment.paths import Experiment
 from spkver.models import build_encoder
 from spkver.models.imported_encoder import require_trust
 from spkver.training import checkpoint
+from spkver.training.distributed import Ranks
 from spkver.training.held_out import HeldOut, split_as_begun
 from spkver.training.norm_statistics import renew_statistics
 
@@ -38,17 +39,20 @@ def average_model(
     directory: DataDirectory,
     overrides: Sequence[str] = (),
     device: torch.device | None = None,
+    ranks: Ranks | None = None,
 ) -> Averaged:
     """Average the weights of the last epochs into ``model/``.
 
     ``overrides`` (``scoring.key=value``) hold for that model from then on, such as its variants; ``device`` is where it
-    embeds the training utterances that renew its statistics, and the held-out ones (None: the CPU).
+    embeds the training utterances that renew its statistics, and the held-out ones (None: the CPU). These are shared by
+    ``ranks``, the first of which writes (None: this process alone).
 
     The decision threshold of ``spkver verify`` is the one at the EER of the held-out training speakers.
 
     Raises:
         SpkverError: there are no checkpoints.
     """
+    ranks = ranks or Ranks()
     config, run = experiment.read(overrides)
     kept = checkpoint.epochs_kept(experiment.checkpoints)
     if not kept:
@@ -63,15 +67,16 @@ def average_model(
     encoder.to(device)
 
     train_speakers, held_out_speakers = split_as_begun(directory, experiment.untrained)
-    renew_statistics(encoder, directory.subset(speakers=train_speakers), config)
+    renew_statistics(encoder, directory.subset(speakers=train_speakers), config, ranks)
     eer = threshold = None
     if held_out_speakers:
         held_out = HeldOut.of(
             directory.subset(speakers=held_out_speakers), config.data.held_out_nontargets, config.seed
         )
-        eer, threshold = held_out.equal_error_rate(Extractor(encoder, config))
+        eer, threshold = held_out.equal_error_rate(ranks.shared(Extractor(encoder, config)))
     run = {**run, "epochs_averaged": epochs, "held_out_eer": eer, "threshold": threshold}
-    save_model(experiment.model, config, run, encoder.state_dict(), head_weights, train_speakers)
+    if ranks.is_first:
+        save_model(experiment.model, config, run, encoder.state_dict(), head_weights, train_speakers)
     return Averaged(epochs, eer, threshold)
 
 

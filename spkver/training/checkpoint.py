@@ -28,19 +28,20 @@ def has_state(folder: Path) -> bool:
     return (folder / "last.pt").is_file()
 
 
-def load_state(folder: Path, kinds: dict[str, type | tuple[type, ...]]) -> dict:
+def load_state(folder: Path, kinds: dict[str, type | tuple[type, ...]], mapped: bool = False) -> dict:
     """Read ``last.pt``; only tensors and plain values are ever unpickled.
 
     Args:
         folder: of the checkpoints.
         kinds: the types of what it must hold.
+        mapped: tensors stay in the file until they are used, for who needs a part of them only.
 
     Raises:
         SpkverError: it is damaged, or something is missing or of another type.
     """
     path = folder / "last.pt"
     try:
-        state = _checked(path)
+        state = _checked(path, mapped)
     except OSError as error:
         raise SpkverError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # what damaged bytes lead to, there is no list of
@@ -65,13 +66,13 @@ def damaged(path: Path, why: Exception | str) -> SpkverError:
     )
 
 
-def _checked(path: Path) -> object:
+def _checked(path: Path, mapped: bool) -> object:
     # torch leaves the check sums that it writes unread.
     with zipfile.ZipFile(path) as archive:
         bad = archive.testzip()
     if bad is not None:
         raise ValueError(f"bytes of '{bad}' have changed")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def save_epoch(folder: Path, epoch: int, encoder: dict[str, Tensor], head: dict[str, Tensor]) -> None:

@@ -115,6 +115,14 @@ class Ranks:
         dist.all_gather(parts, part.contiguous())
         return torch.cat(parts)
 
+    def interleaved(self, mine: Tensor, n: int) -> Tensor:
+        """``(n, ..)``, of which each process has made every ``size``-th, from the one at its rank on."""
+        room = -(-n // self.size)
+        padded = mine.new_zeros(room, *mine.shape[1:])
+        padded[: len(mine)] = mine
+        # Place i of process r is number i * size + r.
+        return self.joined(padded).unflatten(0, (self.size, room)).transpose(0, 1).flatten(0, 1)[:n]
+
     def whole_batch(self, embeddings: Tensor) -> Tensor:
         """`joined`, where each process finds the whole batch's loss and its gradient through classes of its own."""
         return _WholeBatch.apply(embeddings, self)
@@ -213,14 +221,9 @@ class SharedExtractor:
             OthersStopped: a file of another process's share cannot be used.
         """
         size, rank = self.ranks.size, self.ranks.rank
-        room = -(-len(utterances) // size)
         with self.ranks.together():
             mine = self.extractor.embed_utterances(utterances[rank::size], title if self.ranks.is_first else "")
-        padded = torch.zeros(room, mine.shape[1])
-        padded[: len(mine)] = torch.from_numpy(mine)
-        # Place i of process r is utterance i * size + r.
-        every = self.ranks.joined(padded).view(size, room, -1).transpose(0, 1).flatten(0, 1)
-        return every[: len(utterances)].numpy()
+        return self.ranks.interleaved(torch.from_numpy(mine), len(utterances)).numpy()
 
 
 class _Total(torch.autograd.Function):

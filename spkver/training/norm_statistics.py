@@ -15,6 +15,7 @@ from spkver.data.variants import ORIGINAL
 from spkver.embedding.extractor import Extractor
 from spkver.errors import SpkverError
 from spkver.models import Encoder, SpeechEncoderV3
+from spkver.training.distributed import Ranks
 from spkver.training.finetune import freeze
 
 # Crops that an imported encoder is given at once when its statistics are renewed.
@@ -48,13 +49,19 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
     return [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
 
 
-def renew_statistics(encoder: Encoder, directory: DataDirectory, config: Config) -> None:
+def renew_statistics(encoder: Encoder, directory: DataDirectory, config: Config, ranks: Ranks | None = None) -> None:
     """Let every BatchNorm of the encoder hold the statistics of clean training utterances.
 
     Averaged weights need statistics of their own (Izmailov et al., UAI 2018), and those of the training
     were those of short, masked, augmented crops: embeddings of whole utterances would not be centred.
     Frozen ones stay. `SpeechEncoderV3` is given whole utterances. An imported encoder may have many BatchNorms that
     see one another; it is given the middle of each utterance, as long as a crop, batch by batch.
+
+    Args:
+        encoder: changed in place.
+        directory: training utterances, of which ``training.statistics_utterances`` are drawn.
+        config: of the run.
+        ranks: the processes that share the utterances, and all get the same statistics; None: this one alone.
 
     Raises:
         SpkverError: a file cannot be read, or the weights are damaged.
@@ -64,11 +71,13 @@ def renew_statistics(encoder: Encoder, directory: DataDirectory, config: Config)
     n = min(config.training.statistics_utterances, len(directory.utterances))
     places = np.random.default_rng([config.seed, 0xBA7C]).choice(len(directory.utterances), n, replace=False)
     chosen = directory.at(np.sort(places))
+    if ranks is None or n < ranks.size:  # too few to be shared
+        ranks = Ranks()
     if not isinstance(encoder, SpeechEncoderV3):
-        _renew_by_crops(encoder, norms, chosen, config)
+        _renew_by_crops(encoder, norms, chosen, config, ranks)
         return
     while norms:
-        seen = _inputs(encoder, norms, chosen, config)
+        seen = _inputs(encoder, norms, chosen, config, ranks)
         # What a later norm sees depends on the earlier ones' statistics; only the embedding's follows from the
         # pooled values without another pass over the audio.
         first = next(iter(seen))
@@ -81,7 +90,9 @@ def renew_statistics(encoder: Encoder, directory: DataDirectory, config: Config)
             norms.remove(last)
 
 
-def _renew_by_crops(encoder: Encoder, norms: list[_BatchNorm], directory: DataDirectory, config: Config) -> None:
+def _renew_by_crops(
+    encoder: Encoder, norms: list[_BatchNorm], directory: DataDirectory, config: Config, ranks: Ranks
+) -> None:
     """The mean over batches of what the norms see, all of them in one pass."""
     if not norms:
         return
@@ -89,13 +100,14 @@ def _renew_by_crops(encoder: Encoder, norms: list[_BatchNorm], directory: DataDi
     n_samples = round(config.data.crop_seconds * config.data.sample_rate)
     momenta = [norm.momentum for norm in norms]
     n_batches = -(-len(directory.utterances) // _RENEWED_AT_ONCE)
-    with extractor.evaluating(), torch.no_grad():
+    # As many in each batch as may be: a last one of a single item has no variance.
+    batches = np.array_split(np.array(list(directory.utterances), dtype=object), n_batches)[ranks.rank :: ranks.size]
+    with ranks.together(), extractor.evaluating(), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # all batches count alike
             norm.train()
-        # As many in each batch as may be: a last one of a single item has no variance.
-        for utterances in np.array_split(np.array(list(directory.utterances), dtype=object), n_batches):
+        for utterances in batches:
             waveforms = (read_audio(utterance.path, extractor.sample_rate) for utterance in utterances)
             crops = np.stack([_middle_crop(waveform, n_samples) for waveform in waveforms])
             features, _, average = extractor.input(torch.from_numpy(crops).to(extractor.device))
@@ -104,6 +116,10 @@ def _renew_by_crops(encoder: Encoder, norms: list[_BatchNorm], directory: DataDi
             norm.eval()
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
+        # From the means over each process's batches to that over all.
+        for name in ("running_mean", "running_var"):
+            ranks.total(norm.get_buffer(name).mul_(len(batches) / n_batches))
+        norm.get_buffer("num_batches_tracked").fill_(n_batches)
         if not all(buffer.isfinite().all() for buffer in norm.buffers(recurse=False)):
             raise SpkverError("a BatchNorm's statistics of training utterances are not finite: the weights are damaged")
 
@@ -114,9 +130,9 @@ def _middle_crop(samples: np.ndarray, n: int) -> np.ndarray:
 
 
 def _inputs(
-    encoder: SpeechEncoderV3, norms: list[_BatchNorm], directory: DataDirectory, config: Config
+    encoder: SpeechEncoderV3, norms: list[_BatchNorm], directory: DataDirectory, config: Config, ranks: Ranks
 ) -> dict[_BatchNorm, Tensor]:
-    """What norms are given for whole utterances, each ``(n_utterances, n_features)``, in the order of their use."""
+    """What norms are given for whole utterances, each ``(n_utterances, n_features)``, in the order of their first use."""
     seen: dict[_BatchNorm, list[Tensor]] = {}
 
     def keep(norm: _BatchNorm, inputs: tuple[Tensor]) -> None:
@@ -125,11 +141,12 @@ def _inputs(
     hooks = [norm.register_forward_pre_hook(keep) for norm in norms]
     try:
         extractor = Extractor(encoder, config, ORIGINAL)
-        extractor.embed_utterances(directory.utterances, "statistics")
+        with ranks.together():
+            extractor.embed_utterances(directory.utterances[ranks.rank :: ranks.size], "statistics")
     finally:
         for hook in hooks:
             hook.remove()
-    return {norm: torch.cat(inputs) for norm, inputs in seen.items()}
+    return {norm: ranks.interleaved(torch.cat(inputs), len(directory.utterances)) for norm, inputs in seen.items()}
 
 
 @torch.no_grad()

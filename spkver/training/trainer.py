@@ -404,7 +404,7 @@ class Trainer:
     def _load(self) -> int:
         """Take the state of the last checkpoint; returns the length of the log then."""
         path = self.experiment.checkpoints / "last.pt"
-        state = checkpoint.load_state(self.experiment.checkpoints, _STATE)
+        state = checkpoint.load_state(self.experiment.checkpoints, _STATE, mapped=self.head.is_slice)
         before = state.get("steps_before", state["epoch"] * self.sampler.n_batches)  # not in earlier states
         if not isinstance(before, int) or min(state["epoch"], state["step"], before, state["log_size"]) < 0:
             raise checkpoint.damaged(path, "it counts below 0")

@@ -15,9 +15,10 @@ from spkver.config import load_config
 from spkver.errors import SpkverError
 from spkver.experiment.snapshots import GRADIENT_EDGES
 from spkver.features import Fbank, mean_normalise
-from spkver.heads import ArcMarginProductIntertopkSubcenter, build_head, chunked_loss
+from spkver.heads import ArcMarginProductIntertopkSubcenter, ClassSlice, build_head, chunked_loss
 from spkver.models import build_encoder
 from spkver.training import step as step_module
+from spkver.training.distributed import Ranks
 from spkver.training.step import TrainingStep, plain_loss
 
 N_CLASSES, N_STEPS = 12, 10
@@ -140,6 +141,25 @@ def test_records_are_read_when_asked_for_and_in_order(make_step):
     assert late.read() == records[3:]
 
 
+class FirstOfTwo(Ranks):
+    """Beside a second process that has the same as this one."""
+
+    def __init__(self):
+        super().__init__(0, 2)
+
+    def wrapped(self, encoder):
+        return encoder
+
+    def joined(self, part):
+        return torch.cat([part, part])
+
+    def average(self, tensors):
+        pass
+
+    def total(self, part):
+        return part.mul_(2)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -155,8 +175,9 @@ def test_records_are_read_when_asked_for_and_in_order(make_step):
         ["training.head_megabytes=0.0001", *SUBCENTERS, "margin_schedule.initial=0.1"],
         ["training.sampled_share=0.75", *SUBCENTERS],
         ["training.sampled_share=0.75", "training.head_megabytes=0.0001", "head.name=softmax"],
+        ["training.head=sharded", *SUBCENTERS, "margin_schedule.initial=0.1"],
     ],
-    ids=["plain", "average spectrum", "sinusoidal", "sub-centers", "chunks", "sampled", "sampled chunks"],
+    ids=["plain", "average spectrum", "sinusoidal", "sub-centers", "chunks", "sampled", "sampled chunks", "sharded"],
 )
 def test_no_step_waits_for_the_device(tiny_config, monkeypatch, overrides):
     """On torch's device without values nothing can be read, nor can it be found out how large a result would be."""
@@ -169,8 +190,9 @@ def test_no_step_waits_for_the_device(tiny_config, monkeypatch, overrides):
     meta = torch.device("meta")
     with meta:
         encoder = build_encoder(config.model, config.features.n_mels).train()
-        head = build_head(config.head, config.model.embed_dim, N_CLASSES)
-    step = TrainingStep(config, encoder, head, meta, torch.float32, Path("exp"))
+        ranks = FirstOfTwo() if config.training.head == "sharded" else Ranks()
+        head = build_head(config.head, config.model.embed_dim, N_CLASSES, ClassSlice(ranks.rank, ranks.size))
+    step = TrainingStep(config, encoder, head, meta, torch.float32, Path("exp"), ranks)
     for number in range(2):
         step.do(tuple(part.to(meta) for part in batch_of(number)), 0, number, N_STEPS)
     with pytest.raises((RuntimeError, NotImplementedError)):
