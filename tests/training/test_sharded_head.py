@@ -4,9 +4,11 @@ import copy
 import functools
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import socket
+from pathlib import Path
 
 import forked  # noqa: F401  (its server has what training needs)
 import numpy as np
@@ -32,10 +34,12 @@ from spkver.heads import (
     chunked_loss,
     draw_classes,
 )
+from spkver.models import build_encoder
 from spkver.training import head_slices
 from spkver.training.distributed import Ranks
 from spkver.training.head_slices import HeadSlices, head_bytes, slice_of_head
 from spkver.training.optim import RowAdamW, betas_of, build_optimizer
+from spkver.training.step import TrainingStep
 from spkver.training.trainer import Trainer
 
 # Of rank 0 and 1, or of 0 to 2: 11 and 12 classes, or 7, 8 and 8.
@@ -248,6 +252,44 @@ def test_processes_that_share_an_average_write_the_model_of_one(alone, tiny_conf
         losses.append(logged(tuned))
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     assert_same_weights(*(tmp_path / f"tuned in {n}" / "untrained/head.safetensors" for n in (2, 1)))
+
+
+def peak_bytes():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def with_a_million_classes(tiny_config):
+    """Losses of three steps, and by how many bytes training, and then saving, lifted the process's peak."""
+    words = [*SUBCENTERS, "head.K=3", "model.embed_dim=32", "optimizer.name=adam", "training.head=sharded"]
+    config = load_config(tiny_config, words)
+    with Ranks.of_environment() as ranks:
+        cpu, before = torch.device("cpu"), peak_bytes()
+        torch.manual_seed(0)
+        encoder = build_encoder(config.model, config.features.n_mels).train()
+        head = build_head(config.head, 32, 1_000_000, slice_of_head(config, 32, 1_000_000, cpu, ranks))
+        step = TrainingStep(config, encoder, head, cpu, torch.float32, Path("exp"), ranks)
+        generator = torch.Generator().manual_seed(1)
+        waveforms, labels = 0.1 * torch.randn(64, 8000, generator=generator), torch.arange(64) * 15_625
+        batch = [part.chunk(ranks.size)[ranks.rank] for part in (waveforms, labels, torch.zeros(64, dtype=torch.long))]
+        losses = [step(batch, 0, number, 100)["loss"] for number in range(3)]
+        trained = peak_bytes() - before
+        slices = HeadSlices(head, ranks)
+        saved = slices.whole_weights(), slices.whole_state(step.optimizer)
+        assert not ranks.is_first or saved[0]["weight"].shape == (3_000_000, 32)
+        return losses, trained, peak_bytes() - before
+
+
+@pytest.mark.slow
+def test_a_million_classes_with_three_sub_centers_train_and_take_their_share_of_memory(tiny_config, tmp_path):
+    found = {n: in_processes(n, with_a_million_classes, tmp_path, tiny_config) for n in (1, 2, 4)}
+    (alone, of_whole, _), *_ = found[1]
+    assert alone[2] < alone[0] < 40
+    for n, processes in found.items():
+        for rank, (losses, trained, saved) in enumerate(processes):
+            print(f"{n} processes, rank {rank}: {trained / 2**20:.0f} MiB, {saved / 2**20:.0f} MiB when saved")
+            np.testing.assert_allclose(losses, alone, rtol=1e-4)
+            # Weights, gradients, two moments; and what a process has whatever the head.
+            assert 16 * 3_000_000 * 32 / n <= trained <= of_whole / n + 400 * 2**20
 
 
 class Beside(Ranks):
