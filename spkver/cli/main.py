@@ -130,6 +130,10 @@ def _among_ranks(stage, options) -> int:
                 return stage(options, ranks)
         except OthersStopped:
             return TRY_AGAIN
+        except RuntimeError as error:
+            if not ranks.has_lost_one(error):
+                raise
+            raise SpkverError("another process ended before this was done; start again") from None
 
 
 def _train(options, ranks) -> int:

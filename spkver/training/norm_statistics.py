@@ -132,7 +132,7 @@ def _middle_crop(samples: np.ndarray, n: int) -> np.ndarray:
 def _inputs(
     encoder: SpeechEncoderV3, norms: list[_BatchNorm], directory: DataDirectory, config: Config, ranks: Ranks
 ) -> dict[_BatchNorm, Tensor]:
-    """What norms are given for whole utterances, ``(n_utterances, n_features)`` each, in the order in which they are."""
+    """What norms are given for whole utterances, each ``(n_utterances, n_features)``, in the order of their use."""
     seen: dict[_BatchNorm, list[Tensor]] = {}
 
     def keep(norm: _BatchNorm, inputs: tuple[Tensor]) -> None:

@@ -269,8 +269,8 @@ def with_a_million_classes(tiny_config):
         head = build_head(config.head, 32, 1_000_000, slice_of_head(config, 32, 1_000_000, cpu, ranks))
         step = TrainingStep(config, encoder, head, cpu, torch.float32, Path("exp"), ranks)
         generator = torch.Generator().manual_seed(1)
-        waveforms, labels = 0.1 * torch.randn(64, 8000, generator=generator), torch.arange(64) * 15_625
-        batch = [part.chunk(ranks.size)[ranks.rank] for part in (waveforms, labels, torch.zeros(64, dtype=torch.long))]
+        waveforms, labels = 0.1 * torch.randn(16, 8000, generator=generator), torch.arange(16) * 62_500
+        batch = [part.chunk(ranks.size)[ranks.rank] for part in (waveforms, labels, torch.zeros(16, dtype=torch.long))]
         losses = [step(batch, 0, number, 100)["loss"] for number in range(3)]
         trained = peak_bytes() - before
         slices = HeadSlices(head, ranks)
@@ -360,7 +360,7 @@ def test_a_head_is_divided_by_itself_where_it_takes_more_than_a_quarter_of_the_m
     config = load_config(tiny_config, SUBCENTERS)
     ranks = Ranks(1, 2, 1, 2)
     monkeypatch.setattr(ranks, "smallest", lambda memory: memory - 1)
-    # 12 items of which a process has 6, no more than 2 x 500 rows: 16 x 16 x 1000 + 12 x 6 x 1000 bytes ..
+    # Of the batch's 6 items a process has 3; 500 classes have 1000 rows. A CPU's memory is that of both.
     needed = head_bytes(1000, 16, 3)
     for device, machine in (("cpu", 2 * (4 * needed + 1)), ("cuda", 4 * needed + 1)):
         for less, expected in ((0, WHOLE), (2, ClassSlice(1, 2))):
