@@ -8,9 +8,11 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
@@ -56,6 +58,35 @@ class Forked:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+def environments(n: int) -> list[dict[str, str]]:
+    """What torchrun tells each of ``n`` processes on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n)}
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(n)]
+
+
+def on_ranks(n: int, function: Callable, *arguments) -> list:
+    """What ``function(*arguments)`` returns in each of ``n`` processes, started as torchrun does."""
+    queues = [_SERVER.SimpleQueue() for _ in range(n)]
+    started = [
+        _SERVER.Process(target=_put, args=(queue, environment, function, arguments), daemon=True)
+        for queue, environment in zip(queues, environments(n))
+    ]
+    for process in started:
+        process.start()
+    results = [queue.get() for queue in queues]
+    for process in started:
+        process.join()
+    return results
+
+
+def _put(queue, environment: dict[str, str], function: Callable, arguments: tuple) -> None:
+    os.environ.update(environment)
+    queue.put(function(*arguments))
 
 
 def run_script(words: list[str], cores: set[int]) -> tuple[int, str]:

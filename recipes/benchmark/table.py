@@ -1,99 +1,134 @@
-"""What the table of utterances takes at the size of VoxCeleb2: seconds, memory of all processes, a step of the sampler.
+"""What the table of utterances takes at the size of VoxCeleb2: until the first batch, of memory, a step of the sampler.
 
-    python recipes/benchmark/table.py [--utterances 1100000] [--speakers 6000] [--workers 8]
+    python recipes/benchmark/table.py [key=value ...]
 
-The lists are made up, the audio is not read. Memory is the proportional set size that comes to this process and its
-workers with the table: what they share counts once.
+Sizes stand in ``table.yaml``. The lists are made up, and name a thousand recordings again and again. Memory is that of
+a process and its data workers behind their first batch, less the same for a directory of next to no utterances.
 """
 
-import argparse
-import multiprocessing
+import json
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import torch
+from made_up import make_directory
+from memory import mebibytes_with_workers
+from pydantic import Field
 
+from spkver.config import load_config
+from spkver.config.schema import Count, Section
+from spkver.data.audio_check import keep_usable
+from spkver.data.augment import Augmenter
+from spkver.data.dataset import SpeakerCrops
 from spkver.data.directory import read_data_directory
 from spkver.data.sampler import SpeakerBatchSampler
+from spkver.experiment.provenance import data_record
+from spkver.training.batches import Batches, build_loader
 
-STEPS = 50
-
-
-def make_lists(folder: Path, n: int, n_speakers: int) -> None:
-    """Lists of a directory of shards: ids of VoxCeleb's length, as many utterances of each speaker."""
-    with (folder / "wav.scp").open("w") as audio, (folder / "utt2spk").open("w") as speakers:
-        for index in range(n):
-            speaker = f"id{index * n_speakers // n:05d}"
-            name = f"{speaker}/{index % 150_000:011d}/{index % 300:05d}.wav"
-            audio.write(f"{name}-{index} shards/shard-{index // 1000:06d}.tar:{index % 1000 * 130_000}:129000\n")
-            speakers.write(f"{name}-{index} {speaker}\n")
-    with (folder / "utt2dur").open("w") as durations, (folder / "wav.scp").open() as audio:
-        durations.writelines(f"{line.split()[0]} 7.8\n" for line in audio)
+HERE = Path(__file__).resolve().parent
 
 
-def proportional_mebibytes() -> float:
-    """The proportional set size of this process."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+class Sizes(Section):
+    utterances: Count
+    speakers: Count
+    speeds: Annotated[list[float], Field(min_length=1)]
+    workers: Count
+    crop_seconds: float
+    sampler_speakers: list[Count]
+    sampler_utterances: Count
+    batches: Annotated[list[Count], Field(min_length=1)]
+    steps: Count
 
 
-def memory(workers: int, hold: bool, folder: Path) -> float:
-    """MiB of this process and its workers; with the directory, of which each has looked at many utterances."""
-    directory = read_data_directory(folder, check_files=False) if hold else None
-    barrier, context = multiprocessing.Barrier(workers + 1), multiprocessing.get_context("fork")
-    sizes = context.SimpleQueue()
+class Seconds:
+    """Seconds since this was made: of the cores that this process and its workers had, and of the clock."""
 
-    def work(seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        for place in rng.integers(len(directory.utterances), size=100_000) if directory else ():
-            _ = directory.utterances[int(place)].path
-        barrier.wait()
-        sizes.put(proportional_mebibytes())
-        barrier.wait()
+    def __init__(self):
+        self._start = self._now()
 
-    others = [context.Process(target=work, args=(seed,)) for seed in range(workers)]
-    for one in others:
-        one.start()
-    barrier.wait()
-    total = proportional_mebibytes()
-    total += sum(sizes.get() for _ in others)
-    barrier.wait()
-    for one in others:
-        one.join()
-    return total
+    def __call__(self) -> list[float]:
+        return [now - start for now, start in zip(self._now(), self._start)]
+
+    def _now(self) -> tuple[float, float]:
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(one.ru_utime + one.ru_stime for one in used), time.perf_counter()
 
 
-def step_milliseconds(n_speakers: int, utterances_each: int, batch: int) -> float:
+def batches_of(folder: Path, sizes, words: list[str]) -> Batches:
+    """What a training reads of a data directory, from its lists on."""
+    overrides = [f"data.crop_seconds={sizes.crop_seconds}", f"augment.speed_factors={sizes.speeds}", *words]
+    config = load_config("base", overrides)
+    usable = keep_usable(read_data_directory(folder, check_files=False), config.data.sample_rate)
+    dataset = SpeakerCrops(usable, config.data.sample_rate, sizes.crop_seconds, config.augment, config.seed, 0.0)
+    sampler = SpeakerBatchSampler(dataset.labels, sizes.batches[0], 1, config.seed)
+    loader = build_loader(dataset, sampler, Augmenter(dataset.draws, torch.device("cpu")), sizes.workers, prefetch=2)
+    return Batches(loader)
+
+
+def first_batch(folder: Path, sizes: Sizes) -> dict:
+    """What it takes from the lists to the first batch, in a process that has done nothing else."""
+    seconds = Seconds()
+    with batches_of(folder, sizes, []) as batches:
+        next(batches)
+        clock = seconds()[1]
+        row = {"mebibytes": mebibytes_with_workers()}
+    return row | {"core": seconds()[0], "clock": clock}  # the workers' time is known when they have ended
+
+
+def step_milliseconds(n_speakers: int, batch: int, sizes: Sizes) -> float:
     """Median of a step of the sampler, in milliseconds of this process's time on a core."""
-    steps = iter(SpeakerBatchSampler(np.repeat(np.arange(n_speakers, dtype=np.int32), utterances_each), batch))
+    labels = np.repeat(np.arange(n_speakers, dtype=np.int32), sizes.sampler_utterances)
+    steps = iter(SpeakerBatchSampler(labels, batch))
     seconds = []
-    for _ in range(STEPS):
+    for _ in range(sizes.steps):
         start = time.process_time()
         next(steps)
         seconds.append(time.process_time() - start)
     return 1000 * float(np.median(seconds))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--utterances", type=int, default=1_100_000)
-    parser.add_argument("--speakers", type=int, default=6_000)
-    parser.add_argument("--workers", type=int, default=8)
-    options = parser.parse_args()
+def in_a_process(folder: Path, overrides: list[str]) -> dict:
+    command = [sys.executable, __file__, "--one", str(folder), *overrides]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def main(overrides: list[str]) -> None:
+    """Measure all, and print a line for each."""
+    sizes = load_config(HERE / "table.yaml", overrides, Sizes)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make_lists(folder, options.utterances, options.speakers)
-        for title in ("lists read", "kept table mapped"):
-            start = time.process_time(), time.perf_counter()
-            read_data_directory(folder, check_files=False)
-            seconds = time.process_time() - start[0], time.perf_counter() - start[1]
-            print(f"{title:24} {seconds[0]:7.2f} s of a core, {seconds[1]:.2f} s")
-        without = memory(options.workers, False, folder)
-        print(f"table, {options.workers} workers {memory(options.workers, True, folder) - without:15.0f} MiB")
-    for n_speakers, each in ((100_000, 11), (1_000_000, 3)):
-        print(f"step, {n_speakers:9,} speakers {step_milliseconds(n_speakers, each, 64):9.2f} ms, batch of 64")
+        folder, few = Path(name) / "data", Path(name) / "few"
+        make_directory(folder, sizes.utterances, sizes.speakers)
+        make_directory(few, 2 * sizes.batches[0], sizes.batches[0])
+        seconds = Seconds()
+        read_data_directory(folder, check_files=False)
+        print_row("lists read the first time", seconds())
+        seconds = Seconds()
+        data_record(folder)
+        print_row("what the data are, for embeddings and scores", seconds())
+        row, base = in_a_process(folder, overrides), in_a_process(few, overrides)
+    print_row(f"from the lists to the first batch of {sizes.batches[0]}", [row["core"], row["clock"]])
+    print_row("  .. of as good as no utterances", [base["core"], base["clock"]])
+    mebibytes = row["mebibytes"] - base["mebibytes"]
+    print(f"{f'the table, in a process and {sizes.workers} workers':48} {mebibytes:9.0f} MiB")
+    for n_speakers in sizes.sampler_speakers:
+        for batch in sizes.batches:
+            title = f"a step of the sampler, {n_speakers:,} speakers, batch of {batch}"
+            print(f"{title:56} {step_milliseconds(n_speakers, batch, sizes):9.2f} ms of a core", flush=True)
+
+
+def print_row(title: str, seconds: list[float]) -> None:
+    print(f"{title:48} {seconds[0]:9.2f} s of a core, {seconds[1]:.2f} s", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--one"]:
+        sizes = load_config(HERE / "table.yaml", sys.argv[3:], Sizes)
+        print(json.dumps(first_batch(Path(sys.argv[2]), sizes)))
+    else:
+        main(sys.argv[1:])

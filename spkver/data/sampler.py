@@ -74,6 +74,8 @@ class SpeakerBatchSampler:
         self.batch_size = speakers_per_batch * utterances_per_speaker  # of all processes together
         # Each speaker's items in the order of the pass that it is in, and which that is.
         self._shuffled, self._pass = np.empty_like(self._items), np.full(len(self._counts), -1)
+        # The third word keeps this draw apart from those of the epochs.
+        self._key = np.random.default_rng([seed, 0, 1]).integers(2**64, size=1, dtype=np.uint64)
         self._due_per_epoch = np.maximum(self._counts / utterances_per_speaker, 1.0)
         self._replay = self._beginning()
         self.set_epoch(0)
@@ -92,12 +94,14 @@ class SpeakerBatchSampler:
         rng = np.random.default_rng([self.seed, self.epoch])
         left, used = self._taken.astype(np.float64), self._used.copy()
         share = self.speakers_per_batch // self.world_size
-        mine = range(self.rank * share, (self.rank + 1) * share)
+        first = self.rank * share
         for step in range(self.n_batches):
             speakers = self._choose(left, self.n_batches - step, rng)
             left[speakers] -= 1
             if step >= self.start_step:
-                yield [draw for place in mine for draw in self._group(speakers[place], used, step, place)]
+                items = self._groups(speakers[first : first + share], used).ravel().tolist()
+                slots = range(first * self.utterances_per_speaker, self.batch_size)
+                yield [Draw(item, self.epoch, step, slot) for item, slot in zip(items, slots)]
             used[speakers] += 1
 
     def _choose(self, left: np.ndarray, batches_left: int, rng: np.random.Generator) -> np.ndarray:
@@ -106,28 +110,39 @@ class SpeakerBatchSampler:
         Whoever has a group for each batch that is left must be in; then the rest always works out:
         the groups left stay P times the batches left, and no speaker has more groups than batches.
         """
-        # Efraimidis & Spirakis (2006): the largest log(u) / weight are a weighted sample without replacement.
-        keys = rng.random(len(left))
-        with np.errstate(divide="ignore"):  # in place and negated, as there may be a million
-            np.divide(np.log(keys, out=keys), -left, out=keys)
-        keys[left == batches_left] = -np.inf
-        return rng.permutation(np.argpartition(keys, self.speakers_per_batch - 1)[: self.speakers_per_batch])
+        draws = rng.random(len(left))
+        draws[left == batches_left] = 0
+        # Efraimidis & Spirakis (2006): the smallest -log(1 - u) / weight are a weighted sample without replacement.
+        # Below a bound lie only some of u / weight, which is never larger: there may be a million speakers.
+        bound = 2 / batches_left
+        while True:
+            some = np.flatnonzero(draws < bound * left)
+            keys = -np.log1p(-draws[some]) / left[some]
+            if np.count_nonzero(keys < bound) >= self.speakers_per_batch:
+                break
+            bound *= 2
+        return rng.permutation(some[np.argpartition(keys, self.speakers_per_batch - 1)[: self.speakers_per_batch]])
 
-    def _group(self, speaker: int, used: np.ndarray, step: int, place: int) -> list[Draw]:
-        """The speaker's next K utterances from its endless sequence of shuffled passes."""
+    def _groups(self, speakers: np.ndarray, used: np.ndarray) -> np.ndarray:
+        """Each speaker's next K items, ``(n_speakers, K)``, of its endless sequence of shuffled passes."""
         k = self.utterances_per_speaker
-        start, count = int(self._starts[speaker]), int(self._counts[speaker])
-        first = int(used[speaker]) * k
-        draws = []
-        for slot in range(k):
-            turn, place_in_turn = divmod(first + slot, count)
-            if self._pass[speaker] != turn:
-                # The second word keeps these draws apart from those of the epochs.
-                order = np.random.default_rng([self.seed, 1, speaker, turn]).permutation(count)
-                self._shuffled[start : start + count] = self._items[start + order]
-                self._pass[speaker] = turn
-            draws.append(Draw(int(self._shuffled[start + place_in_turn]), self.epoch, step, place * k + slot))
-        return draws
+        items = np.empty((len(speakers), k), np.int32)
+        for column in range(k):
+            turns, places = np.divmod(used[speakers] * k + column, self._counts[speakers])
+            begins = self._pass[speakers] != turns
+            self._shuffle(speakers[begins], turns[begins])
+            items[:, column] = self._shuffled[self._starts[speakers] + places]
+        return items
+
+    def _shuffle(self, speakers: np.ndarray, turns: np.ndarray) -> None:
+        """Put each speaker's items into the order of its pass ``turns``, which nothing else decides but the seed."""
+        counts = self._counts[speakers]
+        which = np.repeat(np.arange(len(speakers)), counts)
+        places = np.arange(len(which)) + np.repeat(self._starts[speakers] - np.cumsum(counts) + counts, counts)
+        # A generator for each speaker and pass would take longer than all else of a step.
+        keys = _random_bits(self._key, self._items[places], turns[which])
+        self._shuffled[places] = self._items[places[np.lexsort((keys, which))]]
+        self._pass[speakers] = turns
 
     def _beginning(self) -> tuple[int, np.ndarray, np.ndarray]:
         """Before the first epoch: its number, what each speaker is owed, and how many groups it has given."""
@@ -163,3 +178,18 @@ class SpeakerBatchSampler:
         owed = np.where(taken > 0, due / self._due_per_epoch, np.inf)
         taken[np.lexsort((rng.random(len(due)), owed))[:surplus]] -= 1
         return taken
+
+
+def _random_bits(*numbers: np.ndarray) -> np.ndarray:
+    """64 random bits for each row of ``numbers``, and the same ones for the same row.
+
+    They are taken in by the last lines of SplitMix64, one number after another (Steele, Lea & Flood 2014, "Fast splittable
+    pseudorandom number generators", with the constants of its reference implementation).
+    """
+    bits = np.zeros(1, np.uint64)
+    for number in numbers:
+        bits = bits + number.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        bits = bits ^ (bits >> np.uint64(31))
+    return bits

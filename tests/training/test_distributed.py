@@ -1,14 +1,15 @@
 """Several processes train as one: the same losses, the same model, and all stop when one does."""
 
+import resource
 import shutil
 import signal
-import socket
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from forked import Forked
+from forked import Forked, environments, on_ranks
 from safetensors.torch import load_file
 from torch import nn
 
@@ -20,7 +21,10 @@ from spkver.errors import SpkverError
 from spkver.experiment.log import read_log
 from spkver.experiment.paths import Experiment
 from spkver.features.batch_part import BatchDropout, BatchPart, computing, drawn
+from spkver.heads import build_head
+from spkver.models import build_encoder
 from spkver.training.distributed import Ranks, share_batch_norms
+from spkver.training.step import TrainingStep
 from spkver.training.trainer import Trainer
 
 # 56 steps whose losses hardly depend on the last digits: with Muon, a high rate or few items in a BatchNorm, rounding
@@ -37,11 +41,7 @@ CALM = [
 
 def processes(n, *words):
     """A ``spkver`` command in ``n`` processes, as torchrun starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n)}
-    return [Forked(*words, environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(n)]
+    return [Forked(*words, environment=environment) for environment in environments(n)]
 
 
 def train(n, tiny_config, voices, exp, *words):
@@ -62,7 +62,7 @@ def alone(tiny_config, voices, tmp_path_factory):
     return exp
 
 
-@pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
 def test_processes_together_log_the_losses_of_one_and_write_the_same_model(alone, tiny_config, voices, tmp_path, n):
     ended = train(n, tiny_config, voices, tmp_path / "exp", *CALM)
     np.testing.assert_allclose(logged(tmp_path / "exp"), logged(alone), rtol=1e-5)
@@ -123,6 +123,50 @@ def test_a_file_that_one_process_cannot_read_stops_all_with_one_message(tiny_con
     assert sorted(process.returncode for process in both) == [1, 75], "\n".join(ended)
     assert sum("1.wav" in line for errors in ended for line in errors.splitlines()) == 1
     assert not any("Traceback" in errors for errors in ended)
+
+
+def test_a_full_disk_stops_all_with_one_message(alone, tiny_config, voices, tmp_path):
+    exp = tmp_path / "exp"
+    words = ["train", tiny_config, "--data", voices, "--exp", exp, *CALM, "training.checkpoint_minutes=0.002"]
+    both = processes(2, *words)
+    wait_for_steps(both[0], exp, 10)
+    # The log of the process that writes cannot grow any more; what it says is shorter than that.
+    full = (exp / "log.jsonl").stat().st_size
+    resource.prlimit(both[0].pid, resource.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY))
+    ended = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [1, 75], "\n".join(ended)
+    assert "cannot be written (File too large)" in ended[0] and ended[0].count("\n") == 1 and ended[1] == "", ended
+    train(2, tiny_config, voices, exp, *CALM, "--resume")
+    np.testing.assert_allclose(logged(exp), logged(alone), rtol=1e-5)
+
+
+def three_steps(tiny_config):
+    """The records of three steps, the second of which is not finite for process 1, and the weights after each."""
+    config = load_config(tiny_config, [])
+    with Ranks.of_environment() as ranks:
+        torch.manual_seed(0)
+        encoder = build_encoder(config.model, config.features.n_mels).train()
+        head = build_head(config.head, config.model.embed_dim, 12)
+        step = TrainingStep(config, encoder, head, torch.device("cpu"), torch.float32, Path("exp"), ranks)
+        records, weights = [], []
+        for number in range(3):
+            generator = torch.Generator().manual_seed(2 * number + ranks.rank)
+            waveforms = 0.1 * torch.randn(3, 8000, generator=generator)
+            if number == ranks.rank == 1:
+                waveforms[2, 100] = torch.nan
+            labels = torch.arange(3) + 3 * ranks.rank
+            records.append(step((waveforms, labels, torch.zeros_like(labels)), 0, number, 10))
+            values = [*encoder.state_dict().values(), *head.state_dict().values()]
+            weights.append(torch.cat([value.float().flatten() for value in values]).tolist())
+        return records, weights
+
+
+def test_a_step_that_is_not_finite_for_one_process_is_skipped_by_all(tiny_config):
+    (records, weights), other = on_ranks(2, three_steps, tiny_config)
+    assert [record["skipped"] for record in records] == [False, True, False]
+    assert weights[0] == weights[1] != weights[2]
+    assert other[1] == weights
+    assert [record["skipped"] for record in other[0]] == [False, True, False]
 
 
 @pytest.mark.parametrize("n", [1, 2])
