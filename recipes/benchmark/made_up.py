@@ -1,4 +1,4 @@
-"""A made-up data directory of any size, whose lists name a thousand recordings of noise, in one shard, again and again."""
+"""A made-up data directory of any size, whose lists name the thousand recordings of one shard again and again."""
 
 import io
 import tarfile

@@ -82,7 +82,10 @@ def first_batch(folder: Path, sizes: Sizes) -> dict:
 
 
 def step_milliseconds(n_speakers: int, batch: int, sizes: Sizes) -> float:
-    """Median of a step of the sampler, in milliseconds of this process's time on a core."""
+    """Median of a step of the sampler, in milliseconds of this process's time on a core.
+
+    Of the first steps of an epoch, in which every speaker has its utterances put into a new order.
+    """
     labels = np.repeat(np.arange(n_speakers, dtype=np.int32), sizes.sampler_utterances)
     steps = iter(SpeakerBatchSampler(labels, batch))
     seconds = []

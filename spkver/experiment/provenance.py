@@ -41,10 +41,13 @@ def data_record(data: str | os.PathLike[str]) -> dict:
     """
     data = Path(data).resolve()
     content = _content(data / "wav.scp")
-    lines = [line.split(None, 1) for line in content.splitlines() if line.strip()]
-    ids = b"\n".join(line[0] for line in lines)
+    # There may be a million: lines stay whole, since a list for each would take longer than all else.
+    lines = [line for line in content.splitlines() if line.strip()]
+    ids = b"\n".join(line.split(None, 1)[0] for line in lines)
     chosen = {index * len(lines) // _RECORDINGS_COMPARED for index in range(_RECORDINGS_COMPARED)} if lines else ()
-    recordings = [_ends(located(os.fsdecode(lines[index][-1].strip()), data)) for index in sorted(chosen)]
+    recordings = [
+        _ends(located(os.fsdecode(lines[index].split(None, 1)[-1].strip()), data)) for index in sorted(chosen)
+    ]
     return {
         "path": str(data),
         "ids": _sha256(ids),

@@ -44,8 +44,9 @@ def held_to(done, tmp_path, lists):
     return metrics
 
 
+@pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_voxceleb_goes_from_the_copy_to_a_table_with_vox1_o_e_and_h(
-    run_recipe, voxceleb, musan, rirs, small_run, tmp_path
+    run_recipe, voxceleb, musan, rirs, small_run, tmp_path, processes
 ):
     own = [
         "--musan",
@@ -58,7 +59,7 @@ def test_voxceleb_goes_from_the_copy_to_a_table_with_vox1_o_e_and_h(
         tmp_path / "rirs_noises",
     ]
     lists = ["vox1_O_cleaned", "vox1_E", "vox1_H_cleaned"]
-    own += ["--shards", tmp_path / "shards"]
+    own += ["--shards", tmp_path / "shards", "--processes", processes]
     done = run_recipe("voxceleb", "--corpus", voxceleb, "--lists", " ".join(lists), *small_run, *own)
     metrics = held_to(done, tmp_path, lists)
     assert (tmp_path / "shards" / "train" / "shards" / "shard-000000.tar").is_file()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spkver.data.sampler import SpeakerBatchSampler, _random_bits
+from spkver.data.sampler import SpeakerBatchSampler
 from spkver.errors import SpkverError
 
 
@@ -109,33 +109,28 @@ def test_fewer_speakers_than_a_batch_needs_is_an_error_that_names_the_key():
         SpeakerBatchSampler([], 1)
 
 
-def test_random_bits_are_those_of_splitmix64():
-    # What its reference implementation gives first, second and third from this state (as in Rosetta Code).
-    states = (1234567 + np.arange(3, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
-    assert _random_bits(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+def test_orders_and_batches_are_those_of_earlier_versions():
+    # So that a stored training goes on as it would have.
+    sampler = SpeakerBatchSampler(labels_of([3, 5, 4, 1]), 2, 2, seed=11)
+    assert items(sampler)[:3] == [[9, 8, 4, 7], [12, 12, 0, 1], [5, 3, 10, 11]]
+    sampler = SpeakerBatchSampler(labels_of([3, 5, 4, 1]), 2, 2, seed=2**40 + 11)
+    assert items(sampler)[:3] == [[4, 3, 9, 11], [2, 0, 12, 12], [5, 6, 8, 10]]
 
 
-def test_each_order_of_a_speakers_utterances_is_as_likely_whatever_its_last_or_its_neighbours():
-    # 36 pairs of orders of three utterances, 100 of each expected: the 99.9 % quantile of chi-square with 35 is 66.6.
-    sampler = SpeakerBatchSampler(labels_of([3] * 3601), 64, 1, seed=4)
-    speakers, orders = np.arange(3601), []
-    for turn in (0, 1):
-        sampler._shuffle(speakers, np.full(3601, turn))
-        order = sampler._shuffled.reshape(-1, 3) - 3 * speakers[:, None]
-        assert (np.sort(order) == [0, 1, 2]).all()
-        orders.append(np.unique(order, axis=0, return_inverse=True)[1].ravel())
-    for pairs in ((orders[0][1:], orders[1][1:]), (orders[0][1:], orders[0][:-1])):
-        met = np.bincount(6 * pairs[0] + pairs[1], minlength=36)
-        assert len(met) == 36 and ((met - 100) ** 2 / 100).sum() < 66.6
+@pytest.mark.parametrize("batches_left", [1000, 9])
+def test_among_many_speakers_the_same_are_chosen_as_without_leaving_out_any(monkeypatch, batches_left):
+    sampler = SpeakerBatchSampler(labels_of([2] * 5000), 64, 1)
+    left = np.random.default_rng(0).integers(0, 9, 5000).astype(float)
+    left[[7, 31, 40]] = batches_left
 
+    def chosen(few):
+        monkeypatch.setattr("spkver.data.sampler._FEW", few)
+        return [set(sampler._choose(left, batches_left, np.random.default_rng(seed)).tolist()) for seed in range(100)]
 
-def test_orders_of_passes_are_those_of_the_seed():
-    def order(seed):
-        sampler = SpeakerBatchSampler(labels_of([50, 50]), 2, 1, seed=seed)
-        sampler._shuffle(np.array([0, 1]), np.array([7, 3]))
-        return sampler._shuffled.tolist()
-
-    assert order(1) == order(1) != order(2)
+    assert chosen(few=100) == chosen(few=10_000)
+    monkeypatch.setattr("spkver.data.sampler._FEW", 100)
+    draws = np.random.default_rng(1).random(5000)
+    assert len(sampler._front(draws, np.full(5000, 3.0), 240)) < 400  # 2 x 64 are expected, or twice as many
 
 
 def test_a_speaker_with_fewer_utterances_than_k_still_takes_part():

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,63 @@ def test_the_kernels_benchmark_measures_every_row(tiny_config, capsys, monkeypat
     assert shown.count("without group_norm") == 3 and shown.count(" 1.00 x") >= 7
     measure([*words, "measure=[group_norm]"])
     assert capsys.readouterr().out.count("\n\n") == 1  # a table for each precision, and nothing else
+
+
+def test_the_table_benchmark_measures_every_row(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARK)
+    from table import main as measure
+
+    words = ["utterances=2000", "speakers=64", "workers=1", "crop_seconds=0.1", "batches=[4, 8]"]
+    measure([*words, "sampler_speakers=[64, 40_000]", "steps=2"])
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in shown] == ["s"] * 4 + ["MiB"] + ["core"] * 4
+    assert "a step of the sampler, 40,000 speakers, batch of 8" in shown[-1]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_from_batch_to_batch(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARK)
+    import batches
+    from made_up import make_directory
+
+    make_directory(tmp_path, 2000, 100)
+    words = ["utterances=2000", "speakers=100", "workers=2", "n_batches=1200", "every=400"]
+    sizes = load_config(BENCHMARK / "batches.yaml", words, batches.Sizes)
+    (_, _), (_, before), (_, after) = batches.memory_over_batches(tmp_path, sizes)
+    # 400 batches of 16 crops of 0.1 s are 40 MiB.
+    assert after - before < 2
+
+
+def test_two_machines_say_what_they_lack(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARK)
+    from scale import two_machines
+
+    def complaint():
+        with pytest.raises(SpkverError) as raised, two_machines(1, 1):
+            pass
+        return str(raised.value)
+
+    ip = tmp_path / "ip"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert complaint() == "two machines need ip, of iproute2, which is not installed"
+    ip.write_text("#!/bin/sh\necho Operation not permitted >&2; exit 1\n")
+    ip.chmod(0o755)
+    assert re.fullmatch(
+        r"two machines need rights for network namespaces: ip netns add \S+: Operation not permitted", complaint()
+    )
+
+
+@pytest.mark.slow
+def test_the_scale_benchmark_measures_this_machine_and_two_made_of_it(tiny_config, capfd, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARK)
+    from scale import main as measure
+
+    words = [f"configuration={tiny_config}", "classes=20", "crops=4", "crop_seconds=0.5", "warm_up=1", "steps=2"]
+    measure(words)
+    shown = capfd.readouterr().out.splitlines()
+    assert [line[:2] for line in shown[1:3]] == ["1 ", "2 "]
+    assert float(shown[2].split()[-2]) > 0 and int(shown[2].split()[-1]) > 1
+    assert shown[3].startswith(("not run: two machines need", "2, on two machines (no limit)"))
 
 
 def test_the_gpu_benchmark_measures_every_part_and_says_what_it_leaves_out(tiny_config, tmp_path, capsys, monkeypatch):

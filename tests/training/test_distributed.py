@@ -127,16 +127,16 @@ def test_a_file_that_one_process_cannot_read_stops_all_with_one_message(tiny_con
 
 def test_a_full_disk_stops_all_with_one_message(alone, tiny_config, voices, tmp_path):
     exp = tmp_path / "exp"
-    words = ["train", tiny_config, "--data", voices, "--exp", exp, *CALM, "training.checkpoint_minutes=0.002"]
-    both = processes(2, *words)
+    often = [*CALM, "training.checkpoint_minutes=0.002"]
+    both = processes(2, "train", tiny_config, "--data", voices, "--exp", exp, *often)
     wait_for_steps(both[0], exp, 10)
-    # The log of the process that writes cannot grow any more; what it says is shorter than that.
+    # Of the process that writes no file can become longer than the log; what it says is shorter.
     full = (exp / "log.jsonl").stat().st_size
     resource.prlimit(both[0].pid, resource.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY))
     ended = [process.communicate(timeout=60)[1] for process in both]
     assert [process.returncode for process in both] == [1, 75], "\n".join(ended)
     assert "cannot be written (File too large)" in ended[0] and ended[0].count("\n") == 1 and ended[1] == "", ended
-    train(2, tiny_config, voices, exp, *CALM, "--resume")
+    train(2, tiny_config, voices, exp, *often, "--resume")
     np.testing.assert_allclose(logged(exp), logged(alone), rtol=1e-5)
 
 
@@ -227,7 +227,7 @@ def test_a_batch_that_cannot_be_divided_is_refused_with_the_nearest_numbers_that
 
 def test_a_training_refuses_such_a_batch_also_where_its_pieces_together_could_be_divided(tiny_config, voices, tmp_path):
     config = load_config(tiny_config, ["batch.speakers=5", "training.accumulate=2"])
-    with pytest.raises(SpkverError, match="batch.speakers is 5, which 2 processes cannot share equally; take 4 or 6"):
+    with pytest.raises(SpkverError, match=r"batch\.speakers is 5, which 2 processes cannot share equally; take 4 or 6"):
         Trainer(
             config, keep_usable(read_data_directory(voices), 16000), Experiment(tmp_path), None, ranks=Ranks(0, 2, 0, 2)
         )
