@@ -13,6 +13,8 @@ from spkver.errors import SpkverError
 def choose_device(name: str, key: str = "training.device") -> torch.device:
     """``auto``: a GPU when there is one; ``cpu``, ``cuda`` or ``cuda:N``.
 
+    Where no GPU is named, a process that torchrun started takes that of its place on the machine.
+
     Args:
         name: what was asked for.
         key: where, for the message.
@@ -30,6 +32,8 @@ def choose_device(name: str, key: str = "training.device") -> torch.device:
         raise SpkverError(f"{key} is {name}, but torch sees no GPU; use auto or cpu")
     device = torch.device(name)
     count = torch.cuda.device_count()
+    if device.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % count)
     if device.index is not None and device.index >= count:
         raise SpkverError(f"{key} is {name}, but torch sees {count} GPU{'s' * (count > 1)}, counted from cuda:0")
     return device

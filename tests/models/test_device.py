@@ -74,6 +74,15 @@ def test_a_gpu_is_named_by_its_number(monkeypatch):
             choose_device(name)
 
 
+def test_processes_of_torchrun_share_the_gpus_out(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for rank, place in (("0", 0), ("3", 3), ("5", 1)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", place)
+        assert choose_device("cuda:2") == torch.device("cuda", 2) and choose_device("cpu") == CPU
+
+
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == CPU
