@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -76,12 +76,17 @@ def of_rank(out: Path, link: str, sizes: Sizes) -> None:
         for number in range(sizes.steps):
             step(batch, 1, number, 1000)
         seconds, sent = (time.perf_counter() - start) / sizes.steps, (bytes_sent(link) - sent) / sizes.steps
-        with profile(activities=[ProfilerActivity.CPU]) as watched:
-            step(batch, 2, 0, 1000)
+        exchanges = exchanges_of(lambda: step(batch, 2, 0, 1000)) if ranks.size > 1 else 0
         if ranks.is_first:
-            exchanges = sum(event.count for event in watched.key_averages() if event.key.startswith("gloo:"))
             weights = sum(one.numel() for one in (*encoder.parameters(), *head.parameters()))
             out.write_text(json.dumps({"seconds": seconds, "sent": sent, "exchanges": exchanges, "weights": weights}))
+
+
+def exchanges_of(step: Callable[[], object]) -> int:
+    """How often the processes talk to one another in a step."""
+    with profile(activities=[ProfilerActivity.CPU]) as watched:
+        step()
+    return sum(event.count for event in watched.key_averages() if event.key.startswith("gloo:"))
 
 
 def bytes_sent(link: str) -> int:
