@@ -5,8 +5,8 @@
 Sizes stand in ``scale.yaml``. All rows have as many crops a process, so that what a step takes longer than with one
 process is the exchange. Crops are made up and there from the start. torchrun starts the processes: those of this
 machine, then one on each of two "machines", which are network namespaces with a link between them, as it is and with
-the speed of a cable. What is sent is what the system counted at the link, or at ``lo``, by which other programs may
-send as well.
+the speed of a cable. What a process sends is what the system counted at the link, or at ``lo``, by which other programs
+may send as well.
 """
 
 import json
@@ -75,7 +75,10 @@ def of_rank(out: Path, link: str, sizes: Sizes) -> None:
         sent, start = bytes_sent(link), time.perf_counter()
         for number in range(sizes.steps):
             step(batch, 1, number, 1000)
-        seconds, sent = (time.perf_counter() - start) / sizes.steps, (bytes_sent(link) - sent) / sizes.steps
+        seconds, sent = (
+            (time.perf_counter() - start) / sizes.steps,
+            (bytes_sent(link) - sent) / sizes.steps / ranks.local_size,
+        )
         exchanges = exchanges_of(lambda: step(batch, 2, 0, 1000)) if ranks.size > 1 else 0
         if ranks.is_first:
             weights = sum(one.numel() for one in (*encoder.parameters(), *head.parameters()))
