@@ -3,6 +3,7 @@
     digits.py train --head arcface --exp exp/digits/arcface [--mnist DIR] [key.sub=value ...]
     digits.py draw exp/digits/arcface
     digits.py beside exp/digits/softmax exp/digits/arcface --out exp/digits
+    digits.py planes exp/digits/softmax exp/digits/arcface --out exp/digits
     digits.py table exp/digits/softmax exp/digits/arcface ...
 
 Heads, optimizer, schedules and log are those that speech is trained with; only the network and the data
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
-from drawing import far_and_near, motion, sample, scatter, separation, worked_logits
+from drawing import far_and_near, motion, sample, scatters, separation, worked_logits
 from images import read_images
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -347,7 +348,7 @@ def draw(options) -> None:
         print(sample(run.images, run.validation.labels).save(exp / "sample.png"))
         print(far_and_near(run, seen_by(run.values, run.validation.embeddings[-1])).save(exp / "far_and_near.png"))
         if run.config.model.embed_dim == 2:
-            print(scatter(run).save(exp / "scatter.png"))
+            print(scatters([run]).save(exp / "scatter.png"))
             print(worked_logits(run).save(exp / "logits.png"))
 
 
@@ -356,6 +357,11 @@ def beside(options) -> None:
     runs = [read_run(exp) for exp in options.exps]
     for kind in ("train", "validation"):
         print(motion("digits", runs, kind).save(options.out / f"{kind}_side_by_side.gif"))
+
+
+def planes(options) -> None:
+    """One picture of the planes of several runs."""
+    print(scatters([read_run(exp) for exp in options.exps]).save(options.out / "scatters.png"))
 
 
 def table(options) -> None:
@@ -394,7 +400,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a verb; returns the exit status."""
     parser = argparse.ArgumentParser(prog="digits.py", description="Handwritten digits in two or three dimensions.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for function in (train, draw, beside, table):
+    for function in (train, draw, beside, planes, table):
         added = verbs.add_parser(function.__name__, help=function.__doc__)
         added.set_defaults(verb=function)
         if function is train:
@@ -409,8 +415,8 @@ def main(arguments: list[str] | None = None) -> int:
             added.add_argument("exps", nargs="+", type=Path)
         if function is table:
             added.add_argument("--out", type=Path, help="also as JSON")
-        if function is beside:
-            added.add_argument("--out", type=Path, default=Path("exp/digits"), help="folder of the GIFs (exp/digits)")
+        if function in (beside, planes):
+            added.add_argument("--out", type=Path, default=Path("exp/digits"), help="folder to write into (exp/digits)")
     options = parser.parse_args(arguments)
     try:
         options.verb(options)

@@ -9,11 +9,13 @@ from scipy.spatial.distance import cdist
 from spkver.errors import SpkverError
 from spkver.pictures.motion import Motion, Points
 from spkver.pictures.projection import between
-from spkver.pictures.style import COLOURS, MARKERS, Picture, legend_beside, picture
+from spkver.pictures.style import COLOURS, MARKERS, Picture, legend_below, picture
 
 FRAMES = 60
 # Points of a moving picture: more hide one another.
 MOST_POINTS = 1000
+# Inches of a panel beside another: two of them can still be read on a phone.
+BESIDE = (3.1, 3.5)
 
 
 def motion(name: str, runs: Sequence, kind: str) -> Motion:
@@ -47,31 +49,56 @@ def motion(name: str, runs: Sequence, kind: str) -> Motion:
         title = f"{run.name}, {where}" if len(runs) > 1 else where
         panels.append(Points(title, places, part.labels[chosen].astype(str), np.zeros(len(chosen), bool), sphere))
     images = {"train": "training images", "validation": "validation images"}[kind]
-    return Motion(f"{name}, {images}", panels, np.linspace(0, n_epochs - 1, FRAMES))
+    sides = (5.0, 5.0) if len(runs) == 1 else BESIDE
+    return Motion(f"{name}, {images}", panels, np.linspace(0, n_epochs - 1, FRAMES), figsize_per_plot=sides)
 
 
-def scatter(run) -> Picture:
-    """Validation embeddings as they are, whose region each point of the plane is in, and the classes' weights."""
+def scatters(runs: Sequence) -> Picture:
+    """The planes of runs, two beside each other: validation embeddings, whose region a point is in, classes' centres.
+
+    Raises:
+        SpkverError: embeddings that do not lie in a plane.
+    """
+    for run in runs:
+        if run.config.model.embed_dim != 2:
+            raise SpkverError(f"{run.name}: embeddings of {run.config.model.embed_dim} dimensions lie in no plane")
+    columns = min(len(runs), 2)
+    rows = -(-len(runs) // columns)
+    figure, axes = picture(rows, columns, (4.4, 4.5) if len(runs) == 1 else (3.2, 3.3))
+    for axis in axes.flat[len(runs) :]:
+        axis.set_axis_off()
+    for axis, run in zip(axes.flat, runs):
+        _draw_scatter(axis, run)
+    most = max(zip(runs, axes.flat), key=lambda both: both[0].config.classes)[1]
+    legend_below(figure, most, 10, markerscale=2, handletextpad=0.1, columnspacing=0.8)
+    return figure
+
+
+def _draw_scatter(axis, run) -> None:
     head, points, labels = run.head(), run.validation.embeddings[-1], run.validation.labels
     reach = 1.1 * np.abs(points).max()
     line = np.linspace(-reach, reach, 400)
     grid = torch.tensor(np.stack(np.meshgrid(line, line), 2).reshape(-1, 2), dtype=torch.float32)
     with torch.inference_mode():
         region = head.plain_logits(grid).argmax(1).view(400, 400).numpy()
-    figure, axes = picture(1, 1, (5.6, 5.0))
-    axis = axes[0, 0]
     axis.contour(line, line, region, np.arange(head.out_features) + 0.5, colors="0.6", linewidths=0.6)
-    for digit in range(head.out_features):
+    for digit, weight in enumerate(centres(run)):
         mine = points[labels == digit]
         axis.scatter(
             *mine.T, s=8, color=COLOURS[digit], marker=MARKERS[digit % len(MARKERS)], alpha=0.6, label=str(digit)
         )
-        centre = run.weight[-1][digit] / np.linalg.norm(run.weight[-1][digit]) * 0.93 * reach
-        _arrow(axis, centre, str(digit), COLOURS[digit])
-    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="x1", ylabel="x2")
-    axis.set_title(f"{run.name}: arrows point along the classes' weights")
-    legend_beside(axis, title="digit", markerscale=2)
-    return figure
+        _arrow(axis, weight / np.linalg.norm(weight) * 0.93 * reach, str(digit), COLOURS[digit])
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=run.name)
+
+
+def centres(run) -> np.ndarray:
+    """The classes' centres ``(classes, embed_dim)``: the head's weight.
+
+    Of softmax less its mean: what is added to all centres adds the same to all logits, which softmax does not see, so
+    that it may be anything, and the arrows would point anywhere.
+    """
+    weight = run.weight[-1]
+    return weight - weight.mean(0) if run.values.name == "softmax" else weight
 
 
 def sample(images: np.ndarray, labels: np.ndarray, each: int = 8) -> Picture:
@@ -97,22 +124,28 @@ def logits_in_words(embedding: np.ndarray, weight: np.ndarray, scale: float | No
     """
     logits = weight @ embedding
     if scale is None:
-        products = [" + ".join(f"{w:.2f} x {x:.2f}" for w, x in zip(row, embedding)) for row in weight]
+        products = [" + ".join(f"{_signed(w)} x {_signed(x)}" for w, x in zip(row, embedding)) for row in weight]
         return [f"w{c} . x = {product} = {logits[c]:.2f}" for c, product in enumerate(products)]
     cosines = logits / (np.linalg.norm(weight, axis=1) * np.linalg.norm(embedding))
     degrees = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
     return [f"s cos({d:.0f}°) = {scale:g} x {c:.2f} = {scale * c:.2f}" for d, c in zip(degrees, cosines)]
 
 
+def _signed(number: float) -> str:
+    return f"({number:.2f})" if number < 0 else f"{number:.2f}"
+
+
 def worked_logits(run) -> Picture:
     """One digit: its image, its embedding beside the classes' centres, and how the logits come of them.
+
+    Of softmax they are the logits less their mean, see ``centres``.
 
     Raises:
         SpkverError: the head has a bias, which the words leave out.
     """
     if run.bias is not None:
         raise SpkverError(f"{run.name}: has a bias; the logits of one digit are worked out for heads without")
-    labels, weight = run.validation.labels, run.weight[-1]
+    labels, weight = run.validation.labels, centres(run)
     index = int(np.flatnonzero(labels == labels.min())[0])
     embedding = run.validation.embeddings[-1][index]
     words = logits_in_words(embedding, weight, run.values.scale)
@@ -182,7 +215,7 @@ def far_and_near(run, seen: np.ndarray) -> Picture:
     ):
         _image(axis, 255 - run.images[rows[place]], f"a {labels[place]}\n{words}")
     sentence = "nearer to the other class than to its own" if near < far else "nearer to all of its own class"
-    figure.suptitle(f"{run.name}: {sentence}", fontsize=11)
+    figure.suptitle(f"{run.name}: {sentence}\n", fontsize=11)
     return figure
 
 

@@ -23,9 +23,10 @@ train() {
         ${overrides[@]+"${overrides[@]}"}
 }
 
-runs=()
-for head in $heads; do runs+=("$exp/${head}_10" "$exp/${head}_5"); done
-runs+=("$exp/softmax_10_space" "$exp/arcface_10_sphere")
+in_the_plane=()
+for head in $heads; do in_the_plane+=("$exp/${head}_10" "$exp/${head}_5"); done
+in_space=("$exp/softmax_10_space" "$exp/arcface_10_sphere")
+runs=("${in_the_plane[@]}" "${in_space[@]}")
 
 if in_stage 0 "ten digits in the plane"; then
     for head in $heads; do train "$head" "${head}_10"; done
@@ -42,7 +43,8 @@ if in_stage 2 "ten digits in space and on the sphere"; then
 fi
 if in_stage 3 "GIFs of training and validation images, the logits of one digit, images that lie near and far"; then
     digits draw "${runs[@]}"
-    digits beside "$exp/softmax_10_space" "$exp/arcface_10_sphere" --out "$exp"
+    digits beside "${in_space[@]}" --out "$exp"
+    digits planes "${in_the_plane[@]}" --out "$exp"
 fi
 if in_stage 4 "the table"; then
     digits table "${runs[@]}" --out "$exp/table.json"

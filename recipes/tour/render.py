@@ -29,9 +29,15 @@ HEAD = """<!doctype html>
 body { max-width: 60em; margin: auto; padding: 0 1em 3em; font: 16px/1.5 system-ui, sans-serif }
 body { color: #222; background: #fff }
 pre { overflow-x: auto; padding: .6em; font-size: 14px; background: #f2f2f2 }
+.output_area pre { white-space: pre-wrap }
 code { font-size: 90% }
 img { max-width: 100%; background: #fff }
 audio { max-width: 100% }
+/* On a phone a picture of two panels keeps a size at which it can be read, and is moved under the finger. */
+@media (max-width: 700px) {
+  .output_subarea { overflow-x: auto }
+  img { max-width: 46em !important }
+}
 .prompt, .anchor-link { display: none }
 @media (prefers-color-scheme: dark) {
   body { color: #ddd; background: #181818 }

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.spatial.distance import pdist, squareform
+from scipy.spatial.distance import pdist
+
+# Rows of a matrix of distances at a time.
+_BLOCK = 4096
 
 
 def drift(embeddings: np.ndarray, skip: int, metric: str = "euclidean") -> np.ndarray:
@@ -47,21 +50,24 @@ def linear_cka(x: ArrayLike, y: ArrayLike) -> float:
     if len(x) != len(y) or len(x) < 4:
         raise ValueError(f"CKA compares the same 4 or more items; there are {len(x)} and {len(y)}")
     # Removing the means first changes nothing but the rounding.
-    kernel_x, kernel_y = (_gram_without_diagonal(values - values.mean(0)) for values in (x, y))
-    norm = _unbiased_hsic(kernel_x, kernel_x) * _unbiased_hsic(kernel_y, kernel_y)
-    return float(_unbiased_hsic(kernel_x, kernel_y) / np.sqrt(norm)) if norm > 0 else float("nan")
+    x, y = x - x.mean(0), y - y.mean(0)
+    norm = _unbiased_hsic(x, x) * _unbiased_hsic(y, y)
+    return float(_unbiased_hsic(x, y) / np.sqrt(norm)) if norm > 0 else float("nan")
 
 
-def _gram_without_diagonal(values: np.ndarray) -> np.ndarray:
-    gram = values @ values.T
-    np.fill_diagonal(gram, 0)
-    return gram
-
-
-def _unbiased_hsic(k: np.ndarray, m: np.ndarray) -> float:
-    n = len(k)
-    total = (k * m).sum() + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 * (k.sum(0) @ m.sum(0)) / (n - 2)
+def _unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:
+    """Of the linear kernels ``x x'`` and ``y y'`` with zeros on their diagonals, none of which is ever laid out."""
+    n = len(x)
+    (diagonal_x, rows_x), (diagonal_y, rows_y) = (_linear_kernel(values) for values in (x, y))
+    products = ((x.T @ y) ** 2).sum() - diagonal_x @ diagonal_y
+    total = products + rows_x.sum() * rows_y.sum() / ((n - 1) * (n - 2)) - 2 * (rows_x @ rows_y) / (n - 2)
     return total / (n * (n - 3))
+
+
+def _linear_kernel(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The diagonal of ``values values'``, and the sums of its rows without it, each (n,)."""
+    diagonal = (values**2).sum(1)
+    return diagonal, values @ values.sum(0) - diagonal
 
 
 def eigenvalues(embeddings: ArrayLike) -> np.ndarray:
@@ -119,11 +125,24 @@ def dunn_index(embeddings: ArrayLike, labels: ArrayLike, keep: float = 1.0) -> f
     if len(np.unique(classes)) < 2:
         raise ValueError("the Dunn index needs two classes or more")
     kept = _near_centroid(embeddings, classes, keep)
-    classes = classes[kept]
-    distances = squareform(pdist(embeddings[kept]))
-    same = classes[:, None] == classes
-    diameter = distances[same].max()
-    return float(distances[~same].min() / diameter) if diameter > 0 else float("inf")
+    # Sorted by class: what is of a class is a block, and of other classes what comes after it.
+    order = np.argsort(classes[kept], kind="stable")
+    points, ends = embeddings[kept][order], np.cumsum(np.unique(classes[kept], return_counts=True)[1])
+    points = points - points.mean(0)
+    nearest, diameter = np.inf, 0.0
+    for start, end in zip([0, *ends], ends):
+        own = points[start:end]
+        diameter = max(diameter, pdist(own).max(initial=0.0))
+        for first in range(end, len(points), _BLOCK):
+            nearest = min(nearest, _smallest_distance(own, points[first : first + _BLOCK]))
+    return float(nearest / diameter) if diameter > 0 else float("inf")
+
+
+def _smallest_distance(x: np.ndarray, y: np.ndarray) -> float:
+    """Between a row of ``x`` and one of ``y``: found by a product of matrices, which is fast, then computed anew."""
+    half_squares = (y**2).sum(1) / 2 - x @ y.T + (x**2).sum(1)[:, None] / 2
+    row, column = np.unravel_index(half_squares.argmin(), half_squares.shape)
+    return float(np.linalg.norm(x[row] - y[column]))
 
 
 def _near_centroid(embeddings: np.ndarray, labels: np.ndarray, keep: float) -> np.ndarray:
@@ -133,6 +152,19 @@ def _near_centroid(embeddings: np.ndarray, labels: np.ndarray, keep: float) -> n
         distance = np.linalg.norm(embeddings[members] - embeddings[members].mean(0), axis=1)
         kept[members] = distance <= np.quantile(distance, keep)
     return kept
+
+
+def whole_classes(labels: ArrayLike, most: int) -> np.ndarray:
+    """Which items to keep, ``(n,)`` bool, so that about ``most`` remain: classes spread evenly over all, each whole.
+
+    For what grows with the square of their number; two classes stay in any case.
+    """
+    labels = np.asarray(labels)
+    if len(labels) <= most:
+        return np.ones(len(labels), bool)
+    names = np.unique(labels)
+    n_kept = max(most * len(names) // len(labels), 2)
+    return np.isin(labels, names[np.linspace(0, len(names) - 1, n_kept).astype(int)])
 
 
 def confusion(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> np.ndarray:

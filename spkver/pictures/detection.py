@@ -68,7 +68,7 @@ def det_curves(runs: Mapping[str, Systems], p_targets: Sequence[float] = (0.01,)
     """
     curves = [(run, name, *both) for run, systems in runs.items() for name, both in systems.items()]
     names = list(dict.fromkeys(name for _, name, _, _ in curves))
-    figure, axes = picture(1, 1, (6.2, 4.9))
+    figure, axes = picture(1, 1, (6.2, 4.1))
     axis = axes[0, 0]
     least = [0.5 / max(np.count_nonzero(labels == kind) for *_, labels in curves) for kind in (0, 1)]
     for run, name, scores, labels in curves:
@@ -78,8 +78,8 @@ def det_curves(runs: Mapping[str, Systems], p_targets: Sequence[float] = (0.01,)
         axis.plot(*on_axes(fpr, fnr, labels), label=f"{run}, {name}: {points[0][0]}", **style)
         for marker, (_, fpr_there, fnr_there) in zip(_POINT_MARKERS, points):
             axis.plot(*on_axes(fpr_there, fnr_there, labels), marker, color=style["color"], markersize=5)
-    for marker, what in zip(_POINT_MARKERS, ["EER", *(f"minDCF({p_target:g})" for p_target in p_targets)]):
-        axis.plot([], [], marker, color=GREY, label=f"the point of the {what}")
+    for marker, what in zip(_POINT_MARKERS, ["the EER", *(f"minDCF({p_target:g})" for p_target in p_targets)]):
+        axis.plot([], [], marker, color=GREY, label=f"at {what}")
     _percent_axes(axis, [0.9 * value for value in least])
     one_error = norm.ppf([2 * value for value in least])
     axis.axvspan(axis.get_xlim()[0], one_error[0], color=GREY, alpha=0.15, linewidth=0, label="less than one error")
@@ -89,8 +89,8 @@ def det_curves(runs: Mapping[str, Systems], p_targets: Sequence[float] = (0.01,)
     # Beside the axes, which keep their size: the picture grows with what the legend says.
     handles, said = axis.get_legend_handles_labels()
     figure.set_layout_engine("compressed")
-    figure.legend(handles, said, loc="outside right center", frameon=False, fontsize=9, handlelength=3)
-    figure.set_size_inches(5.9 + 0.075 * max(map(len, said)), max(4.9, 0.2 * len(said) + 0.6))
+    figure.legend(handles, said, loc="outside right center", frameon=False, handlelength=2.6)
+    figure.set_size_inches(4.8 + 0.083 * max(map(len, said)), max(4.1, 0.22 * len(said) + 0.6))
     return figure
 
 

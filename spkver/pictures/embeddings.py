@@ -26,10 +26,10 @@ from spkver.pictures.style import (
 
 SKIPS = (1, 2, 4, 8, 16)
 N_EIGENVALUES = 10
+# The distances of all pairs of more utterances than this take minutes: a part of the speakers then stands for all.
+MOST_COMPARED = 5000
 # More rows than this cannot be read in a confusion matrix.
 MOST_SPEAKERS = 20
-# Width of a speaker's name in a legend.
-_LEGEND_INCHES = 1.5
 KINDS = {"train": "training speakers", "held_out": "held-out speakers"}
 
 
@@ -251,9 +251,11 @@ def clusters(run: RunData) -> Picture:
     figure, axes = picture(1, 3, (4.2, 3.4))
     for index, kind in enumerate(kinds):
         trajectory, labels = run.trajectory(kind)
-        measured = [_separation(embeddings, labels) for embeddings in trajectory]
+        kept = analysis.whole_classes(labels, MOST_COMPARED)
+        measured = [_separation(embeddings[kept], labels[kept]) for embeddings in trajectory]
         for axis, values in zip(axes[0], zip(*measured)):
-            axis.plot(run.snapshot_epochs, values, marker=".", label=KINDS[kind], **line_style(index))
+            label = KINDS[kind] + of_utterances(kept)
+            axis.plot(run.snapshot_epochs, values, marker=".", label=label, **line_style(index))
     titles = ("Dunn index", "Dunn index without outliers (95 %)", "silhouette (cosine)")
     for axis, title in zip(axes[0], titles):
         epoch_axis(axis)
@@ -263,6 +265,11 @@ def clusters(run: RunData) -> Picture:
     legend_below(figure, axes[0, 0])
     figure.suptitle(f"{run.name}: how well speakers are apart (higher is better)")
     return figure
+
+
+def of_utterances(kept: np.ndarray) -> str:
+    """Says of how many utterances a figure is, where not of all."""
+    return "" if kept.all() else f", {np.count_nonzero(kept):,} of {len(kept):,} utterances"
 
 
 def space(run: RunData) -> Picture:
@@ -371,4 +378,4 @@ def _when(run: RunData, index: int) -> str:
 def _speaker_legend(figure: Picture, axis) -> None:
     """The speakers below, as long as they are few enough to be read."""
     if len(axis.get_legend_handles_labels()[1]) <= 2 * MOST_SPEAKERS:
-        legend_below(figure, axis, int(figure.get_figwidth() / _LEGEND_INCHES), fontsize=7)
+        legend_below(figure, axis, most=8, fontsize=7)

@@ -236,7 +236,8 @@ def loss_landscape(margins: Sequence[float] = MARGINS, scales: Sequence[float] =
             for index, (wx, wy) in enumerate(weights):
                 there = np.interp(np.angle(wx + 1j * wy), theta, loss)
                 axis.plot([wx, wx], [wy, wy], [0, there], color=BLACK, linewidth=1)
-                axis.text(1.4 * wx, 1.4 * wy, there, f"w{index + 1}", color=BLACK)
+                box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+                axis.text(1.5 * wx, 1.5 * wy, there, f"w{index + 1}", color=BLACK, bbox=box, ha="center")
             axis.set(title=f"{_margin_name(margin)}, s = {scale:g}", zlim=(0, highest), xticklabels=[], yticklabels=[])
             axis.view_init(28, 40)
         with rc_context(STYLE):

@@ -13,6 +13,7 @@ from spkver.errors import SpkverError
 from spkver.pictures.margin import raised_nontarget_logit, target_logit
 from spkver.pictures.motion import in_one_palette, slider
 from spkver.pictures.style import BLUE, GREY, ORANGE, PURPLE, RED, Picture, legend_beside, picture
+from spkver.scoring.metrics import equal_error_rate
 
 
 def margin_at(theta: float, margin: float, scale: float) -> Picture:
@@ -80,13 +81,18 @@ def threshold_slider(scores: np.ndarray, labels: np.ndarray, n_places: int = 15)
     Args:
         scores: (n,) of trials.
         labels: (n,) 1 for targets.
-        n_places: of the threshold, from the lowest target to the highest nontarget and as far again on both sides.
+        n_places: of the threshold, from the lowest target to the highest nontarget and half as far again on both sides;
+            the slider begins at the one of the equal error rate.
     """
     labels = np.asarray(labels, bool)
     targets, others = scores[labels], scores[~labels]
+    _, threshold = equal_error_rate(scores, labels)
     lowest, highest = sorted((float(targets.min()), float(others.max())))
     width = max(highest - lowest, 1e-3) / 2
     places = np.linspace(lowest - width, highest + width, n_places)
+    # The slider begins where both rates are equal, so that one of its places is exactly there.
+    first = int(np.abs(places - threshold).argmin())
+    places[first] = threshold
     figure, axes = picture(1, 1, (6.4, 3.4))
     axis = axes[0, 0]
     bins = np.linspace(scores.min(), scores.max(), 60)
@@ -101,7 +107,7 @@ def threshold_slider(scores: np.ndarray, labels: np.ndarray, n_places: int = 15)
     # Laid out once; a layout for each frame would take longer than the frame.
     canvas.draw()
     figure.set_layout_engine("none")
-    frames, apart = [], []
+    frames = []
     for place in places:
         refused, accepted = float((targets < place).mean()), float((others >= place).mean())
         line.set_xdata([place, place])
@@ -111,8 +117,7 @@ def threshold_slider(scores: np.ndarray, labels: np.ndarray, n_places: int = 15)
         )
         canvas.draw()
         frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
-        apart.append(abs(refused - accepted))
-    return Shown(slider(in_one_palette(frames), "scores and a threshold", 400, int(np.argmin(apart))))
+    return Shown(slider(in_one_palette(frames), "scores and a threshold", 400, first))
 
 
 def beside(good: Picture, bad: Picture, what: str) -> Shown:

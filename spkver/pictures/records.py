@@ -12,6 +12,8 @@ from spkver.pictures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, Pictur
 _POINTS = 100
 # A limit on the gradient norm that is so many times the highest one is out of the picture.
 _FAR = 10
+# Share of weights that a picture of gradients leaves out at either end.
+_FEWEST = 0.002
 # Share of clipped steps from which a picture says what that means.
 _MOST_CLIPPED = 0.5
 _IF_ALL_CLIPPED = {
@@ -125,8 +127,10 @@ def gradients(run: RunData) -> Picture:
             (snapshot.gradients_after, ":", "after"),
         ):
             right.plot(10**middle, counts / counts.sum(), dash, color=colour, label=f"epoch {snapshot.epoch}, {when}")
-    seen = np.flatnonzero(sum(snapshot.gradients_before + snapshot.gradients_after for snapshot in chosen.values()))
-    right.set(xscale="log", xlim=(10 ** middle[seen[0]], 10 ** middle[seen[-1]]), xlabel="|gradient| of a weight")
+    # Single weights whose gradient is next to nothing would make three quarters of the picture empty.
+    share = np.cumsum(sum(snapshot.gradients_before + snapshot.gradients_after for snapshot in chosen.values()))
+    low, high = np.searchsorted(share, np.array([_FEWEST, 1 - _FEWEST]) * share[-1])
+    right.set(xscale="log", xlim=(10 ** middle[low], 10 ** middle[high]), xlabel="|gradient| of a weight")
     right.set(ylabel="share of weights", title="last step of an epoch")
     legend_beside(right)
     figure.suptitle(run.name)

@@ -17,7 +17,7 @@ from spkver.pictures import analysis
 from spkver.pictures.architecture import N_FRAMES, model_parts
 from spkver.pictures.clips import Clips
 from spkver.pictures.detection import TICKS
-from spkver.pictures.embeddings import KINDS, effective_ranks
+from spkver.pictures.embeddings import KINDS, MOST_COMPARED, effective_ranks, of_utterances
 from spkver.pictures.margin_page import margin_tables
 from spkver.pictures.page import numbers, write_page
 from spkver.pictures.projection import METHODS
@@ -153,8 +153,9 @@ def _development(run: Run) -> dict:
         change = [1 - analysis.linear_cka(before, after) for before, after in pairwise(trajectory)]
         found["1 - CKA"] = {"x": epochs[1:], "y": change}
     if len(np.unique(labels)) > 1:
-        dunn = [analysis.dunn_index(embeddings, labels, keep=0.95) for embeddings in trajectory]
-        found["Dunn index without outliers (95 %)"] = {"x": epochs, "y": dunn}
+        kept = analysis.whole_classes(labels, MOST_COMPARED)
+        dunn = [analysis.dunn_index(embeddings[kept], labels[kept], keep=0.95) for embeddings in trajectory]
+        found[f"Dunn index without outliers (95 %){of_utterances(kept)}"] = {"x": epochs, "y": dunn}
     return {name: {axis: numbers(values) for axis, values in curve.items()} for name, curve in found.items()}
 
 

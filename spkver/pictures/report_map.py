@@ -45,7 +45,10 @@ def nearest(embeddings: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         cosines = unit[start : start + _BLOCK] @ unit.T
         rows = np.arange(len(cosines))
         cosines[rows, start + rows] = -np.inf  # itself
-        order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
-        found.append((order, np.take_along_axis(cosines, order, axis=1)))
+        # Sorted are the k alone: to sort all would take most of a page's time where there are many.
+        near = np.sort(np.argpartition(-cosines, k - 1, axis=1)[:, :k], axis=1) if k else np.empty((len(rows), 0), int)
+        order = np.argsort(-np.take_along_axis(cosines, near, axis=1), axis=1, kind="stable")
+        near = np.take_along_axis(near, order, axis=1)
+        found.append((near, np.take_along_axis(cosines, near, axis=1)))
     index, cosine = zip(*found)
     return np.concatenate(index), np.concatenate(cosine)

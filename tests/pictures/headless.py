@@ -1,6 +1,6 @@
 """A real browser without a window, for what only a browser can tell of a page.
 
-As a program it makes the README's picture: ``python tests/pictures/headless.py exp/mini/report.html docs/report.png``.
+As a program it photographs the top of a page: ``headless.py PAGE.html PICTURE.png [WIDTH HEIGHT]``.
 """
 
 import base64
@@ -75,4 +75,4 @@ def photograph(page: Path, picture: Path, width: int = 1400, height: int = 1860)
 
 
 if __name__ == "__main__":
-    photograph(Path(sys.argv[1]), Path(sys.argv[2]))
+    photograph(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:5]))

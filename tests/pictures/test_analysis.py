@@ -10,6 +10,7 @@ from scipy.linalg import qr
 from sklearn.decomposition import PCA
 from sklearn.metrics import confusion_matrix
 
+from spkver.pictures import analysis
 from spkver.pictures.analysis import (
     confusion,
     curvature,
@@ -19,6 +20,7 @@ from spkver.pictures.analysis import (
     eigenvalues,
     linear_cka,
     most_confused,
+    whole_classes,
 )
 
 
@@ -127,6 +129,24 @@ def test_one_outlier_decides_the_plain_dunn_index_but_not_the_robust_one(rng):
     assert dunn_index(x, labels, keep=0.95) == pytest.approx(clean, rel=0.25)
     with pytest.raises(ValueError, match="two classes"):
         dunn_index(x, np.zeros(100))
+
+
+def test_dunn_in_blocks_is_that_of_all_pairs(rng, monkeypatch):
+    monkeypatch.setattr(analysis, "_BLOCK", 7)
+    labels = rng.permutation(np.repeat(list("abcd"), [13, 5, 9, 1]))
+    x = rng.normal(size=(28, 3)) + 2 * rng.normal(size=(26, 3))[[ord(label) - 97 for label in labels]]
+    assert dunn_index(x, labels) == pytest.approx(slow_dunn(x, labels), rel=1e-12)
+    x[np.flatnonzero(labels == "a")[0]] = x[np.flatnonzero(labels == "c")[0]]
+    assert dunn_index(x, labels) == 0
+
+
+def test_a_part_of_many_classes_is_of_whole_ones_from_all_over():
+    labels = np.repeat(np.arange(100), 20)
+    assert whole_classes(labels, 2000).all()
+    kept = whole_classes(labels, 200)
+    assert kept.sum() == 200
+    assert np.unique(labels[kept]).tolist() == [0, 11, 22, 33, 44, 55, 66, 77, 88, 99]
+    assert np.unique(labels[whole_classes(labels, 5)]).tolist() == [0, 99]
 
 
 def test_confusion_equals_sklearns(rng):

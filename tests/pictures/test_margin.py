@@ -132,8 +132,10 @@ def test_landscapes_share_heights_and_colours_and_the_lines_are_their_loss():
     assert added.max() > 5
 
 
-def test_titles_and_legends_of_boundaries_lie_within_the_figure():
-    figure = margin.boundaries([0.2, 0.5])
+@pytest.mark.parametrize("draw", [margin.angles, margin.logit_curves, margin.boundaries])
+@pytest.mark.parametrize("margins", [[0.5], [0.2, 0.5]])
+def test_titles_and_legends_lie_within_the_figure(draw, margins):
+    figure = draw(margins)
     figure.draw_without_rendering()
     for part in (*(axis.title for axis in figure.axes), *figure.legends):
         box = part.get_window_extent()

@@ -154,7 +154,7 @@ def test_softmax_in_space_keeps_its_lengths_beside_arcface_on_the_sphere(digits,
     assert digits.main(["beside", str(runs / "space"), str(runs / "sphere"), "--out", str(tmp_path)]) == 0
     for kind in ("train", "validation"):
         with Image.open(tmp_path / f"{kind}_side_by_side.gif") as image:
-            assert (image.n_frames, image.size) == (3, (1000, 500))
+            assert (image.n_frames, image.size) == (3, (620, 350))
     space, sphere = (digits.read_run(runs / name) for name in ("space", "sphere"))
     motion = digits.motion("both", [space, sphere], "train")
     assert [panel.title for panel in motion.panels] == ["space, in space", "sphere, on the sphere"]
@@ -188,6 +188,31 @@ def test_logits_in_words_are_those_of_the_head(digits, runs):
         words = sys.modules["drawing"].logits_in_words(embedding, run.weight[-1], run.values.scale)
         expected = run.head().plain_logits(torch.from_numpy(embedding[None]))[0].detach().numpy()
         np.testing.assert_allclose([float(line.rsplit("= ", 1)[1]) for line in words], expected, atol=0.006)
+
+
+def test_centres_of_softmax_are_drawn_without_what_it_cannot_see(digits, runs):
+    centres = sys.modules["drawing"].centres
+    softmax, arcface = (digits.read_run(runs / name) for name in ("softmax", "arcface"))
+    np.testing.assert_array_equal(centres(arcface), arcface.weight[-1])
+    embeddings = torch.from_numpy(softmax.validation.embeddings[-1])
+    logits = softmax.head().plain_logits(embeddings).detach()
+    drawn = embeddings @ torch.from_numpy(centres(softmax)).T
+    np.testing.assert_allclose(drawn.softmax(1), logits.softmax(1), atol=1e-6)
+    assert np.abs(centres(softmax).sum(0)).max() < 1e-6
+
+
+def test_planes_of_runs_stand_beside_each_other_with_one_legend(digits, runs, tmp_path, capsys):
+    exps = [str(runs / name) for name in ("softmax", "arcface", "normalized_softmax")]
+    assert digits.main(["planes", *exps, "--out", str(tmp_path)]) == 0
+    with Image.open(tmp_path / "scatters.png") as image:
+        assert image.size == (704, 726)
+    picture = sys.modules["drawing"].scatters([digits.read_run(Path(exp)) for exp in exps])
+    drawn = [axis for axis in picture.axes if axis.axison]
+    assert [axis.get_title() for axis in drawn] == ["softmax", "arcface", "normalized_softmax"]
+    (legend,) = picture.legends
+    assert [text.get_text() for text in legend.get_texts()] == list("01234")
+    assert digits.main(["planes", str(runs / "sphere"), "--out", str(tmp_path)]) == 1
+    assert "sphere: embeddings of 3 dimensions lie in no plane" in capsys.readouterr().err
 
 
 def test_the_image_that_is_nearer_to_another_class_is_found_in_the_data(digits):

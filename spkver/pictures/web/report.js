@@ -38,8 +38,8 @@ if (SYSTEMS.length) {
     for (const list of new Set(SYSTEMS.map((system) => system.list))) oneTable(place, list, nothing.state, () => {}, nothing.told);
   } else {
     const chosen = resultTables(place);
-    const both = element("div", section("scores", "Errors and scores", "On the left, scores that are Gaussian give straight lines; where it is grey no curve has a whole error. " +
-      "The ring is the threshold of the right: orange strangers, blue the same speaker."), null, { className: "two" });
+    const both = element("div", section("scores", "Errors and scores", "The first chart has all thresholds at once: scores that are Gaussian give straight lines, and where it is grey no curve has a whole error. " +
+      "Its marks are the EER (dot), each minDCF (triangles) and the threshold of the second chart (ring), where strangers are orange and the same speaker is blue."), null, { className: "two" });
     detAndScores(element("div", both), element("div", both), chosen);
     worstTrials(section("worst", "Trials that are most wrong", DATA.clips ? "Their first seconds can be heard." : "`spkver report --audio` puts their sound into the page."), chosen);
   }
