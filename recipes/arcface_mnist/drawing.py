@@ -233,7 +233,9 @@ def separation(points: np.ndarray, labels: np.ndarray) -> float:
 
 def _arrow(axis, tip: np.ndarray, name: str, colour: str) -> None:
     arrow = {"arrowstyle": "<|-", "color": colour, "alpha": 0.7}
-    axis.annotate(name, (0, 0), tip, color=colour, weight="bold", ha="center", va="center", arrowprops=arrow)
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
+    text = {"color": colour, "weight": "bold", "ha": "center", "va": "center", "bbox": box}
+    axis.annotate(name, (0, 0), tip, arrowprops=arrow, **text)
 
 
 def _image(axis, pixels: np.ndarray, title: str) -> None:

@@ -46,13 +46,13 @@ def linear_cka(x: ArrayLike, y: ArrayLike) -> float:
     Raises:
         ValueError: fewer than 4 items, or numbers of items that differ.
     """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if len(x) != len(y) or len(x) < 4:
-        raise ValueError(f"CKA compares the same 4 or more items; there are {len(x)} and {len(y)}")
+    first, second = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if len(first) != len(second) or len(first) < 4:
+        raise ValueError(f"CKA compares the same 4 or more items; there are {len(first)} and {len(second)}")
     # Removing the means first changes nothing but the rounding.
-    x, y = x - x.mean(0), y - y.mean(0)
-    norm = _unbiased_hsic(x, x) * _unbiased_hsic(y, y)
-    return float(_unbiased_hsic(x, y) / np.sqrt(norm)) if norm > 0 else float("nan")
+    first, second = first - first.mean(0), second - second.mean(0)
+    norm = _unbiased_hsic(first, first) * _unbiased_hsic(second, second)
+    return float(_unbiased_hsic(first, second) / np.sqrt(norm)) if norm > 0 else float("nan")
 
 
 def _unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:

@@ -90,7 +90,7 @@ def det_curves(runs: Mapping[str, Systems], p_targets: Sequence[float] = (0.01,)
     handles, said = axis.get_legend_handles_labels()
     figure.set_layout_engine("compressed")
     figure.legend(handles, said, loc="outside right center", frameon=False, handlelength=2.6)
-    figure.set_size_inches(4.8 + 0.083 * max(map(len, said)), max(4.1, 0.22 * len(said) + 0.6))
+    figure.set_size_inches(5.2 + 0.083 * max(map(len, said)), max(4.1, 0.22 * len(said) + 0.6))
     return figure
 
 

@@ -115,7 +115,7 @@ def angles(margins: Sequence[float] = MARGINS) -> Picture:
         axis.set_thetalim(0, math.pi)
         axis.set_rlim(0, 1.1)
         axis.set_yticks([])
-        axis.set_title(f"m = {margin:g} rad ({math.degrees(margin):.0f}°)", y=0.85)
+        axis.set_title(f"m = {margin:g} rad ({math.degrees(margin):.0f}°)", y=0.92)
     legend_below(figure, axes[0, 0], most=3)
     return figure
 

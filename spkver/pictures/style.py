@@ -39,8 +39,9 @@ COLOURS = [BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, INDIGO, MAGENTA, BROWN]
 DASHES = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2))]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 GREY = "#666666"
-# Of a legend: a letter of 10 points, and what stands before and between the names.
-_LETTER_INCHES, _HANDLE_INCHES = 0.08, 0.6
+# Of a legend, in heights of its letters: how wide a letter is, and what stands beside a name.
+_LETTER = 0.58
+_BESIDE_A_NAME = {"handlelength": 2.0, "handletextpad": 0.8, "columnspacing": 2.0}
 
 STYLE: dict[Any, object] = {  # by matplotlib's names, of which its stubs have a closed list
     "font.size": 10,
@@ -115,8 +116,9 @@ def legend_beside(axes: Axes, **options) -> None:
 def legend_below(figure: Figure, axes: Axes, most: int = 6, **options) -> None:
     """The legend of one axes below the whole figure, at most ``most`` entries a row and no more than fit."""
     handles, labels = axes.get_legend_handles_labels()
-    widest = max(map(len, labels)) * _LETTER_INCHES * options.get("fontsize", 10) / 10 + _HANDLE_INCHES
-    columns = max(min(len(labels), most, int(figure.get_figwidth() / widest)), 1)
+    letters = max(map(len, labels)) * _LETTER + sum(options.get(name, usual) for name, usual in _BESIDE_A_NAME.items())
+    fit = int(72 * figure.get_figwidth() / (letters * options.get("fontsize", 10)))
+    columns = max(min(len(labels), most, fit), 1)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, **options)
 
 

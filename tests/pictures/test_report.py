@@ -62,6 +62,14 @@ def test_the_page_holds_the_figures_of_the_run(page, scored):
     assert data["best"]["of"] == 1
 
 
+def test_the_page_and_the_picture_have_the_same_effective_rank(page, scored):
+    (run,) = data_of(page)["runs"]
+    drawn = {line.get_label(): line.get_ydata() for line in Run(scored).eigenvalues().axes[1].lines}
+    assert set(drawn) == {"training speakers", "held-out speakers"}
+    for kind, ranks in drawn.items():
+        assert run["development"][f"Effective rank, {kind}"]["y"] == pytest.approx(list(ranks), rel=1e-4)
+
+
 def test_the_head_says_what_was_trained_on_what(page, scored, voices):
     (run,) = data_of(page)["runs"]
     facts = dict(run["facts"])
