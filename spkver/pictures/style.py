@@ -116,9 +116,13 @@ def legend_beside(axes: Axes, **options) -> None:
 def legend_below(figure: Figure, axes: Axes, most: int = 6, **options) -> None:
     """The legend of one axes below the whole figure, at most ``most`` entries a row and no more than fit."""
     handles, labels = axes.get_legend_handles_labels()
-    letters = max(map(len, labels)) * _LETTER + sum(options.get(name, usual) for name, usual in _BESIDE_A_NAME.items())
-    fit = int(72 * figure.get_figwidth() / (letters * options.get("fontsize", 10)))
-    columns = max(min(len(labels), most, fit), 1)
+    beside = sum(options.get(name, usual) for name, usual in _BESIDE_A_NAME.items())
+    room = 72 * figure.get_figwidth() / options.get("fontsize", 10)
+
+    def width(columns: int) -> float:
+        return sum(_LETTER * max(map(len, names)) + beside for names in np.array_split(np.array(labels), columns))
+
+    columns = next((n for n in range(min(len(labels), most), 1, -1) if width(n) <= room), 1)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, **options)
 
 
