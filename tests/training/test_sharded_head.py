@@ -254,6 +254,26 @@ def test_processes_that_share_an_average_write_the_model_of_one(alone, tiny_conf
     assert_same_weights(*(tmp_path / f"tuned in {n}" / "untrained/head.safetensors" for n in (2, 1)))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["training.sampled_share=0.7"],
+        ["training.accumulate=2", "batch.speakers=6", "model.embedding_norms=layer"],
+        ["optimizer.name=adamw", "optimizer.lr=0.0003"],
+    ],
+    ids=["sampled", "in pieces", "adamw"],
+)
+def test_two_processes_train_a_divided_head_as_one_does_the_whole(tiny_config, voices, tmp_path, words):
+    losses = []
+    for n in (1, 2):
+        exp = tmp_path / f"in {n}"
+        words_of_it = ["train", tiny_config, "--data", voices, "--exp", exp, *CALM, "training.epochs=1", *words]
+        assert in_processes(n, command, tmp_path, words_of_it) == [0] * n
+        losses.append([logged(exp), logged(exp, "grad_norm")])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
 def peak_bytes():
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
