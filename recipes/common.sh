@@ -10,8 +10,8 @@ cd "$ROOT"
 if [ "$CALLER" -ef . ]; then CALLER=; fi # the same place: paths stay as short as they were given
 
 # What is a path among the options, and among the keys of key.sub=value. A relative one is the caller's.
-PATH_OPTIONS="audio config converted corpus data downloads exp genders init lmf_config mnist musan musan_lists \
-    other_config other_lmf_config rirs rirs_lists shards"
+PATH_OPTIONS="audio box config converted corpus data downloads esc10 exp genders init lmf_config mnist musan musan_lists \
+    noise other_config other_lmf_config rirs rirs_lists shards speech_commands speechocean762"
 PATH_KEYS="augment.noise.list augment.reverb.list"
 
 lists=trials # of $data/test that are scored

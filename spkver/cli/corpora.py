@@ -93,6 +93,22 @@ def add_corpus_verbs(verb: Callable) -> None:
         prepare_rirs_noises,
         "where the lists are made: simulated_rirs, small_and_medium_rirs, pointsource_noises",
     )
+    corpus("esc10", prepare_esc10, "where the list is made: noise")
+
+    added = verb("general", prepare_general)
+    added.add_argument("folder", type=Path, help="where the data directories train/ and test/ are made")
+    for name in ("speechocean762", "speech-commands"):
+        added.add_argument(f"--{name}", type=Path, metavar="DIR", help="folder of this corpus, when it is here already")
+    added.add_argument(
+        "--downloads",
+        type=Path,
+        default=Path("downloads"),
+        metavar="DIR",
+        help="folder that archives are downloaded to (default: %(default)s)",
+    )
+    added.add_argument(
+        "--seed", type=int, default=1, help="random seed of test speakers, trials and joined clips (default: 1)"
+    )
 
 
 def prepare_voxceleb(options) -> None:
@@ -145,6 +161,24 @@ def prepare_rirs_noises(options) -> None:
     print(
         prepare_rirs_noises(options.corpus or download_rirs_noises(options.downloads), options.folder, options.partial)
     )
+
+
+def prepare_esc10(options) -> None:
+    """List the noises of ESC-10 for augmentation; without --corpus, download them first (0.6 GB, ESC-50)."""
+    from spkver.corpora.augmentation_sets import download_esc50, prepare_esc10
+
+    print(prepare_esc10(options.corpus or download_esc50(options.downloads), options.folder, options.partial))
+
+
+def prepare_general(options) -> None:
+    """Make one data directory of speechocean762 and Speech Commands; what is not here is downloaded first."""
+    from spkver.corpora.general import prepare_general
+    from spkver.corpora.speech_commands import download_speech_commands
+    from spkver.corpora.speechocean762 import download_speechocean762
+
+    sentences = options.speechocean762 or download_speechocean762(options.downloads)
+    words = options.speech_commands or download_speech_commands(options.downloads)
+    print(prepare_general(sentences, words, options.folder, options.seed))
 
 
 def add_own_folder(verb: Callable, corpora: argparse._SubParsersAction) -> None:

@@ -3,10 +3,11 @@
 GUIDE = """\
 spkver: speaker verification. Train a speaker encoder, score trials, say how good it is.
 
-  spkver recipe mini .                       a first run in minutes: then recipes/mini/run.sh
+  spkver verify a.wav b.wav                  are two recordings of one speaker? by the model that comes with spkver
+  spkver recipe mini .                       a first training in minutes: then recipes/mini/run.sh
   spkver recipe own_folder .                 your recordings: then recipes/own_folder/run.sh --audio DIR
   spkver report exp/own                      a page about a run: curves, figures, a map that can be heard
-  spkver verify a.wav b.wav --model exp/own  are two recordings of one speaker?
+  spkver verify a.wav b.wav --model exp/own  the same by a model of yours
   spkver evaluate --scores FILE --trials FILE   EER, minDCF and Cllr of any toolkit's scores
 
   spkver --help                              all verbs
@@ -28,6 +29,11 @@ EXAMPLES = {
     "prepare cnceleb": ["spkver prepare cnceleb data/cnceleb"],
     "prepare musan": ["spkver prepare musan data/musan --corpus musan"],
     "prepare rirs_noises": ["spkver prepare rirs_noises data/rirs --corpus RIRS_NOISES"],
+    "prepare esc10": ["spkver prepare esc10 data/esc10 --corpus ESC-50"],
+    "prepare general": [
+        "spkver prepare general data/general",
+        "spkver prepare general data/general --speechocean762 speechocean762 --speech-commands speech_commands",
+    ],
     "prepare folder": ["spkver prepare folder data/own --audio recordings"],
     "config": ["spkver config --list", "spkver config mini optimizer.lr=0.001"],
     "pack": ["spkver pack data/own/train data/own_shards"],
@@ -66,6 +72,7 @@ EXAMPLES = {
     ],
     "download-model": ["spkver download-model"],
     "verify": [
+        "spkver verify a.wav b.wav",
         "spkver verify a.wav b.wav --model exp/own",
         "spkver verify a.wav b.wav --model exp/own --prior 0.01 --json",
     ],

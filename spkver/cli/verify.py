@@ -5,6 +5,7 @@ and a mistake (1), so that scripts can ask; ``--json`` prints one object a line.
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def add_daily_verbs(verb: Callable) -> None:
     added = verb("verify", verify)
     added.add_argument("a", help="first recording, an audio file")
     added.add_argument("b", help="second recording, an audio file")
-    added.add_argument("--model", type=Path, required=True, help=_MODEL)
+    added.add_argument("--model", type=Path, help=f"{_MODEL} (default: the general model that comes with spkver)")
     add_json(added)
     deciding(added)
     computing(added)
@@ -59,7 +60,8 @@ def add_daily_verbs(verb: Callable) -> None:
     added.add_argument("name", help="name of the speaker")
     added.add_argument("files", nargs="+", metavar="file", help="recordings of the speaker")
     computing(added)
-    added.add_argument("--model", type=Path, help=f"{_MODEL} (default: the one that the store was made with)")
+    which = "default: the one that the store was made with; of a new store the general model that comes with spkver"
+    added.add_argument("--model", type=Path, help=f"{_MODEL} ({which})")
     added.add_argument("--system", help=_SYSTEM.replace("decide", "judge whether the recordings are alike", 1))
     known = added.add_mutually_exclusive_group()
     known.add_argument(
@@ -106,7 +108,7 @@ def verify(options) -> int:
     """Say whether two recordings are of one speaker; exit status 0 for yes, 3 for no."""
     from spkver.verification.verifier import load
 
-    voice = load(options.model, options.system, options.device)
+    voice = load(options.model or _general(), options.system, options.device)
     _decide(voice, options)
     outcome = voice.verify(options.a, options.b)
     said = "same speaker" if outcome.same_speaker else "different speakers"
@@ -118,10 +120,13 @@ def verify(options) -> int:
 def enroll(options) -> None:
     """Enrol a speaker by recordings, into a folder of speakers; the first enrolment makes it and names the model."""
     from spkver.verification.speaker_store import SpeakerStore
+    from spkver.verification.store_files import read_enrolled
 
     if Path(options.name).is_file():
         raise SpkverError(f"enroll: {options.name} is a file; the speaker's name comes before the recordings")
-    store = SpeakerStore(options.store, options.model, options.system, options.device)
+    is_new = read_enrolled(options.store) is None
+    model = options.model or (_general() if is_new else None)
+    store = SpeakerStore(options.store, model, options.system, options.device)
     outcome = store.enroll(options.name, options.files, known=options.known)
     lines = [f"{outcome.name}: {_counted(outcome.recordings)} -> {options.store} ({len(store.speakers)} enrolled)"]
     for file, score in outcome.doubtful:
@@ -185,6 +190,20 @@ def _who_speaks_when(store, file: str, options) -> bool:
     text = "\n".join(lines) or f"{file}: no speech"
     show_both(options, text, record | {"stretches": [stretch._asdict() for stretch in stretches]})
     return any(stretch.speaker is not None for stretch in stretches)
+
+
+def _general() -> Path:
+    """The folder of the model that nobody chose; says on standard error what it is."""
+    from spkver.config import load_run
+    from spkver.experiment.model_folder import CONFIG, GENERAL
+
+    if not (GENERAL / CONFIG).is_file():
+        raise SpkverError(
+            f"{GENERAL}: this spkver came without its general model; name one by --model, such as exp/own"
+        )
+    about = load_run(GENERAL / CONFIG)[1]["about"]
+    print(f"{about} For production name a model of more speakers by --model.", file=sys.stderr)
+    return GENERAL
 
 
 def _decide(voice, options) -> None:

@@ -373,6 +373,7 @@ class Training(Section):
     sampled_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the classes that a step compares with; 1: all
     keep_last: Count = 5  # checkpoints of the last epochs, beside the best
     average_last: Count = 5  # checkpoints that make the final model
+    model_precision: Literal["float32", "int8"] = "float32"  # of the final model's matrices in its file
     statistics_utterances: Annotated[int, Field(ge=2)] = 2000  # whole ones, for the averaged model's BatchNorms
     checkpoint_minutes: Positive = 5.0  # between checkpoints within an epoch
     max_skipped_in_a_row: Count = 10  # non-finite steps before training gives up

@@ -1,10 +1,12 @@
-"""MUSAN (OpenSLR 17) and RIRS_NOISES (OpenSLR 28): noise, music, speech and rooms, as `utt path` lists.
+"""MUSAN (OpenSLR 17), RIRS_NOISES (OpenSLR 28) and ESC-10: noise, music, speech and rooms, as `utt path` lists.
 
 Snyder et al., "MUSAN: A Music, Speech, and Noise Corpus", 2015; Ko et al., "A study on data augmentation of
-reverberant speech for robust speech recognition", ICASSP 2017. The lists are what ``augment.noise.list`` and
-``augment.reverb.list`` of a configuration name.
+reverberant speech for robust speech recognition", ICASSP 2017; Piczak, "ESC: Dataset for Environmental Sound
+Classification", ACM Multimedia 2015. The lists are what ``augment.noise.list`` and ``augment.reverb.list`` of a
+configuration name.
 """
 
+import csv
 import os
 from pathlib import Path
 
@@ -21,6 +23,8 @@ MUSAN_COUNTS = {"noise": 930, "music": 660, "speech": 426}
 RIRS_URL = "https://www.openslr.org/resources/28/rirs_noises.zip"
 RIRS_MD5 = "e6f48e257286e05de56413b4779d8ffb"
 RIRS_COUNTS = {"smallroom": 20_000, "mediumroom": 20_000, "largeroom": 20_000}
+ESC_URL = "https://github.com/karolpiczak/ESC-50/archive/refs/heads/master.zip"
+ESC10_COUNTS = {"clips": 400}
 
 
 def prepare_musan(corpus: str | os.PathLike[str], folder: str | os.PathLike[str], partial: bool = False) -> str:
@@ -58,6 +62,41 @@ def prepare_rirs_noises(corpus: str | os.PathLike[str], folder: str | os.PathLik
     lists = {"simulated_rirs": small_and_medium | rooms["largeroom"], "small_and_medium_rirs": small_and_medium}
     noises = audio_tree(root / "pointsource_noises", 0, (".wav",))
     return _write(Path(folder), lists | ({"pointsource_noises": noises} if noises else {}))
+
+
+def prepare_esc10(corpus: str | os.PathLike[str], folder: str | os.PathLike[str], partial: bool = False) -> str:
+    """Write the list ``noise`` of ESC-10's clips, the part of ESC-50 that may be used for anything (CC BY 3.0).
+
+    Args:
+        corpus: ESC-50, with ``meta/esc50.csv`` and ``audio/``; or ESC-10 alone, ``CLASS/CLIP.ogg`` (or .wav).
+
+    Raises:
+        SpkverError: it is not there or incomplete.
+    """
+    root = Path(corpus).absolute()
+    files = audio_tree(root, 1, (".wav", ".ogg"))
+    if (root / "meta" / "esc50.csv").is_file():
+        free = _clips_of_esc10(root / "meta" / "esc50.csv")
+        files = {name: path for name, path in files.items() if path.name in free}
+    _check(root, {"clips": len(files)}, ESC10_COUNTS, partial)
+    return _write(Path(folder), {"noise": files})
+
+
+def _clips_of_esc10(path: Path) -> set[str]:
+    """The file names of the clips that are in ESC-10, from ESC-50's table."""
+    try:
+        with open(path, encoding="utf-8", newline="") as table:
+            return {row["filename"] for row in csv.DictReader(table) if row["esc10"] == "True"}
+    except (KeyError, UnicodeDecodeError, csv.Error):
+        raise SpkverError(f"{path}: is not ESC-50's table (columns filename and esc10); unpack it again") from None
+
+
+def download_esc50(folder: str | os.PathLike[str], url: str = ESC_URL) -> Path:
+    """Fetch and unpack ESC-50 (0.6 GB), which ESC-10 is a part of, to ``folder/ESC-50``, unless it is there."""
+    root = Path(folder) / "ESC-50"
+    if not root.exists():
+        unpack_zip(download(url, Path(folder) / "esc50.zip"), root, top="ESC-50-master")
+    return root
 
 
 def download_musan(folder: str | os.PathLike[str], url: str = MUSAN_URL) -> Path:

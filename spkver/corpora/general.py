@@ -58,9 +58,7 @@ def prepare_general(
     write_trials(folder / "test" / NAME, read_trials(folder / NAME / "test" / "trials"))
     ids, speakers = [clip.id for clip in test_clips], [clip.speaker for clip in test_clips]
     write_trials(folder / "test" / "speech_commands", make_trials(ids, speakers, seed, max_nontargets=NONTARGETS))
-    return (
-        f"{_described(train)} to train on, {_described(test)} to test, lists {NAME} and speech_commands -> {folder}"
-    )
+    return f"{_described(train)} to train on, {_described(test)} to test, lists {NAME} and speech_commands -> {folder}"
 
 
 def _of_test_speakers(clips: list[Utterance], seed: int) -> list[Utterance]:

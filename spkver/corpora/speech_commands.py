@@ -70,7 +70,9 @@ def join_clips(clips: Sequence[Utterance], folder: Path, seconds: float, seed: i
     for clip in clips:
         of_speaker.setdefault(clip.speaker, []).append(clip)
     joined = []
-    for number, (speaker, own) in enumerate(tqdm(sorted(of_speaker.items()), desc="joining clips", unit="speaker")):
+    for number, (speaker, own) in enumerate(
+        tqdm(sorted(of_speaker.items()), desc="joining clips", unit="speaker", disable=None)
+    ):
         order = np.random.default_rng([seed, number]).permutation(len(own))
         waves = [read_audio(own[index].path, SAMPLE_RATE) for index in order]
         pieces = _pieces([wave for wave in waves if check_samples(wave) is None], round(seconds * SAMPLE_RATE))

@@ -25,6 +25,10 @@ from spkver.files import atomic_write, is_file, locked
 from spkver.models import Encoder, OnnxEncoder, build_encoder
 from spkver.models.imported_encoder import require_trust
 
+CONFIG = "config.yaml"
+_SCALE = ".scale_of_rows"  # behind a name: what the rows of an int8 matrix are multiplied with
+GENERAL = Path(__file__).resolve().parents[1] / "general"
+"""The model that comes with spkver; ``recipes/general`` makes it."""
 # Where embeddings of another toolkit have no model here, there are no durations and magnitudes either.
 _SCORING_OF_IMPORTED = Scoring(calibration=Calibration(quality=[]))
 
@@ -50,13 +54,13 @@ def _serialised(tensors: dict[str, Tensor], metadata: dict[str, str] | None = No
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
+    """Read a safetensors file; matrices of int8 (``training.model_precision``) become float32.
 
     Raises:
         SpkverError: it is missing or damaged.
     """
     try:
-        return load(Path(path).read_bytes())
+        return _as_float32(load(Path(path).read_bytes()))
     except OSError as error:
         raise SpkverError(f"{path}: cannot be read ({error.strerror})") from None
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
@@ -76,9 +80,10 @@ def save_model(
     folder = Path(folder)
     # In the file, so that the same weights with other variants count as another model: so do their embeddings.
     variants = config.scoring.variants
+    encoder = _as_int8(encoder) if config.training.model_precision == "int8" else encoder
     with (
         locked(folder / ".lock", "writing a model", wait_seconds=60.0),
-        atomic_write(folder / "config.yaml") as settings,  # the first that is opened gets its name last
+        atomic_write(folder / CONFIG) as settings,  # the first that is opened gets its name last
         atomic_write(folder / "speakers") as listed,
         atomic_write(folder / "head.safetensors", "wb") as classes,
         atomic_write(folder / WEIGHTS, "wb") as weights,
@@ -89,13 +94,39 @@ def save_model(
         settings.write(dump_config(config, run))
         for file in (weights, classes, listed, settings):
             file.flush()  # a full disk shows here, while the old model is whole
-        (folder / "config.yaml").unlink(missing_ok=True)
+        (folder / CONFIG).unlink(missing_ok=True)
+
+
+def _as_int8(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and filters as int8, with a scale for each row beside them; vectors stay, as they are small."""
+    kept = dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.ndim > 1 and tensor.is_floating_point():
+            scale = (tensor.abs().flatten(1).amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+            kept[name] = (tensor / _of_rows(scale, tensor)).round().to(torch.int8)
+            kept[name + _SCALE] = scale
+    return kept
+
+
+def _as_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `_as_int8` made, as float32; all else as it is."""
+    scales = {name: tensors[name + _SCALE] for name in tensors if name + _SCALE in tensors}
+    whole = {name: tensors[name] * _of_rows(scale, tensors[name]) for name, scale in scales.items()}
+    return {name: whole.get(name, tensor) for name, tensor in tensors.items() if not name.endswith(_SCALE)}
+
+
+def _of_rows(scale: Tensor, tensor: Tensor) -> Tensor:
+    return scale.view(-1, *[1] * (tensor.ndim - 1))
 
 
 def model_folder(path: str | os.PathLike[str]) -> Path:
-    """The model folder that a path means: itself, or ``model/`` in it where it is an experiment's folder."""
-    inside = Path(path) / "model"
-    return inside if is_file(inside / "config.yaml") else Path(path)
+    """The model folder that a path means: itself, or ``model/`` in it where it is an experiment's folder; ``general``
+    is the model that comes with spkver, where no such folder is here."""
+    path = Path(path)
+    if path == Path(GENERAL.name) and not path.exists():
+        return GENERAL
+    inside = path / "model"
+    return inside if is_file(inside / CONFIG) else path
 
 
 def load_model(folder: str | os.PathLike[str], device: torch.device | None = None) -> Model:
@@ -125,7 +156,7 @@ def read_config(folder: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def _config_file(folder: Path) -> Path:
-    path = folder / "config.yaml"
+    path = folder / CONFIG
     if not is_file(path):
         raise SpkverError(f"{folder}: is no model folder (no config.yaml); `spkver average EXP` makes EXP/model")
     return path

@@ -21,7 +21,7 @@ from spkver.scoring.backend_folder import Backend
 from spkver.scoring.metrics.summary import read_metrics
 
 # Of what a run was made: nothing that tells of the machine, its folders or its commands.
-_KEPT_OF_RUN = ("threshold", "held_out_eer", "epochs_averaged", "spkver", "torch")
+KEPT_OF_RUN = ("threshold", "held_out_eer", "epochs_averaged", "spkver", "torch")
 # Of the systems that metrics.json knows, those that the weights alone can repeat.
 _OF_WEIGHTS = ("untrained", "cosine", "onnx", "onnx_int8")
 
@@ -57,7 +57,7 @@ def export_huggingface(folder: Path, metrics: Path, out: Path, licence: str = "a
     out.mkdir(parents=True, exist_ok=True)
     with open(folder / "model.safetensors", "rb") as weights, atomic_write(out / "model.safetensors", "wb") as file:
         shutil.copyfileobj(weights, file)
-    kept = {name: model.run[name] for name in _KEPT_OF_RUN if name in model.run}
+    kept = {name: model.run[name] for name in KEPT_OF_RUN if name in model.run}
     texts = {
         "example.py": _EXAMPLE + (_DECISION if _has_threshold(model) else ""),
         "README.md": _card(model, measured, metrics.parent.name, licence),

@@ -16,7 +16,7 @@ from spkver.data.streaming import audio_blocks
 from spkver.data.vad import BLOCK_SECONDS, SpeechWindow, speech_windows
 from spkver.embedding.extractor import Extracted, Extractor
 from spkver.errors import SpkverError
-from spkver.experiment.model_folder import load_model, model_folder
+from spkver.experiment.model_folder import GENERAL, load_model, model_folder
 from spkver.models.device import choose_device
 from spkver.scoring.backend_folder import Backend
 from spkver.scoring.backends.enrolment import Models
@@ -346,10 +346,10 @@ class Verifier:
             yield samples[start : start + block]
 
 
-def load(model_dir: str | os.PathLike[str], system: str | None = None, device: str = "cpu") -> Verifier:
-    """Load a trained model, such as ``exp/mini/model``; see `Verifier`.
+def load(model_dir: str | os.PathLike[str] = GENERAL.name, system: str | None = None, device: str = "cpu") -> Verifier:
+    """Load a trained model, such as ``exp/mini/model``, or the general one that comes with spkver; see `Verifier`.
 
-    >>> voice = spkver.load("exp/mini/model")                      # doctest: +SKIP
+    >>> voice = spkver.load()                                      # doctest: +SKIP
     >>> voice.verify("anna1.wav", "bob.wav").same_speaker          # doctest: +SKIP
     False
     """

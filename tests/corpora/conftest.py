@@ -10,7 +10,11 @@ import pytest
 from miniatures import FFMPEG, make_cnceleb, make_librispeech, make_musan, make_rirs_noises, make_voxceleb
 from spkver_server import CLIENT
 
+from spkver.corpora import speechocean762 as speechocean762_module
+
 ROOT = Path(__file__).resolve().parents[2]
+GENDERS = {"a": "m", "b": "m", "c": "f", "d": "f"}
+AGES = {"a": 17, "b": 18, "c": 9, "d": 10}
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +31,29 @@ def librispeech(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def cnceleb(tmp_path_factory) -> Path:
     return make_cnceleb(tmp_path_factory.mktemp("cnceleb"))
+
+
+@pytest.fixture
+def small_speechocean762(tmp_path, monkeypatch):
+    """A corpus in the published layout with 4 + 4 speakers of 3 utterances, audio named .WAV."""
+    monkeypatch.setattr(speechocean762_module, "SPLITS", {"train": (4, 12), "test": (4, 12)})
+    root = tmp_path / "source" / "speechocean762"
+    for split, digit in (("train", 0), ("test", 1)):
+        lists = {name: [] for name in ("wav.scp", "utt2spk", "spk2utt", "spk2gender", "spk2age", "text")}
+        for letter in GENDERS:
+            speaker = f"{letter}{digit}"
+            lists["spk2gender"].append(f"{speaker} {GENDERS[letter]}")
+            lists["spk2age"].append(f"{speaker}\t{AGES[letter]}")
+            for n in range(3):
+                path = f"WAVE/SPEAKER{speaker}/{speaker}{n}.WAV"
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                (root / path).write_bytes(b"RIFF")
+                lists["wav.scp"].append(f"{speaker}{n}\t{path}")
+                lists["utt2spk"].append(f"{speaker}{n} {speaker}")
+        (root / split).mkdir()
+        for name, lines in lists.items():
+            (root / split / name).write_text("".join(line + "\n" for line in lines))
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,18 @@ from hashlib import md5
 
 import numpy as np
 import pytest
+import soundfile
 from one_line import told
 
 from spkver.corpora import augmentation_sets as module
-from spkver.corpora.augmentation_sets import download_musan, download_rirs_noises, prepare_musan, prepare_rirs_noises
+from spkver.corpora.augmentation_sets import (
+    download_esc50,
+    download_musan,
+    download_rirs_noises,
+    prepare_esc10,
+    prepare_musan,
+    prepare_rirs_noises,
+)
 from spkver.data.recordings import Recordings
 
 
@@ -72,3 +80,44 @@ def test_both_are_downloaded_checked_and_unpacked(musan, rirs, counted, tmp_path
         assert "noise (2 files)" in prepare_musan(got, tmp_path / "lists")
         got = download_rirs_noises(tmp_path / "d", (tmp_path / "rirs_noises.zip").as_uri())
         assert "simulated_rirs (6 files)" in prepare_rirs_noises(got, tmp_path / "lists")
+
+
+@pytest.fixture
+def esc50(tmp_path):
+    """ESC-50 with three clips, two of which are in ESC-10."""
+    root = tmp_path / "ESC-50-master"
+    (root / "audio").mkdir(parents=True)
+    (root / "meta").mkdir()
+    rows = ["filename,fold,target,category,esc10,src_file,take"]
+    for number, free in enumerate(["True", "False", "True"]):
+        soundfile.write(
+            root / "audio" / f"1-{number}-A.wav", 0.1 * np.random.default_rng(number).standard_normal(800), 16000
+        )
+        rows.append(f"1-{number}-A.wav,1,{number},dog,{free},{number},A")
+    (root / "meta" / "esc50.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def test_of_esc50_only_the_free_clips_are_listed(esc50, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "ESC10_COUNTS", {"clips": 2})
+    prepare_esc10(esc50, tmp_path / "lists")
+    names = [line.split()[0] for line in (tmp_path / "lists" / "noise").read_text().splitlines()]
+    assert names == ["audio/1-0-A", "audio/1-2-A"]
+    (esc50 / "meta" / "esc50.csv").write_text("file,fold\n1-0-A.wav,1\n")
+    assert "esc50.csv: is not ESC-50's table" in told(prepare_esc10, esc50, tmp_path / "lists")
+
+
+def test_esc10_alone_is_its_folders_and_counted(esc50, tmp_path):
+    (esc50 / "meta" / "esc50.csv").unlink()
+    assert "clips 3 of 400" in told(prepare_esc10, esc50, tmp_path / "lists")
+    prepare_esc10(esc50, tmp_path / "lists", partial=True)
+    assert len((tmp_path / "lists" / "noise").read_text().splitlines()) == 3
+
+
+def test_esc50_is_unpacked_under_its_name(esc50, tmp_path):
+    archive = tmp_path / "esc50.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for path in sorted(esc50.rglob("*.*")):
+            zipped.write(path, f"ESC-50-master/{path.relative_to(esc50)}")
+    root = download_esc50(tmp_path / "downloads", archive.as_uri())
+    assert root == tmp_path / "downloads" / "ESC-50" and (root / "meta" / "esc50.csv").is_file()

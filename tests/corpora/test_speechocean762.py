@@ -18,32 +18,6 @@ from spkver.corpora.speechocean762 import (
 from spkver.data.directory import read_data_directory, read_pairs
 from spkver.data.trials import read_trials
 
-GENDERS = {"a": "m", "b": "m", "c": "f", "d": "f"}
-AGES = {"a": 17, "b": 18, "c": 9, "d": 10}
-
-
-@pytest.fixture
-def small(tmp_path, monkeypatch):
-    """A corpus in the published layout with 4 + 4 speakers of 3 utterances, audio named .WAV."""
-    monkeypatch.setattr(corpus_module, "SPLITS", {"train": (4, 12), "test": (4, 12)})
-    root = tmp_path / "source" / "speechocean762"
-    for split, digit in (("train", 0), ("test", 1)):
-        lists = {name: [] for name in ("wav.scp", "utt2spk", "spk2utt", "spk2gender", "spk2age", "text")}
-        for letter in GENDERS:
-            speaker = f"{letter}{digit}"
-            lists["spk2gender"].append(f"{speaker} {GENDERS[letter]}")
-            lists["spk2age"].append(f"{speaker}\t{AGES[letter]}")
-            for n in range(3):
-                path = f"WAVE/SPEAKER{speaker}/{speaker}{n}.WAV"
-                (root / path).parent.mkdir(parents=True, exist_ok=True)
-                (root / path).write_bytes(b"RIFF")
-                lists["wav.scp"].append(f"{speaker}{n}\t{path}")
-                lists["utt2spk"].append(f"{speaker}{n} {speaker}")
-        (root / split).mkdir()
-        for name, lines in lists.items():
-            (root / split / name).write_text("".join(line + "\n" for line in lines))
-    return root
-
 
 def test_real_corpus_gives_its_published_counts_and_its_own_trials(speechocean762, tmp_path):
     report = prepare_speechocean762(speechocean762, tmp_path)
@@ -80,8 +54,8 @@ def test_trials_drawn_for_the_real_corpus_have_the_make_of_its_own(speechocean76
     assert drawn.enroll == draw_trials(test, ages).enroll
 
 
-def test_copy_without_trials_gets_drawn_ones(small, tmp_path):
-    report = prepare_speechocean762(small, tmp_path / "data")
+def test_copy_without_trials_gets_drawn_ones(small_speechocean762, tmp_path):
+    report = prepare_speechocean762(small_speechocean762, tmp_path / "data")
     # 3 pairs of each of 4 speakers; only c and d agree in gender and side of 18 years.
     assert (report.targets, report.nontargets, report.own_trials) == (12, 9, False)
     assert "4 training speakers (12 utterances) + 4 test speakers (12), 12 target + 9 nontarget" in str(report)
@@ -89,18 +63,18 @@ def test_copy_without_trials_gets_drawn_ones(small, tmp_path):
     assert {(a[0], b[0]) for a, b, label in zip(trials.enroll, trials.test, trials.labels) if not label} == {("c", "d")}
 
 
-def test_corpus_is_found_directly_or_one_folder_below(small, tmp_path):
-    assert find_corpus(small) == find_corpus(small.parent) == small
+def test_corpus_is_found_directly_or_one_folder_below(small_speechocean762, tmp_path):
+    assert find_corpus(small_speechocean762) == find_corpus(small_speechocean762.parent) == small_speechocean762
     assert "no speechocean762 here" in told(find_corpus, tmp_path)
-    relative = prepare_speechocean762(small.parent, tmp_path / "data")
+    relative = prepare_speechocean762(small_speechocean762.parent, tmp_path / "data")
     data = read_data_directory(relative.folder / "test")
-    assert data.utterances[0].path == small / "WAVE" / "SPEAKERa1" / "a10.WAV"
+    assert data.utterances[0].path == small_speechocean762 / "WAVE" / "SPEAKERa1" / "a10.WAV"
 
 
 @pytest.mark.parametrize("name", ["wav.scp", "utt2spk", "spk2gender", "spk2age"])
-def test_missing_list_is_named(small, tmp_path, name):
-    (small / "test" / name).unlink()
-    assert name in told(prepare_speechocean762, small, tmp_path / "data")
+def test_missing_list_is_named(small_speechocean762, tmp_path, name):
+    (small_speechocean762 / "test" / name).unlink()
+    assert name in told(prepare_speechocean762, small_speechocean762, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
@@ -120,28 +94,28 @@ def test_missing_list_is_named(small, tmp_path, name):
         ("spk2age", "b1\t18\n", "b1\told\n", "the age 'old'"),
     ],
 )
-def test_fault_in_a_list_is_named(small, tmp_path, name, old, new, message):
-    path = small / "test" / name
+def test_fault_in_a_list_is_named(small_speechocean762, tmp_path, name, old, new, message):
+    path = small_speechocean762 / "test" / name
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
-    assert message in told(prepare_speechocean762, small, tmp_path / "data")
+    assert message in told(prepare_speechocean762, small_speechocean762, tmp_path / "data")
 
 
-def test_empty_audio_file_is_named(small, tmp_path):
-    (small / "WAVE" / "SPEAKERd0" / "d01.WAV").write_bytes(b"")
-    assert "d01.WAV is empty" in told(prepare_speechocean762, small, tmp_path / "data")
+def test_empty_audio_file_is_named(small_speechocean762, tmp_path):
+    (small_speechocean762 / "WAVE" / "SPEAKERd0" / "d01.WAV").write_bytes(b"")
+    assert "d01.WAV is empty" in told(prepare_speechocean762, small_speechocean762, tmp_path / "data")
 
 
-def test_trial_of_an_unknown_utterance_is_named(small, tmp_path):
-    (small / "test" / "trials").write_text("1 a10 a11\n0 a10 x99\n")
-    assert "trials:2: 'x99'" in told(prepare_speechocean762, small, tmp_path / "data")
+def test_trial_of_an_unknown_utterance_is_named(small_speechocean762, tmp_path):
+    (small_speechocean762 / "test" / "trials").write_text("1 a10 a11\n0 a10 x99\n")
+    assert "trials:2: 'x99'" in told(prepare_speechocean762, small_speechocean762, tmp_path / "data")
 
 
 @pytest.fixture
-def archive(small, tmp_path):
+def archive(small_speechocean762, tmp_path):
     path = tmp_path / "published.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
-        tar.add(small, "speechocean762")
+        tar.add(small_speechocean762, "speechocean762")
     return path
 
 
