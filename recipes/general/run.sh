@@ -6,7 +6,8 @@
 #                          [--exp DIR] [key.sub=value ...] [--lmf key.sub=value]
 #
 # Stages: 0 corpora and noises, 1 training, 2 average, 3 embeddings, 4 scores and metrics, 5 calibration, 6 large-margin
-# fine-tune (stages 1-5 again), 7 the table, 8 the folder that comes with spkver (--box DIR), with an ONNX file of 8 bits.
+# fine-tune (stages 1-5 again), 7 the fine-tuned model in noise, in rooms, on the telephone and through a codec, 8 the
+# table, 9 the folder that comes with spkver (--box DIR), with an ONNX file of 8 bits.
 # key.sub=value changes the training; --lmf key.sub=value (any number of them) the fine-tune, see ../mini/README.md.
 # Further options: --config FILE, --lmf-config FILE, --data DIR, --downloads DIR, --noise DIR (where ESC-10's list is),
 # --init MODEL (fine-tune).
@@ -16,7 +17,7 @@
 set -euo pipefail
 . "$(dirname "$(readlink -f "$0")")/../common.sh"
 
-stage=0 stop_stage=8
+stage=0 stop_stage=9
 config=conf/general.yaml lmf_config=conf/general_lmf.yaml
 exp=exp/general data=data/general downloads=downloads noise=data/esc10 init= box=exp/general_box
 speechocean762='' speech_commands='' esc10=''
@@ -50,12 +51,20 @@ fi
 if in_stage 6 "large-margin fine-tune: stages 1 to 5 with $lmf_config"; then
     fine_tune 5 --noise "$noise"
 fi
-if in_stage 7 "results"; then
+if in_stage 7 "test recordings under other conditions"; then
+    python3 "$(dirname "$RECIPE")/conditions.py" "$data/test" "$data/test/speechocean762" "$data" --noise "$noise/noise"
+    for condition in noise room telephone opus; do
+        spkver embed "$data/$condition" "${exp}_lmf"
+        spkver score "$data/$condition" "${exp}_lmf"
+        spkver evaluate "$data/$condition" "${exp}_lmf"
+    done
+fi
+if in_stage 8 "results"; then
     echo
     spkver results "$exp" "${exp}_lmf"
     echo
 fi
-if in_stage 8 "the folder that comes with spkver"; then
+if in_stage 9 "the folder that comes with spkver"; then
     python3 "$(dirname "$RECIPE")/box.py" "${exp}_lmf" "$data/train" "$box"
     say_next "spkver verify A.wav B.wav --model $box" \
         "spkver train conf/own.yaml --data data/own/train --exp exp/own --init $box     your speakers, from there on"
