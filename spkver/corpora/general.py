@@ -5,7 +5,6 @@ more than a thousand who said some words each. People to test with are those tha
 Speech Commands, by their clips as recorded.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +24,9 @@ NONTARGETS = 50_000
 
 
 def prepare_general(
-    speechocean762: str | os.PathLike[str],
-    speech_commands: str | os.PathLike[str],
-    folder: str | os.PathLike[str],
+    speechocean762: str | Path,
+    speech_commands: str | Path,
+    folder: str | Path,
     seed: int = 1,
 ) -> str:
     """Write the data directories ``folder/train`` and ``folder/test``, with the lists test/speechocean762 and
