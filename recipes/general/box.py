@@ -11,7 +11,7 @@ import json
 import shutil
 from pathlib import Path
 
-from spkver.config import dump_config
+from spkver.config import complete, dump_config
 from spkver.data.directory import read_data_directory
 from spkver.experiment.model_folder import load_model, read_speakers
 from spkver.export.huggingface import KEPT_OF_RUN
@@ -30,7 +30,9 @@ def make_box(exp: Path, train: Path, out: Path) -> str:
     kept = {name: model.run[name] for name in KEPT_OF_RUN if name in model.run}
     kept["about"] = about(len(read_speakers(model.folder) or []), json.loads((exp / "metrics.json").read_text()))
     # No class of the head is handed on, so whoever trains on from here begins with new ones.
-    texts = {"config.yaml": dump_config(model.config, kept), "speakers": ""}
+    without_noise = ["augment.noise.probability=0", "augment.noise.list=null"]  # its list has a place on this machine
+    config = complete(model.config, without_noise, str(exp))
+    texts = {"config.yaml": dump_config(config, kept), "speakers": ""}
     for name, text in texts.items():
         with atomic_write(out / name) as file:
             file.write(text)
