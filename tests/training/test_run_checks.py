@@ -11,7 +11,7 @@ from spkver.errors import SpkverError
 from spkver.training.run_checks import check_start, remarks
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-FINE_TUNES = [*CONF.glob("*_lmf.yaml"), CONF / "finetune.yaml"]
+FINE_TUNES = [*CONF.glob("*_lmf.yaml"), CONF / "finetune.yaml", CONF / "general_voices.yaml"]
 
 
 @pytest.mark.parametrize("path", FINE_TUNES, ids=lambda path: path.stem)
