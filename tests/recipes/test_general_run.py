@@ -53,7 +53,7 @@ def pairs(made, condition):
 
 
 def share_above(samples, hz):
-    power = np.abs(np.fft.rfft(samples)) ** 2
+    power = np.abs(np.fft.rfft(samples * np.hanning(len(samples)))) ** 2
     return power[round(hz / RATE * len(samples)) :].sum() / power.sum()
 
 
