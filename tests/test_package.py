@@ -17,12 +17,12 @@ def setuptools():
 
 def test_every_package_is_in_the_wheel(setuptools):
     found = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.glob("spkver/**/*.py")}
-    assert {"spkver.conf", "spkver.recipes", *found} == set(setuptools["packages"])
+    assert {"spkver.conf", "spkver.general", "spkver.recipes", *found} == set(setuptools["packages"])
 
 
-@pytest.mark.parametrize("package", ["spkver.conf", "spkver.recipes"])
-def test_every_configuration_and_recipe_is_in_the_wheel(setuptools, package):
-    folder = ROOT / setuptools["package-dir"][package]
+@pytest.mark.parametrize("package", ["spkver.conf", "spkver.general", "spkver.recipes"])
+def test_every_configuration_recipe_and_file_of_the_general_model_is_in_the_wheel(setuptools, package):
+    folder = ROOT / setuptools["package-dir"].get(package, package.replace(".", "/"))
     listed = subprocess.run(["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True)
     kept = {ROOT / line for line in listed.stdout.splitlines() if "/results/" not in line}
     if not kept:

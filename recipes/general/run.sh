@@ -40,8 +40,10 @@ if in_stage 0 "the corpora"; then
     spkver prepare esc10 "$noise" --downloads "$downloads" ${esc10:+--corpus "$esc10"}
 fi
 if in_stage 1 "training with $config"; then
-    overrides=("augment.noise.list=$noise/noise" ${overrides[@]+"${overrides[@]}"})
-    train_or_resume
+    (
+        overrides=("augment.noise.list=$noise/noise" ${overrides[@]+"${overrides[@]}"})
+        train_or_resume
+    )
 fi
 if in_stage 2 "the final model"; then
     spkver average "$exp"

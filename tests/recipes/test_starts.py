@@ -18,7 +18,7 @@ from spkver.config.schema import ArcMargin, Config, IntertopkSubcenter, Section
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = sorted(path.parent.name for path in (ROOT / "recipes").glob("*/run.sh"))
-SPEECH = [name for name in ALL if name not in ("benchmark", "arcface_mnist", "tour")]
+SPEECH = [name for name in ALL if name not in ("benchmark", "arcface_mnist", "general", "tour")]
 WITH_STAGES = [name for name in ALL if name != "benchmark"]
 NEEDED = {"own_folder": ["--audio", "/recordings"], "voxceleb": ["--corpus", "/voxceleb", "--lists", "vox1_O"]}
 
@@ -206,6 +206,23 @@ def test_the_fine_tune_has_its_own_margin_and_the_trainings_data_encoder_and_mac
     assert len(tuned) == len(trained) == (2 if name == "speechocean762" else 1)
     assert [overrides(words) for words in trained] == [both + trained_only] * len(trained)
     assert [overrides(words) for words in tuned] == [both + lmf] * len(tuned)
+
+
+def test_general_trains_three_times_each_time_from_the_model_before(noted):
+    done = noted.recipe("general", "head.scale=30", "training.epochs=2", "--exp", "exp/people")
+    assert done.returncode == 0, done.stderr
+    trainings = [words for words in noted.calls() if words[1:2] == ["train"]]
+    noise = "augment.noise.list=data/esc10/noise"
+    assert [[word for word in words if word.startswith(("conf/", "exp/"))] for words in trainings] == [
+        ["conf/general.yaml", "exp/people"],
+        ["conf/general_voices.yaml", "exp/people_voices", "exp/people/model"],
+        ["conf/general_lmf.yaml", "exp/people_lmf", "exp/people_voices/model"],
+    ]
+    assert [overrides(words) for words in trainings] == [
+        [noise, "head.scale=30", "training.epochs=2"],
+        [noise, "head.scale=30"],
+        [noise, "head.scale=30"],
+    ]
 
 
 def test_a_mistake_in_what_the_fine_tune_is_given_is_told_before_the_training(noted):
