@@ -5,13 +5,15 @@ more than a thousand who said some words each. People to test with are those tha
 Speech Commands, by their clips as recorded.
 """
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
+from spkver.corpora.published import described
 from spkver.corpora.speech_commands import join_clips, read_clips
 from spkver.corpora.speechocean762 import NAME, prepare_speechocean762
-from spkver.data.directory import Utterance, read_data_directory, write_data_directory
+from spkver.data.directory import DataDirectory, Utterance, read_data_directory, write_data_directory
 from spkver.data.trial_making import make_trials
 from spkver.data.trials import read_trials, write_trials
 from spkver.errors import SpkverError
@@ -49,22 +51,22 @@ def prepare_general(
     test_clips = _of_test_speakers(clips, seed)
     tested = {clip.speaker for clip in test_clips}
     joined = join_clips([c for c in clips if c.speaker not in tested], folder / "train" / "joined", SECONDS, seed)
-    genders = sentences["train"].genders | sentences["test"].genders
-    train = [*sentences["train"].utterances, *joined]
-    test = [*sentences["test"].utterances, *test_clips]
-    write_data_directory(folder / "train", train, sentences["train"].genders)
-    write_data_directory(folder / "test", test, genders)
+    words = {"train": joined, "test": test_clips}
+    train, test = (
+        DataDirectory(folder / split, [*of_split.utterances, *words[split]], of_split.genders)
+        for split, of_split in sentences.items()
+    )
+    for data in (train, test):
+        write_data_directory(data.path, data.utterances, data.genders)
     write_trials(folder / "test" / NAME, read_trials(folder / NAME / "test" / "trials"))
     ids, speakers = [clip.id for clip in test_clips], [clip.speaker for clip in test_clips]
     write_trials(folder / "test" / "speech_commands", make_trials(ids, speakers, seed, max_nontargets=NONTARGETS))
-    return f"{_described(train)} to train on, {_described(test)} to test, lists {NAME} and speech_commands -> {folder}"
+    return f"{described(train)} to train on, {described(test)} to test, lists {NAME} and speech_commands -> {folder}"
 
 
 def _of_test_speakers(clips: list[Utterance], seed: int) -> list[Utterance]:
     """The clips of as many speakers as test, of those who have two clips or more."""
-    counts: dict[str, int] = {}
-    for clip in clips:
-        counts[clip.speaker] = counts.get(clip.speaker, 0) + 1
+    counts = Counter(clip.speaker for clip in clips)
     several = sorted(speaker for speaker, count in counts.items() if count > 1)
     if len(several) < 2 * TEST_SPEAKERS:
         raise SpkverError(
@@ -73,7 +75,3 @@ def _of_test_speakers(clips: list[Utterance], seed: int) -> list[Utterance]:
         )
     chosen = set(np.random.default_rng(seed).permutation(several)[:TEST_SPEAKERS].tolist())
     return [clip for clip in clips if clip.speaker in chosen]
-
-
-def _described(utterances: list[Utterance]) -> str:
-    return f"{len({utterance.speaker for utterance in utterances}):,} speakers ({len(utterances):,} utterances)"
