@@ -101,7 +101,7 @@ def _facts(run: Run, part: dict) -> list[tuple[str, str]]:
     facts.append(("head", ", ".join(f"{key} {value}" for key, value in head.model_dump().items() if key != "K")))
     if "records" in part:
         epochs = run.epochs
-        seconds = np.nansum(epochs["seconds"]) if "seconds" in epochs else 0.0
+        seconds = float(np.nanmax(epochs["seconds"])) if "seconds" in epochs else 0.0  # of the training so far
         took = f" in {_duration(seconds)}" if seconds > 0 else ""
         facts.append(("training", f"{len(epochs['epoch'])} epochs{took}"))
     about = dict(part["about"])

@@ -34,8 +34,9 @@ class Cohort:
     """The training speakers as score normalisation meets them.
 
     Attributes:
-        speakers: S names.
-        embeddings: (S, D) float32, the mean of each one's embeddings, those brought to unit length first.
+        speakers: whose recordings it is made of.
+        embeddings: (S, D) float32, the mean of each one's embeddings, those brought to unit length first; or of
+            clusters of speakers.
         mean: (D,) float32, of all training embeddings: what centring subtracts.
         top_n: how many of them, the nearest to an utterance, AS-norm takes.
         centred: whether the mean is subtracted.
@@ -79,14 +80,14 @@ class Backend:
         path = self._found("cohort.safetensors", "spkver norm")
         try:
             arrays = load_arrays(path.read_bytes())
-            speakers = arrays["speakers"].tobytes().decode().split("\n")
+            speakers = arrays["speakers"].tobytes().decode().splitlines()
             top_n, centred = arrays["settings"].tolist()
             cohort = Cohort(speakers, arrays["embeddings"], arrays["mean"], top_n, bool(centred))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise SpkverError(f"{path}: is no whole cohort ({error}); run `spkver norm` again") from None
-        if cohort.embeddings.shape != (len(speakers), len(cohort.mean)):
-            shape = cohort.embeddings.shape
-            raise SpkverError(f"{path}: {len(speakers)} speakers, embeddings {shape}; run `spkver norm` again")
+        if cohort.embeddings.ndim != 2 or cohort.embeddings.shape[1:] != cohort.mean.shape:
+            shapes = f"embeddings {cohort.embeddings.shape}, their mean {cohort.mean.shape}"
+            raise SpkverError(f"{path}: {shapes}; run `spkver norm` again")
         return cohort
 
     def write_plda(self, plda: Plda, name: str = "plda") -> None:

@@ -33,7 +33,7 @@ from spkver.scoring.backends.calibration import fit_calibration
 from spkver.scoring.backends.cosine import unit_rows
 from spkver.scoring.backends.enrolment import keep_models, read_models
 from spkver.scoring.backends.plda import fit_plda
-from spkver.scoring.backends.score_norm import speaker_means
+from spkver.scoring.backends.score_norm import cluster_means, speaker_means
 from spkver.scoring.metrics import actual_dcf
 from spkver.scoring.metrics.cllr import cllr, min_cllr
 from spkver.scoring.metrics.sorted_scores import SortedScores
@@ -196,20 +196,28 @@ def _contents(made_of: dict) -> dict:
 
 
 def fit_cohort(train: DataDirectory, system: System, settings: Scoring) -> str:
-    """Keep the training speakers' means as the cohort of score normalisation; returns a line that says so."""
+    """Keep means of training speakers, or of clusters of them, as the cohort of score normalisation.
+
+    Returns:
+        A line that says so.
+    """
     embedded = Embedded.of(system, train.path)
     speakers, trained = _trained(embedded, train, system)
     unit = unit_rows(embedded.embeddings[trained])
     norm = settings.norm
     with known_by_name(str(embedded.folder)):
         means, names = speaker_means(unit, speakers[trained].tolist())
-    if norm.method == "as" and len(names) < norm.top_n:
+        shown = f"{len(names)} training speakers"
+        if norm.clusters is not None:
+            means, smallest = cluster_means(means, norm.clusters)
+            shown = f"{len(means)} clusters of {len(names)} training speakers, {smallest} in the smallest"
+    if norm.method == "as" and len(means) < norm.top_n:
         raise SpkverError(
-            f"{embedded.folder}: the cohort has {len(names)} training speakers, scoring.norm.top_n is {norm.top_n}; "
+            f"{embedded.folder}: the cohort has {shown}, scoring.norm.top_n is {norm.top_n}; "
             "lower it, or take all by scoring.norm.method=s"
         )
     system.backend.write_cohort(Cohort(names, means, unit.mean(0, dtype=np.float64), norm.top_n, norm.centre))
-    return f"a cohort of {len(names)} training speakers -> {system.backend.folder}"
+    return f"a cohort of {shown} -> {system.backend.folder}"
 
 
 def fit_plda_model(train: DataDirectory, system: System, settings: Scoring, adapt: Path | None = None) -> str:

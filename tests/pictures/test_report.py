@@ -82,6 +82,13 @@ def test_the_head_says_what_was_trained_on_what(page, scored, voices):
     assert {"machine", "command", "head"} <= set(facts)
 
 
+def test_a_training_took_what_its_last_epoch_has_on_the_clock(scored, tmp_path):
+    run = Run(scored)
+    run.epochs["seconds"] = np.array([60.0, 130.0, 241.0])  # since the training's beginning, pauses left out
+    path, _ = write_report(tmp_path / "r.html", [run])
+    assert dict(data_of(path)["runs"][0]["facts"])["training"] == "3 epochs in 4 min"
+
+
 def test_a_threshold_counts_the_errors_at_it(page, scored):
     (curves,) = [s["curves"] for s in data_of(page)["systems"] if s["name"] == "cosine"]
     scores, labels = Run(scored).scores()["cosine"]

@@ -15,6 +15,7 @@ from spkver.config import load_run
 from spkver.data.directory import read_data_directory
 from spkver.data.trial_making import make_trials
 from spkver.data.trials import read_trials, write_trials
+from spkver.experiment.model_folder import read_speakers
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "general"
 RATE = 16000
@@ -36,7 +37,7 @@ def made(voices, tmp_path_factory):
     (folder / "noise_list").write_text(f"hiss {folder / 'hiss.wav'}\n")
     utterances = [u for u in read_data_directory(voices).utterances if u.speaker in ("v0", "v1")]
     write_trials(folder / "few", make_trials([u.id for u in utterances], [u.speaker for u in utterances], seed=1))
-    script("conditions").make_conditions(voices, folder / "few", folder, folder / "noise_list")
+    script("conditions").make_tests(voices, folder / "few", folder, folder / "noise_list")
     return folder, utterances
 
 
@@ -83,10 +84,30 @@ def test_opus_changes_the_samples_and_leaves_the_voice(made):
 
 def test_the_same_seed_makes_the_same_recordings(made, voices, tmp_path):
     folder, utterances = made
-    script("conditions").make_conditions(voices, folder / "few", tmp_path, folder / "noise_list")
+    script("conditions").make_tests(voices, folder / "few", tmp_path, folder / "noise_list")
     for condition in ("noise", "room"):
         name = f"{condition}/wav/{utterances[0].id}.flac"
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_held_out_speakers_come_under_every_condition_and_for_a_second(trained, voices, made, tmp_path):
+    script("conditions").make_held_out(voices, trained, tmp_path / "out", made[0] / "noise_list")
+    trained_on = set(read_speakers(trained / "model"))
+    expected = {u.id: u for u in read_data_directory(voices).utterances if u.speaker not in trained_on}
+    assert expected
+    written = {u.id: u for u in read_data_directory(tmp_path / "out").utterances}
+    kinds = ("recorded", "second", "noise", "room", "telephone", "opus")
+    assert set(written) == {f"{name}-{kind}" for name in expected for kind in kinds}
+    for name, utterance in expected.items():
+        before = soundfile.read(utterance.path)[0]
+        of_kind = {kind: soundfile.read(written[f"{name}-{kind}"].path)[0] for kind in kinds}
+        assert {written[f"{name}-{kind}"].speaker for kind in kinds} == {utterance.speaker}
+        np.testing.assert_allclose(of_kind["recorded"], before, atol=2**-15)
+        second = of_kind["second"]
+        assert len(second) == min(RATE, len(before))
+        windows = np.lib.stride_tricks.sliding_window_view(before, len(second))
+        assert np.abs(windows - second).max(1).min() < 2**-14
+        assert share_above(of_kind["telephone"], 4100) < 0.1 * share_above(before, 4100)
 
 
 def test_the_box_is_a_model_that_calibrates_and_says_what_it_is(trained, voices, tmp_path, monkeypatch):

@@ -127,6 +127,23 @@ def test_as_norm_is_what_a_slow_reference_says(made):
         assert scores[index] == pytest.approx(expected, rel=1e-3)
 
 
+def test_a_cohort_of_clusters_holds_nobodys_own_voice_and_still_refuses_its_speakers(made, capsys):
+    words = [*SMALL, "scoring.norm.clusters=3"]
+    assert run("norm", made / "test", made / "exp", "--train", made / "train", *SMALL) == 0
+    voices = Backend(made / "exp/model").cohort()
+    of_speakers = scores_of(made, "cosine+asnorm")[1]
+    capsys.readouterr()
+    assert run("norm", made / "test", made / "exp", "--train", made / "train", *words) == 0
+    cohort = Backend(made / "exp/model").cohort()
+    assert f"a cohort of {len(cohort.embeddings)} clusters of 7 training speakers, " in capsys.readouterr().out
+    assert 2 <= len(cohort.embeddings) <= 3 and cohort.speakers == voices.speakers
+    assert np.max(cohort.embeddings @ voices.embeddings.T) < 1 - 1e-4
+    np.testing.assert_array_equal(cohort.mean, voices.mean)
+    assert not np.array_equal(scores_of(made, "cosine+asnorm")[1], of_speakers)
+    assert run("norm", made / "train", made / "exp", "--train", made / "train", *words) == 1
+    assert "is in the cohort too" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method", ["z", "t", "s"])
 def test_the_other_normalisations_take_the_whole_cohort_and_the_side_that_they_name(made, method):
     words = [f"scoring.norm.method={method}", "scoring.norm.centre=false"]
@@ -394,6 +411,7 @@ def test_figures_are_broken_down_by_gender_and_duration(made, capsys):
         ),
         (["score", "TEST", "EXP", "--system", "plda_adapted"], "plda_adapted.safetensors: is not there; `spkver plda`"),
         (["norm", "TEST", "EXP", "--train", "TRAIN", "scoring.norm.top_n=50"], "the cohort has 7 training speakers"),
+        (["norm", "TEST", "EXP", "--train", "TRAIN", "scoring.norm.clusters=4"], "7 speakers are too few for 4 clusters"),
         (["norm", "TRAIN", "EXP", "--train", "TRAIN", *SMALL], "is in the cohort too"),
         (["norm", "TEST", "EXP", "--train", "TEST", *SMALL], "was trained on none of its speakers"),
         (["norm", "TEST", "EXP", "--train", "TRAIN", "optimizer.lr=1"], "override 'optimizer.lr=1': the model is"),

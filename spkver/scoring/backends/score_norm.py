@@ -21,6 +21,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.cluster import KMeans
 from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
@@ -85,6 +86,30 @@ def speaker_means(embeddings: np.ndarray, speakers: Sequence[str]) -> tuple[np.n
     if bad.size:
         raise ValueError(f"the embeddings of speaker '{names[bad[0]]}' cancel out: their mean is zero")
     return (means / norms).astype(np.float32), names
+
+
+def cluster_means(rows: np.ndarray, n_clusters: int) -> tuple[np.ndarray, int]:
+    """The cohort in fewer rows, none of which is one speaker's: means of clusters of like speakers, by k-means.
+
+    A cluster of a single speaker would be that speaker's voice, so it is left out.
+
+    Args:
+        rows: (n_speakers, D) of unit length.
+        n_clusters: how many clusters to look for.
+
+    Returns:
+        ``(means, smallest)``: at most ``n_clusters`` rows of unit length, float32, and the speakers of the smallest.
+
+    Raises:
+        ValueError: there are fewer than two speakers a cluster.
+    """
+    if len(rows) < 2 * n_clusters:
+        raise ValueError(f"{len(rows)} speakers are too few for {n_clusters} clusters of two and more")
+    cluster = KMeans(n_clusters, n_init=4, random_state=0).fit_predict(rows)
+    sizes = np.bincount(cluster, minlength=n_clusters)
+    several = sizes[cluster] > 1
+    means, _ = speaker_means(rows[several], [f"{number:08d}" for number in cluster[several]])
+    return means, int(sizes[sizes > 1].min())
 
 
 def centre(embeddings: np.ndarray, mean: np.ndarray) -> np.ndarray:

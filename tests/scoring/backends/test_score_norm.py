@@ -14,6 +14,7 @@ from spkver.scoring.backends.cosine import unit_rows
 from spkver.scoring.backends.score_norm import (
     CohortStatistics,
     centre,
+    cluster_means,
     cohort_statistics,
     s_norm,
     speaker_means,
@@ -43,6 +44,20 @@ def test_statistics_are_those_of_the_sorted_full_matrix(top_n):
     mean, std = full_matrix_statistics(embeddings, cohort, top_n or 1500)
     np.testing.assert_allclose(found.mean, mean, rtol=0, atol=2e-7)
     np.testing.assert_allclose(found.std, std, rtol=0, atol=2e-7)
+
+
+def test_clusters_are_the_means_of_like_speakers_and_a_lone_voice_is_in_none():
+    voices, noise = unit(4, seed=0), np.random.default_rng(1).normal(scale=0.02, size=(15, 24))
+    group = np.array([0] * 7 + [1] * 5 + [2] * 2 + [3])  # the last one is alone
+    rows = unit_rows(voices[group] + noise)
+    means, smallest = cluster_means(rows, 4)
+    assert (len(means), smallest) == (3, 2)
+    for number in range(3):
+        mean = rows[group == number].mean(0)
+        np.testing.assert_allclose(np.max(means @ mean) / np.linalg.norm(mean), 1, atol=1e-6)
+    assert np.max(means @ rows[-1]) < 0.9
+    with pytest.raises(ValueError, match="15 speakers are too few for 8 clusters of two and more"):
+        cluster_means(rows, 8)
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 1023, 1024, 1025])
