@@ -17,6 +17,7 @@ _SYSTEMS = "how to score: cosine, plda, cosine+asnorm, cosine+asnorm+calibration
 _UNTRAINED = "take the encoder as it was before its first step of training"
 _TRIALS = "list of the trials (default: DATA/trials)"
 _TRAIN = "data directory of the training speakers, which must be embedded"
+_CALIBRATION = "data directory of the training speakers, of whom some were held out, or of others; it must be embedded"
 
 
 def add_scoring_verbs(verb: Callable) -> None:
@@ -87,7 +88,8 @@ def add_scoring_verbs(verb: Callable) -> None:
 
     for name, function in (("norm", norm), ("plda", plda), ("calibrate", calibrate)):
         added = scoring_verb(name, function)
-        added.add_argument("--train", type=Path, required=True, metavar="DATA", help=_TRAIN)
+        of_whom = _CALIBRATION if name == "calibrate" else _TRAIN
+        added.add_argument("--train", type=Path, required=True, metavar="DATA", help=of_whom)
         if name == "plda":
             added.add_argument(
                 "--adapt",
@@ -242,11 +244,12 @@ def plda(options) -> None:
 
 
 def calibrate(options) -> None:
-    """Calibrate a system on held-out training speakers, and score a trial list: log-likelihood ratios."""
+    """Calibrate a system on speakers that it was not trained on, and score a trial list: log-likelihood ratios."""
     from spkver.scoring.stages import fit_calibration_of, score_trials
 
     system = _system(options)
-    print(fit_calibration_of(_directory(options.train, check_files=False), system, *_scoring(options)))
+    train = _directory(options.train, check_files=False)
+    print(fit_calibration_of(train, options.data, system, *_scoring(options)))
     print(score_trials(options.data, options.trials, system.calibrated))
 
 

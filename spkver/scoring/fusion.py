@@ -39,7 +39,7 @@ def fuse_systems(
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise SpkverError(f"fuse: name two different systems or more, got {', '.join(names)}")
     settings, seed = read_scoring(systems[0].model, overrides)
-    found = [held_out_trials(train, system, settings, seed) for system in systems]
+    found = [held_out_trials(train, data, system, settings, seed) for system in systems]
     trials = found[0]
     for name, others in zip(names, found):
         if others.names != trials.names:

@@ -239,10 +239,21 @@ def fit_plda_model(train: DataDirectory, system: System, settings: Scoring, adap
     return f"{said} -> {backend.folder}"
 
 
-def fit_calibration_of(train: DataDirectory, system: System, settings: Scoring, seed: int) -> str:
-    """Calibrate a system on trials among the training speakers that were held out; returns what it did to them."""
+def fit_calibration_of(train: DataDirectory, tested: Path, system: System, settings: Scoring, seed: int) -> str:
+    """Calibrate a system on trials among speakers that it was not trained on; returns what it did to them.
+
+    Args:
+        train: of the training speakers, some held out; or of others.
+        tested: the data directory that is to be scored.
+        system: what is calibrated.
+        settings: with the calibration's.
+        seed: of the trials that are drawn.
+
+    Raises:
+        SpkverError: `held_out_trials` does, or the weights cannot be fitted.
+    """
     backend, chosen = system.backend, settings.calibration
-    trials = held_out_trials(train, system, settings, seed)
+    trials = held_out_trials(train, tested, system, settings, seed)
     labels, n_targets = trials.labels, int(trials.labels.sum())
     with known_by_name(str(train.path)):
         score = build_system(system.name, trials.voices, trials.voices, backend)
@@ -259,7 +270,7 @@ def fit_calibration_of(train: DataDirectory, system: System, settings: Scoring, 
         llrs = calibration.llrs(columns)
         belongs_to |= {EQUAL_ERROR_THRESHOLD: _equal_error_threshold(SortedScores(llrs, labels))}
     backend.write_calibration(system.name, replace(calibration, belongs_to=belongs_to))
-    made_of = f"{n_targets} target and {len(labels) - n_targets} nontarget trials of held-out training speakers"
+    made_of = f"{n_targets} target and {len(labels) - n_targets} nontarget trials of {trials.n_speakers} speakers it was not trained on"
     before = calibration_loss(columns["score"], labels, settings)
     after = calibration_loss(llrs, labels, settings)
     return f"calibration by {made_of} -> {backend.folder}\n{trials.lengths()}\nbefore  {before}\nafter   {after}"
@@ -272,7 +283,7 @@ def _equal_error_threshold(llrs: SortedScores) -> float:
 
 
 class HeldOutTrials(NamedTuple):
-    """Trials among the training speakers that the model was not trained on.
+    """Trials among speakers that the model was not trained on.
 
     Of two kinds, where utterances can be joined: the utterances as they are, and recordings joined of them.
     """
@@ -284,6 +295,7 @@ class HeldOutTrials(NamedTuple):
     labels: np.ndarray  # 1 = target
     weights: np.ndarray  # (n_trials,) each kind counts half, among the targets and among the nontargets
     seconds: np.ndarray  # of the joined recordings; none where none were joined
+    n_speakers: int
 
     def lengths(self) -> str:
         """A line about the lengths that the trials are of."""
@@ -293,20 +305,30 @@ class HeldOutTrials(NamedTuple):
         return f"half of their weight has utterances, half has recordings of {low:.0f} to {high:.0f} s joined of them"
 
 
-def held_out_trials(train: DataDirectory, system: System, settings: Scoring, seed: int) -> HeldOutTrials:
-    """Trials among the training speakers that the model was not trained on.
+def held_out_trials(
+    train: DataDirectory, tested: Path, system: System, settings: Scoring, seed: int
+) -> HeldOutTrials:
+    """Trials among the speakers of ``train`` that the model was not trained on.
 
     Raises:
-        SpkverError: there are fewer than two such speakers.
+        SpkverError: there are fewer than two such speakers, or they are no training data's and those of ``tested``,
+            which is to be scored.
     """
     embedded = Embedded.of(system, train.path)
-    speakers, trained = _trained(embedded, train, system)
-    # Nobody here was trained on where the embeddings were imported.
-    held_out = np.flatnonzero(~trained if read_speakers(system.model) is not None else trained)
-    if len(set(speakers[held_out])) < 2:
+    # Nobody was trained on, as far as is known, where the embeddings were imported.
+    speakers, trained = embedded.speakers(train), read_speakers(system.model) or []
+    held_out = np.flatnonzero(np.isin(speakers, trained, invert=True))
+    names = set(speakers[held_out])
+    if len(names) < 2:
         raise SpkverError(
             f"{train.path}: {system.model} was trained on all of its speakers; calibration needs some held out, "
-            "train with data.held_out_speakers"
+            "train with data.held_out_speakers, or name a directory of other speakers"
+        )
+    both = names & set(read_data_directory(tested, check_files=False).speakers)
+    if both and len(held_out) == len(speakers):
+        raise SpkverError(
+            f"{train.path}: speaker '{min(both)}' is tested by {tested} too ({len(both)} in all), who would tell what "
+            "the test is to find out; name the training data, or other speakers, by --train"
         )
     chosen = settings.calibration
     with known_by_name(str(embedded.folder)):
@@ -324,6 +346,7 @@ def held_out_trials(train: DataDirectory, system: System, settings: Scoring, see
         made.known_labels,
         np.ones(len(made)),
         np.zeros(0),
+        len(names),
     )
     joined = _joined(train, system, set(utts), chosen, seed)
     return singles if joined is None else _with_joined(singles, joined, train, system, chosen, seed)
@@ -366,6 +389,7 @@ def _with_joined(
         np.concatenate([singles.labels, labels]),
         np.concatenate([_equal_weights(singles.labels), _equal_weights(labels)]),
         seconds,
+        singles.n_speakers,
     )
 
 

@@ -401,6 +401,27 @@ def test_figures_are_broken_down_by_gender_and_duration(made, capsys):
     assert "\nf  (" in out and "\nm  (" in out and "\nduration" in out
 
 
+def test_people_whom_the_model_never_met_calibrate_it_unless_they_are_those_under_test(made, tmp_path, capsys):
+    test, others, exp = made / "test", tmp_path / "others", tmp_path / "exp"
+    shutil.copytree(made / "exp", exp)
+    shutil.copytree(test, others)
+    speakers = (others / "utt2spk").read_text().replace("other-", "third-")
+    (others / "utt2spk").write_text(speakers)
+    (others / "spk2gender").unlink()
+    quick = "scoring.calibration.joined_pairs=0"
+    assert run("embed", others, exp) == 0
+    capsys.readouterr()
+    assert run("calibrate", test, exp, "--train", others, quick) == 0
+    n_speakers = len({line.split()[1] for line in speakers.splitlines()})
+    assert f" of {n_speakers} speakers it was not trained on" in capsys.readouterr().out
+    fitted = Backend(exp / "model").calibration("cosine").weights
+    assert run("calibrate", test, exp, "--train", made / "train", quick) == 0
+    assert Backend(exp / "model").calibration("cosine").weights != fitted
+    capsys.readouterr()
+    assert run("calibrate", test, exp, "--train", test, quick) == 1
+    assert f"is tested by {test} too ({n_speakers} in all), who would tell what" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
