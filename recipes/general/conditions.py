@@ -5,14 +5,15 @@
 
 DATA is a data directory, LIST names noises (`utt path` a line). ``test`` makes the data directories OUT/noise (10 dB),
 OUT/room (reverberation of 0.3 to 0.6 s), OUT/telephone (8 kHz, mu-law) and OUT/opus (12 kbit/s) of the utterances in
-a trial list, each with the list `trials`. ``held-out`` makes one, OUT, of the speakers that EXP was not trained on, for its
-calibration: each utterance as it is, under all of these conditions, and a second of it. What is done to a recording
-depends on the seed and its place alone.
+a trial list, each with the list `trials`. ``held-out`` makes one, OUT, of the speakers that EXP was not trained on, for
+its calibration: each utterance as it is, under all of these conditions, and a second of it; its `trials` are within
+each condition, and as many across them. What is done to a recording depends on the seed and its place alone.
 """
 
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,15 @@ from spkver.data.codec import Codec, through_codec
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
 from spkver.data.recordings import Recordings
 from spkver.data.simulated_room import simulated_room
-from spkver.data.trials import read_trials, write_trials
+from spkver.data.trial_making import make_trials
+from spkver.data.trials import joined, read_trials, write_trials
 from spkver.experiment.model_folder import read_speakers
 
 RATE = 16000
 SNR_DB = 10.0
 RT60_SECONDS = 0.3, 0.6
 KBIT_PER_SECOND = 12.0
+PAIRS = 2000, 8000  # at most so many targets and nontargets of each kind calibrate
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -85,12 +88,18 @@ def make_held_out(data: Path, exp: Path, out: Path, noise_list: Path, seed: int 
     directory, trained = read_data_directory(data), set(read_speakers(exp / "model") or [])
     held_out = directory.at(np.array([utterance.speaker not in trained for utterance in directory.utterances]))
     changes = {"recorded": lambda samples, _: samples, "second": _second, **conditions(noise_list)}
-    changed = []
+    groups = [[] for _ in changes]  # utterances of each condition
     for number, (name, change) in enumerate(changes.items()):
         for place, utterance in enumerate(tqdm(held_out.utterances, desc=name, unit="file", disable=None)):
             again = replace(utterance, id=f"{utterance.id}-{name}")
-            changed.append(_changed(again, change, out, np.random.default_rng([seed, number, place])))
-    write_data_directory(out, changed, held_out.genders)
+            groups[number].append(_changed(again, change, out, np.random.default_rng([seed, number, place])))
+    every = list(chain(*groups))
+    write_data_directory(out, every, held_out.genders)
+    lists = [
+        make_trials([u.id for u in group], [u.speaker for u in group], seed, *PAIRS, held_out.genders)
+        for group in [*groups, every]
+    ]
+    write_trials(out / "trials", joined(lists))
 
 
 def _second(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:

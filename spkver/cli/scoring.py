@@ -17,6 +17,7 @@ _SYSTEMS = "how to score: cosine, plda, cosine+asnorm, cosine+asnorm+calibration
 _UNTRAINED = "take the encoder as it was before its first step of training"
 _TRIALS = "list of the trials (default: DATA/trials)"
 _TRAIN = "data directory of the training speakers, which must be embedded"
+_ON = "list of trials among them to calibrate on (default: drawn at random, of utterances and of longer recordings)"
 _CALIBRATION = "data directory of the training speakers, of whom some were held out, or of others; it must be embedded"
 
 
@@ -99,6 +100,7 @@ def add_scoring_verbs(verb: Callable) -> None:
             )
         if name == "calibrate":
             added.add_argument("--system", default="cosine", help=_SYSTEMS)
+            added.add_argument("--on", type=Path, metavar="FILE", help=_ON)
         scoring_options(added)
 
     added = verb("fuse", fuse)
@@ -249,7 +251,7 @@ def calibrate(options) -> None:
 
     system = _system(options)
     train = _directory(options.train, check_files=False)
-    print(fit_calibration_of(train, options.data, system, *_scoring(options)))
+    print(fit_calibration_of(train, options.data, system, *_scoring(options), options.on))
     print(score_trials(options.data, options.trials, system.calibrated))
 
 

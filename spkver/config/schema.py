@@ -403,7 +403,7 @@ class ScoreNorm(Section):
     method: Literal["z", "t", "s", "as"] = "as"
     top_n: Annotated[int, Field(ge=2)] = 50  # cohort speakers nearest to an utterance; "as" alone takes so few
     centre: bool = True  # subtract the mean of the training speakers from every embedding
-    clusters: Annotated[int, Field(ge=2)] | None = None  # of like speakers, whose means are the cohort; null: each speaker
+    clusters: Annotated[int, Field(ge=2)] | None = None  # of like speakers, who then make the cohort
 
 
 class Plda(Section):

@@ -18,7 +18,7 @@ from spkver.data.directory import DataDirectory, read_data_directory
 from spkver.data.lookup import Rows, check_ids
 from spkver.data.names import composed
 from spkver.data.trial_making import make_trials
-from spkver.data.trials import Trials, look_up
+from spkver.data.trials import Trials, look_up, map_trials, read_trials
 from spkver.embedding.extractor import Extractor
 from spkver.embedding.folder import MADE_OF, read_embeddings, refuse_other_data, write_embeddings
 from spkver.embedding.interchange import export_kaldi, export_npz, import_embeddings
@@ -239,7 +239,9 @@ def fit_plda_model(train: DataDirectory, system: System, settings: Scoring, adap
     return f"{said} -> {backend.folder}"
 
 
-def fit_calibration_of(train: DataDirectory, tested: Path, system: System, settings: Scoring, seed: int) -> str:
+def fit_calibration_of(
+    train: DataDirectory, tested: Path, system: System, settings: Scoring, seed: int, on: Path | None = None
+) -> str:
     """Calibrate a system on trials among speakers that it was not trained on; returns what it did to them.
 
     Args:
@@ -248,12 +250,13 @@ def fit_calibration_of(train: DataDirectory, tested: Path, system: System, setti
         system: what is calibrated.
         settings: with the calibration's.
         seed: of the trials that are drawn.
+        on: a list of trials to calibrate on, instead of drawn ones.
 
     Raises:
         SpkverError: `held_out_trials` does, or the weights cannot be fitted.
     """
     backend, chosen = system.backend, settings.calibration
-    trials = held_out_trials(train, tested, system, settings, seed)
+    trials = held_out_trials(train, tested, system, settings, seed, on)
     labels, n_targets = trials.labels, int(trials.labels.sum())
     with known_by_name(str(train.path)):
         score = build_system(system.name, trials.voices, trials.voices, backend)
@@ -270,10 +273,11 @@ def fit_calibration_of(train: DataDirectory, tested: Path, system: System, setti
         llrs = calibration.llrs(columns)
         belongs_to |= {EQUAL_ERROR_THRESHOLD: _equal_error_threshold(SortedScores(llrs, labels))}
     backend.write_calibration(system.name, replace(calibration, belongs_to=belongs_to))
-    made_of = f"{n_targets} target and {len(labels) - n_targets} nontarget trials of {trials.n_speakers} speakers it was not trained on"
+    made_of = f"{n_targets} target and {len(labels) - n_targets} nontarget trials"
     before = calibration_loss(columns["score"], labels, settings)
     after = calibration_loss(llrs, labels, settings)
-    return f"calibration by {made_of} -> {backend.folder}\n{trials.lengths()}\nbefore  {before}\nafter   {after}"
+    said = f"calibration by {made_of} of {trials.n_speakers} speakers it was not trained on -> {backend.folder}"
+    return f"{said}\n{trials.lengths()}\nbefore  {before}\nafter   {after}"
 
 
 def _equal_error_threshold(llrs: SortedScores) -> float:
@@ -306,13 +310,13 @@ class HeldOutTrials(NamedTuple):
 
 
 def held_out_trials(
-    train: DataDirectory, tested: Path, system: System, settings: Scoring, seed: int
+    train: DataDirectory, tested: Path, system: System, settings: Scoring, seed: int, listed: Path | None = None
 ) -> HeldOutTrials:
-    """Trials among the speakers of ``train`` that the model was not trained on.
+    """Trials among the speakers of ``train`` that the model was not trained on: drawn, or those of a list.
 
     Raises:
         SpkverError: there are fewer than two such speakers, or they are no training data's and those of ``tested``,
-            which is to be scored.
+            which is to be scored; or the list has no labels, or other utterances.
     """
     embedded = Embedded.of(system, train.path)
     # Nobody was trained on, as far as is known, where the embeddings were imported.
@@ -335,19 +339,26 @@ def held_out_trials(
         voices = embedded.voices(system.backend, chosen.quality)
     measures = {name: values[held_out] for name, values in voices.measures.items()}
     utts = [embedded.utts[row] for row in held_out]
-    made = make_trials(
-        utts, speakers[held_out].tolist(), seed, max_nontargets=chosen.max_nontargets, genders=train.genders
-    )
+    if listed is not None:
+        made = read_trials(listed)
+        if made.labels is None:
+            raise SpkverError(f"{listed}: has no labels; a calibration learns from target and nontarget trials")
+        index = map_trials(made, utts, f"{train.path} among speakers that {system.model} was not trained on")
+    else:
+        of_whom = speakers[held_out].tolist()
+        made = make_trials(utts, of_whom, seed, max_nontargets=chosen.max_nontargets, genders=train.genders)
+        index = made.enroll_index, made.test_index
     singles = HeldOutTrials(
         utts,
         EmbeddingSet(embedded.embeddings[held_out], measures),
-        made.enroll_index,
-        made.test_index,
+        *index,
         made.known_labels,
         np.ones(len(made)),
         np.zeros(0),
         len(names),
     )
+    if listed is not None:
+        return singles
     joined = _joined(train, system, set(utts), chosen, seed)
     return singles if joined is None else _with_joined(singles, joined, train, system, chosen, seed)
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,16 @@ def test_held_out_speakers_come_under_every_condition_and_for_a_second(trained, 
     written = {u.id: u for u in read_data_directory(tmp_path / "out").utterances}
     kinds = ("recorded", "second", "noise", "room", "telephone", "opus")
     assert set(written) == {f"{name}-{kind}" for name in expected for kind in kinds}
+    trials = read_trials(tmp_path / "out/trials")
+    pairs = [trials.pair(index) for index in range(len(trials))]
+    for (enroll, test), label in zip(pairs, trials.labels):
+        assert (written[enroll].speaker == written[test].speaker) == label
+    for kind in kinds:  # all pairs of a condition, once by themselves and once among all
+        within = Counter(frozenset(pair) for pair in pairs if all(name.endswith(kind) for name in pair))
+        assert set(within.values()) == {2}
+        assert len(within) > 0.4 * len(expected) * (len(expected) - 1) / 2  # without those of two genders
+    across = [label for (a, b), label in zip(pairs, trials.labels) if a.split("-")[-1] != b.split("-")[-1]]
+    assert {0, 1} == set(across)
     for name, utterance in expected.items():
         before = soundfile.read(utterance.path)[0]
         of_kind = {kind: soundfile.read(written[f"{name}-{kind}"].path)[0] for kind in kinds}

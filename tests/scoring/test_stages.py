@@ -15,6 +15,7 @@ from spkver.data.trial_making import make_trials
 from spkver.data.trials import Trials, write_trials
 from spkver.embedding.folder import read_embeddings
 from spkver.scoring.backend_folder import Backend
+from spkver.scoring.backends.calibration import fit_calibration
 from spkver.scoring.metrics import equal_error_rate
 from spkver.scoring.metrics.cllr import cllr
 from spkver.scoring.score_files import read_scores
@@ -422,6 +423,37 @@ def test_people_whom_the_model_never_met_calibrate_it_unless_they_are_those_unde
     assert f"is tested by {test} too ({n_speakers} in all), who would tell what" in capsys.readouterr().err
 
 
+def test_a_list_says_which_trials_calibrate(made, tmp_path, capsys):
+    test, exp, train = made / "test", shutil.copytree(made / "exp", tmp_path / "exp"), made / "train"
+    trained = (exp / "model/speakers").read_text().split()
+    rows = [line.split() for line in (train / "utt2spk").read_text().splitlines()]
+    held_out = [(utt, speaker) for utt, speaker in rows if speaker not in trained]
+    listed = make_trials([utt for utt, _ in held_out], [speaker for _, speaker in held_out], seed=5)
+    few = Trials(listed.names, *(side[::3] for side in (listed.enroll_index, listed.test_index, listed.labels)))
+    write_trials(tmp_path / "few", few)
+    words = ["calibrate", test, exp, "--train", train, "--on", tmp_path / "few"]
+    assert run(*words, "scoring.calibration.quality=[duration]") == 0
+    n_targets = int(few.labels.sum())
+    said = f"calibration by {n_targets} target and {len(few) - n_targets} nontarget trials of 3 speakers"
+    assert said in capsys.readouterr().out
+    embeddings, utts = read_embeddings(exp / "embeddings/train")
+    sides = [[utts.index(few.names[n].as_py()) for n in side] for side in (few.enroll_index, few.test_index)]
+    cosines = (embeddings[sides[0]] * embeddings[sides[1]]).sum(1, dtype=np.float64)
+    seconds = np.load(exp / "embeddings/train/measures.npz")["duration"]
+    logs = np.sort(np.log([seconds[side] for side in sides]), axis=0)
+    columns = {"score": cosines, "log_duration_min": logs[0], "log_duration_max": logs[1]}
+    fitted = Backend(exp / "model").calibration("cosine")
+    expected = fit_calibration(columns, few.labels, 0.05, 1e-6, {}, {"log_duration_min", "log_duration_max"})
+    np.testing.assert_allclose(fitted.llrs(columns), expected.llrs(columns), atol=1e-3)
+    trial = f"{held_out[0][0]} {next(utt for utt, speaker in rows if speaker in trained)}"
+    (tmp_path / "few").write_text(trial + " nontarget\n")
+    assert run(*words) == 1
+    assert f"is in no line of {train} among speakers that {exp / 'model'} was not" in capsys.readouterr().err
+    (tmp_path / "few").write_text(f"{held_out[0][0]} {held_out[1][0]}\n")
+    assert run(*words) == 1
+    assert f"{tmp_path / 'few'}: has no labels; a calibration" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -432,7 +464,7 @@ def test_people_whom_the_model_never_met_calibrate_it_unless_they_are_those_unde
         ),
         (["score", "TEST", "EXP", "--system", "plda_adapted"], "plda_adapted.safetensors: is not there; `spkver plda`"),
         (["norm", "TEST", "EXP", "--train", "TRAIN", "scoring.norm.top_n=50"], "the cohort has 7 training speakers"),
-        (["norm", "TEST", "EXP", "--train", "TRAIN", "scoring.norm.clusters=4"], "7 speakers are too few for 4 clusters"),
+        (["norm", "TEST", "EXP", "--train", "TRAIN", "scoring.norm.clusters=4"], "7 speakers are too few"),
         (["norm", "TRAIN", "EXP", "--train", "TRAIN", *SMALL], "is in the cohort too"),
         (["norm", "TEST", "EXP", "--train", "TEST", *SMALL], "was trained on none of its speakers"),
         (["norm", "TEST", "EXP", "--train", "TRAIN", "optimizer.lr=1"], "override 'optimizer.lr=1': the model is"),
