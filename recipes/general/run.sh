@@ -54,20 +54,23 @@ fi
 if in_stage 4 "large-margin fine-tune"; then
     train_on conf/general_lmf.yaml "$final" "${exp}_voices/model"
 fi
-if in_stage 5 "embeddings of the speakers"; then
+if in_stage 5 "embeddings of the test speakers"; then
     spkver embed "$data/test" "$final"
-    spkver embed "$data/train" "$final"
 fi
 exp=$final
 if in_stage 6 "scores and metrics"; then
     score_lists cosine
 fi
-if in_stage 7 "calibration"; then
-    spkver calibrate "$data/test" "$exp" --train "$data/train" --trials "$data/test/speechocean762"
+if in_stage 7 "calibration on held-out speakers, also of a second and under other conditions"; then
+    python3 "$(dirname "$RECIPE")/conditions.py" held-out "$data/train" "$data/calibration" --noise "$noise/noise" --exp "$exp"
+    spkver embed "$data/calibration" "$exp"
+    spkver calibrate "$data/test" "$exp" --train "$data/calibration" --on "$data/calibration/trials" \
+        --trials "$data/test/speechocean762"
     score_lists cosine+calibration
 fi
 if in_stage 8 "test recordings under other conditions"; then
-    python3 "$(dirname "$RECIPE")/conditions.py" "$data/test" "$data/test/speechocean762" "$data" --noise "$noise/noise"
+    python3 "$(dirname "$RECIPE")/conditions.py" test "$data/test" "$data" --noise "$noise/noise" \
+        --trials "$data/test/speechocean762"
     for condition in noise room telephone opus; do
         spkver embed "$data/$condition" "$exp"
         for system in cosine cosine+calibration; do

@@ -297,8 +297,8 @@ def pack(options) -> None:
     """Pack a data directory into shards (tars of WebDataset's form), or list the shards of another toolkit."""
     from spkver.config.schema import Data
     from spkver.data.audio_check import keep_usable
-    from spkver.data.cores import usable_cores
     from spkver.data.directory import read_data_directory
+    from spkver.data.machine import usable_cores
     from spkver.data.packing import index_shards, pack_directory, shards_of
 
     workers = options.workers or usable_cores()

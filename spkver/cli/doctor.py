@@ -23,7 +23,7 @@ _EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "vad": ("silero-vad", "onnxruntime"),
 }
-_SHARED, _CGROUPS = Path("/dev/shm"), Path("/sys/fs/cgroup")
+_SHARED = Path("/dev/shm")
 _SMALL_SHARED = 1 << 30  # bytes; a container has 64 MiB unless it is given more
 
 
@@ -94,28 +94,19 @@ def _kernels() -> str:
 
 
 def _cores() -> str:
-    from spkver.data.cores import usable_cores
+    from spkver.data.machine import usable_cores
 
     return f"{usable_cores()} that this process may use, of {os.cpu_count()}"
 
 
 def _memory() -> str:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+    from spkver.data.machine import machine_memory, usable_memory
+
+    of_machine, usable = machine_memory(), usable_memory()
+    if of_machine is None:
         return "not known on this system"
-    of_machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = _container_limit()
-    limited = f", {_gibibytes(limit)} in this container" if limit is not None and limit < of_machine else ""
+    limited = f", {_gibibytes(usable)} in this container" if usable < of_machine else ""
     return f"{_gibibytes(of_machine)}{limited}"
-
-
-def _container_limit() -> int | None:
-    """The bytes that the control group of a container may use, of version 2 or 1; None without a limit."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        path = _CGROUPS / name
-        if path.is_file():
-            text = path.read_text(encoding="ascii").strip()
-            return int(text) if text.isdigit() else None
-    return None
 
 
 def _shared_memory() -> str:

@@ -169,7 +169,7 @@ def add_scoring_verbs(verb: Callable) -> None:
 def embed(options) -> None:
     """Embed every utterance of a data directory."""
     from spkver.cli.memory import hold_memory_flat, tune_malloc
-    from spkver.data.cores import usable_cores
+    from spkver.data.machine import usable_cores
     from spkver.embedding.extractor import Extractor
     from spkver.embedding.stage import embed_directory
     from spkver.experiment.model_fingerprint import weights_file

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from spkver.data.cores import usable_cores
+from spkver.data.machine import usable_cores
 from spkver.errors import SpkverError
 
 FORMATS = ("flac", "wav")

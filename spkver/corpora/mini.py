@@ -27,8 +27,8 @@ from spkver.corpora.espeak_voices import Synthesiser, Voice, draw_voice, write_v
 from spkver.corpora.recording import record
 from spkver.corpora.sentences import draw_sentence
 from spkver.corpora.sound_file import write_pcm16
-from spkver.data.cores import usable_cores
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
+from spkver.data.machine import usable_cores
 from spkver.data.trial_making import make_trials
 from spkver.data.trials import Trials, write_trials
 from spkver.errors import SpkverError

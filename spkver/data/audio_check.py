@@ -26,8 +26,8 @@ import torch
 from tqdm import tqdm
 
 from spkver.data.audio import AudioError, check_samples, read_audio
-from spkver.data.cores import usable_cores
 from spkver.data.directory import DataDirectory, Utterance, read_columns, read_durations, write_durations
+from spkver.data.machine import usable_cores
 from spkver.data.shards import Location, located, stamp
 from spkver.data.shared_work import StopWork, share_work
 from spkver.data.utterance_table import UtteranceTable, find

@@ -17,9 +17,9 @@ from spkver.config.schema import Augment
 from spkver.data.audio import AudioError, is_16_bit_audio, read_audio, wrap_to
 from spkver.data.augment_draws import AugmentDraws
 from spkver.data.codec import through_codec
-from spkver.data.cores import one_torch_thread
 from spkver.data.crop_batch import Crop, CropBatch, as_16_bit, as_float32, joined
 from spkver.data.directory import DataDirectory
+from spkver.data.machine import one_torch_thread
 from spkver.data.sampler import Draw
 from spkver.data.shared_memory import pack, shared_zeros
 from spkver.data.variants import variants_of

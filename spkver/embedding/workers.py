@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from spkver.data.audio import AudioError
-from spkver.data.cores import one_torch_thread
 from spkver.data.directory import Utterance
+from spkver.data.machine import one_torch_thread
 from spkver.data.shards import stamp
 from spkver.data.shared_work import StopWork, share_work
 from spkver.embedding.extractor import Extractor

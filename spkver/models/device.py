@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from spkver.data.machine import usable_memory
 from spkver.errors import SpkverError
 
 
@@ -76,9 +77,5 @@ def full_float32() -> Iterator[None]:
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes of a GPU's memory, or of the machine's; 2**62 where they are not known."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return 1 << 62
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of a GPU's memory, or of the main memory that this process may use."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else usable_memory()

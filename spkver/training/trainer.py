@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader
 from spkver import native
 from spkver.config import Config
 from spkver.data.augment import Augmenter
-from spkver.data.cores import worker_count
 from spkver.data.dataset import SpeakerCrops
 from spkver.data.directory import DataDirectory
+from spkver.data.machine import worker_count
 from spkver.data.sampler import SpeakerBatchSampler
 from spkver.data.variants import ORIGINAL
 from spkver.embedding.extractor import Embeds, Extractor

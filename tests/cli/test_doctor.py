@@ -7,7 +7,8 @@ import torch
 
 from spkver import __version__, native
 from spkver.cli import doctor
-from spkver.data.cores import usable_cores
+from spkver.data import machine
+from spkver.data.machine import usable_cores
 
 
 def found_by(run):
@@ -50,12 +51,11 @@ def test_a_small_shared_memory_and_the_limit_of_a_container_are_told(run, monkey
     usage = type("Usage", (), {"free": 60 << 20, "total": 64 << 20})
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(doctor, "_SHARED", tmp_path)
-    (tmp_path / "memory.max").write_text(f"{256 << 20}\n")
-    monkeypatch.setattr(doctor, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "usable_memory", lambda: 256 << 20)
     found = found_by(run)
     assert found[str(tmp_path)] == (
         "0.1 GiB free of 0.1 GiB: little; batches go by pipes where it is full (docker run --shm-size=2g gives more)"
     )
     assert found["memory"].endswith(", 0.2 GiB in this container")
-    (tmp_path / "memory.max").write_text("max\n")
+    monkeypatch.setattr(machine, "usable_memory", machine.machine_memory)
     assert "container" not in found_by(run)["memory"]

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from spkver.data.cores import usable_cores
 from spkver.data.lookup import check_index
+from spkver.data.machine import usable_cores
 from spkver.embedding.rows import ROWS_A_CHUNK
 
 _LONGEST_ROW = 8192  # numbers in the buffer of numpy's iterator (NPY_BUFSIZE)

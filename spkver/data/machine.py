@@ -1,11 +1,13 @@
-"""How many cores work can be spread over."""
+"""What a process may use of the machine: its cores and its memory, of which a container has a part."""
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+Number = TypeVar("Number", int, float)
 _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -20,7 +22,7 @@ def usable_cores(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> int:
         own: the file that names this process's groups.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([cores, *(math.ceil(quota) for quota in _quotas(cgroups, own))]))
+    return max(1, min([cores, *(math.ceil(quota) for quota in _limits(cgroups, own, "cpu", _cores_of))]))
 
 
 def worker_count(asked: int | str, processes: int = 1) -> int:
@@ -46,26 +48,45 @@ def one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
-    """The quotas, in cores, of the groups that this process is in and of those above them."""
+def usable_memory(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> int:
+    """The bytes of memory that this process may use: the machine's, or fewer where its container has a limit.
+
+    2**62 on a system that does not say.
+
+    Args:
+        cgroups: where control groups are mounted, of version 2 (``memory.max``) or 1 (``memory.limit_in_bytes``).
+        own: the file that names this process's groups.
+    """
+    return min([machine_memory() or 1 << 62, *_limits(cgroups, own, "memory", _memory_of)])
+
+
+def machine_memory() -> int | None:
+    """The bytes of memory of the machine; None on a system that does not say."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _limits(cgroups: Path, own: Path, controller: str, limit_of: Callable[[Path], Number | None]) -> Iterator[Number]:
+    """The limits of the groups that this process is in and of those above them."""
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:  # not on Linux
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         mount = cgroups / controllers if controllers else cgroups
         # Within a container its own group may be the mount itself, and the path be that outside of it.
         group = mount / path.lstrip("/")
         for folder in (mount, *(each for each in (group, *group.parents) if mount in each.parents)):
-            quota = _quota_of(folder)
-            if quota is not None:
-                yield quota
+            limit = limit_of(folder)
+            if limit is not None:
+                yield limit
 
 
-def _quota_of(folder: Path) -> float | None:
+def _cores_of(folder: Path) -> float | None:
     try:
         if (folder / "cpu.max").is_file():
             quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
@@ -74,4 +95,13 @@ def _quota_of(folder: Path) -> float | None:
             period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii")
         return None if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _memory_of(folder: Path) -> int | None:
+    name = "memory.max" if (folder / "memory.max").is_file() else "memory.limit_in_bytes"
+    try:
+        text = (folder / name).read_text(encoding="ascii").strip()
+        return None if text == "max" else int(text)
+    except (OSError, ValueError):
         return None

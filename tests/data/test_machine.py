@@ -1,10 +1,10 @@
-"""The number of cores: what a process may run on, and what its container's quota leaves of it."""
+"""What a process may use of cores and memory, and what its container leaves of them."""
 
 import os
 
 import pytest
 
-from spkver.data.cores import usable_cores
+from spkver.data.machine import machine_memory, usable_cores, usable_memory
 
 HERE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -53,3 +53,19 @@ def test_files_that_say_nothing_are_passed_over(many, tmp_path):
     (tmp_path / "own").write_text("0::/\n")
     group(tmp_path, cpu__max="much\n")
     assert usable_cores(tmp_path, tmp_path / "own") == 64
+
+
+@pytest.mark.parametrize("text, expected", [("268435456\n", 256 << 20), ("max\n", None), ("a lot", None)])
+def test_a_limit_of_memory_of_version_2(tmp_path, text, expected):
+    (tmp_path / "own").write_text("0::/pod/container\n")
+    group(tmp_path / "pod", memory__max=text)
+    group(tmp_path / "pod" / "container", memory__max=f"{1 << 60}\n")
+    assert usable_memory(tmp_path, tmp_path / "own") == (expected or machine_memory())
+
+
+def test_a_limit_of_memory_of_version_1(tmp_path):
+    (tmp_path / "own").write_text("4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n")
+    group(tmp_path / "memory" / "docker" / "abc", memory__limit_in_bytes=f"{512 << 20}\n")
+    group(tmp_path / "cpu,cpuacct", memory__limit_in_bytes="1\n")
+    assert usable_memory(tmp_path, tmp_path / "own") == 512 << 20
+    assert usable_memory(tmp_path, tmp_path / "none") == machine_memory()
