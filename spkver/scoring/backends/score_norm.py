@@ -21,7 +21,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.cluster import KMeans
 from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
@@ -103,6 +102,8 @@ def cluster_means(rows: np.ndarray, n_clusters: int) -> tuple[np.ndarray, int]:
     Raises:
         ValueError: there are fewer than two speakers a cluster.
     """
+    from sklearn.cluster import KMeans  # takes a second
+
     if len(rows) < 2 * n_clusters:
         raise ValueError(f"{len(rows)} speakers are too few for {n_clusters} clusters of two and more")
     cluster = KMeans(n_clusters, n_init=4, random_state=0).fit_predict(rows)
