@@ -139,9 +139,10 @@ def test_a_file_that_one_process_cannot_read_stops_all_with_one_message(tiny_con
     assert not any("Traceback" in errors for errors in ended)
 
 
-def test_a_full_disk_stops_all_with_one_message(alone, tiny_config, voices, tmp_path):
+@pytest.mark.parametrize("head", ["replicated", pytest.param("sharded", marks=pytest.mark.slow)])
+def test_a_full_disk_stops_all_with_one_message(alone, tiny_config, voices, tmp_path, head):
     exp = tmp_path / "exp"
-    often = [*CALM, "training.checkpoint_minutes=0.002"]
+    often = [*CALM, "training.checkpoint_minutes=0.002", f"training.head={head}"]
     both = processes(2, "train", tiny_config, "--data", voices, "--exp", exp, *often)
     wait_for_steps(both[0], exp, 10)
     # Of the process that writes no file can become longer than the log; what it says is shorter.
