@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -49,6 +50,8 @@ def build_loader(
         prefetch: batches that each of them reads ahead.
     """
     on_gpu = augmenter.device.type != "cpu"
+    # Arrow keeps the memory that lists were read with, 200 MiB for a million utterances, and workers would have it too.
+    pa.default_memory_pool().release_unused()
     return DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -6,16 +6,24 @@ import signal
 import threading
 import time
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils import signal_handling
 
+from spkver.config.schema import Augment
+from spkver.data.audio_check import keep_usable
+from spkver.data.augment import Augmenter
+from spkver.data.dataset import SpeakerCrops
+from spkver.data.directory import read_data_directory
+from spkver.data.sampler import SpeakerBatchSampler
 from spkver.data.shared_memory import pack, shared_zeros
 from spkver.errors import SpkverError
 from spkver.training import batches as batches_module
 from spkver.training import stopping
-from spkver.training.batches import Batches, WorkerDied, _how_it_died
+from spkver.training.batches import Batches, WorkerDied, _how_it_died, build_loader
 from spkver.training.stopping import StopNow, StopRequest, ignore_interrupts
 
 N = 8
@@ -228,3 +236,20 @@ def test_too_many_open_files_is_one_line_and_another_error_is_what_it_was(worker
             with pytest.raises(kind, match=said):
                 next(batches)
             batches._iterator = iterator
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's account of a process's memory")
+def test_what_arrow_has_freed_is_given_back_before_workers_are_forked(voices):
+    def resident():
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    usable = keep_usable(read_data_directory(voices), 16000)
+    dataset = SpeakerCrops(usable, 16000, 0.5, Augment(), 1, 0.0)
+    sampler, augmenter = SpeakerBatchSampler(dataset.labels, 4), Augmenter(dataset.draws, torch.device("cpu"))
+    pa.default_memory_pool().release_unused()
+    before = resident()
+    read = [pa.concat_arrays([pa.array(np.arange(500_000))] * 2) for _ in range(25)]  # 200 MB
+    del read
+    build_loader(dataset, sampler, augmenter, workers=0, prefetch=1)
+    assert resident() < before + 60e6
