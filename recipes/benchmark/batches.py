@@ -10,26 +10,18 @@ import tempfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
 
 from made_up import make_directory
 from memory import mebibytes_with_workers
-from pydantic import Field
-from table import batches_of
+from table import Training, batches_of
 
 from spkver.config import load_config
-from spkver.config.schema import Count, Section
+from spkver.config.schema import Count
 
 HERE = Path(__file__).resolve().parent
 
 
-class Sizes(Section):
-    utterances: Count
-    speakers: Count
-    speeds: Annotated[list[float], Field(min_length=1)]
-    workers: Count
-    crop_seconds: float
-    batches: Annotated[list[Count], Field(min_length=1)]
+class Sizes(Training):
     n_batches: Count
     every: Count
 

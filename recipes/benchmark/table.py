@@ -34,15 +34,20 @@ from spkver.training.batches import Batches, build_loader
 HERE = Path(__file__).resolve().parent
 
 
-class Sizes(Section):
+class Training(Section):
+    """What reads a data directory in batches."""
+
     utterances: Count
     speakers: Count
     speeds: Annotated[list[float], Field(min_length=1)]
     workers: Count
     crop_seconds: float
+    batches: Annotated[list[Count], Field(min_length=1)]
+
+
+class Sizes(Training):
     sampler_speakers: list[Count]
     sampler_utterances: Count
-    batches: Annotated[list[Count], Field(min_length=1)]
     steps: Count
 
 
@@ -60,7 +65,7 @@ class Seconds:
         return sum(one.ru_utime + one.ru_stime for one in used), time.perf_counter()
 
 
-def batches_of(folder: Path, sizes, words: list[str]) -> Batches:
+def batches_of(folder: Path, sizes: Training, words: list[str]) -> Batches:
     """What a training reads of a data directory, from its lists on."""
     overrides = [f"data.crop_seconds={sizes.crop_seconds}", f"augment.speed_factors={sizes.speeds}", *words]
     config = load_config("base", overrides)
