@@ -250,8 +250,8 @@ def calibrate(options) -> None:
     from spkver.scoring.stages import fit_calibration_of, score_trials
 
     system = _system(options)
-    train = _directory(options.train, check_files=False)
-    print(fit_calibration_of(train, options.data, system, *_scoring(options), options.on))
+    train, (settings, seed) = _directory(options.train, check_files=False), _scoring(options)
+    print(fit_calibration_of(train, options.data, system, settings, seed, options.on))
     print(score_trials(options.data, options.trials, system.calibrated))
 
 

@@ -77,9 +77,9 @@ def _limits(cgroups: Path, own: Path, controller: str, limit_of: Callable[[Path]
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        mount = cgroups / controllers if controllers else cgroups
+        mount: Path = cgroups / controllers if controllers else cgroups
         # Within a container its own group may be the mount itself, and the path be that outside of it.
-        group = mount / path.lstrip("/")
+        group: Path = mount / path.lstrip("/")
         for folder in (mount, *(each for each in (group, *group.parents) if mount in each.parents)):
             limit = limit_of(folder)
             if limit is not None:
