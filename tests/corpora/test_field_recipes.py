@@ -70,6 +70,7 @@ def test_voxceleb_goes_from_the_copy_to_a_table_with_vox1_o_e_and_h(
     assert "id00012" in trained and "id10" not in trained
 
 
+@pytest.mark.slow
 def test_librispeech_goes_from_the_copy_to_a_table(run_recipe, librispeech, small_run, tmp_path):
     config = tmp_path / "small.yaml"
     config.write_text(
@@ -80,6 +81,7 @@ def test_librispeech_goes_from_the_copy_to_a_table(run_recipe, librispeech, smal
     assert [metrics["test/test-other"]["cosine"][kind] for kind in ("targets", "nontargets")] == [20, 30]
 
 
+@pytest.mark.slow
 def test_cnceleb_enrols_from_several_recordings_and_from_one(run_recipe, cnceleb, musan, rirs, small_run, tmp_path):
     own = [
         "--musan",

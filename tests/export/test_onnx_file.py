@@ -109,6 +109,7 @@ def other(tiny_config, voices, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_rotary_position_layer_norms_the_average_spectrum_and_variants_are_trained_averaged_and_exported(other):
     model = load_model(other / "exp" / "model")
     assert model.encoder.layers[0].rotary
@@ -122,6 +123,7 @@ def test_rotary_position_layer_norms_the_average_spectrum_and_variants_are_train
     assert magnitudes == pytest.approx(expected.magnitudes, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_one_encoder_embeds_all_variants_in_the_exported_file(other):
     graph = onnx.load(other / "int8.onnx").graph
     matrices = [each for each in graph.initializer if len(each.dims) == 2 and min(each.dims) >= 16]

@@ -24,6 +24,7 @@ def test_the_notebook_is_kept_without_outputs():
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_a_clean_kernel_and_shows_every_picture(scored, tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat", reason="nbclient is not installed")
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
