@@ -45,7 +45,7 @@ read_options() {
             -h | --help) echo "$help"; exit 0 ;;
             --*)
                 option=${1%%=*}
-                [[ $option =~ ^--[a-z-]+$ && $help =~ (^|[^a-z-])$option([^a-z-]|$) ]] ||
+                [[ $option =~ ^--[a-z0-9-]+$ && $help =~ (^|[^a-z0-9-])$option([^a-z0-9-]|$) ]] ||
                     fail "unknown option $option (see --help)"
                 if [ "$option" = "$1" ]; then
                     [ $# -ge 2 ] || fail "option $1 needs a value"

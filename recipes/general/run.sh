@@ -9,7 +9,8 @@
 # conf/general_voices.yaml), 4 large-margin fine-tune (again with conf/general_lmf.yaml); of the model that this gives,
 # 5 embeddings, 6 scores and metrics, 7 calibration, 8 test recordings in noise, in rooms, on the telephone and through a
 # codec, 9 the table, 10 the folder that comes with spkver (--box DIR), with an ONNX file of 8 bits.
-# key.sub=value changes the first training; what holds for all of them, such as data and encoder, the others too.
+# key.sub=value changes the first training; what holds for all of them, such as data and encoder, the others too; and
+# --lmf key.sub=value changes these others alone.
 # Further options: --config FILE (of the first training), --data DIR, --downloads DIR, --noise DIR (where ESC-10's list
 # is), --init MODEL.
 # Training in several processes: --processes N on this machine, or --torchrun "OPTIONS", see docs/distributed.md.

@@ -80,7 +80,7 @@ def test_help_comes_from_everywhere_and_starts_nothing(noted, name):
 def options_of(name):
     """The options that a recipe's help names, each with what it takes."""
     text = (ROOT / "recipes" / name / "run.sh").read_text().partition("\n\n")[0].replace("\n#", "")
-    return dict(re.findall(r"(--[a-z][a-z-]*)\s+([A-Za-z\"][\w|+.\"]*)", text))
+    return dict(re.findall(r"(--[a-z][a-z0-9-]*)\s+([A-Za-z\"][\w|+.\"]*)", text))
 
 
 def paths_of(name):
