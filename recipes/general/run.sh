@@ -21,6 +21,7 @@ set -euo pipefail
 
 stage=0 stop_stage=10
 config=conf/general.yaml
+lmf_config=conf/general_voices.yaml # on which words of --lmf are tried before anything is trained
 exp=exp/general data=data/general downloads=downloads noise=data/esc10 init= box=exp/general_box
 speechocean762='' speech_commands='' esc10=''
 read_options "$@"

@@ -209,7 +209,8 @@ def test_the_fine_tune_has_its_own_margin_and_the_trainings_data_encoder_and_mac
 
 
 def test_general_trains_three_times_each_time_from_the_model_before(noted):
-    done = noted.recipe("general", "head.scale=30", "training.epochs=2", "--exp", "exp/people")
+    further = ["--lmf", "optimizer.lr=0.001"]
+    done = noted.recipe("general", "head.scale=30", "training.epochs=2", "--exp", "exp/people", *further)
     assert done.returncode == 0, done.stderr
     trainings = [words for words in noted.calls() if words[1:2] == ["train"]]
     noise = "augment.noise.list=data/esc10/noise"
@@ -220,8 +221,8 @@ def test_general_trains_three_times_each_time_from_the_model_before(noted):
     ]
     assert [overrides(words) for words in trainings] == [
         [noise, "head.scale=30", "training.epochs=2"],
-        [noise, "head.scale=30"],
-        [noise, "head.scale=30"],
+        [noise, "head.scale=30", "optimizer.lr=0.001"],
+        [noise, "head.scale=30", "optimizer.lr=0.001"],
     ]
 
 
