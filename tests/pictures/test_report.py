@@ -117,7 +117,7 @@ def test_neighbours_on_the_map_are_nearest_by_cosine(page, scored):
     embeddings = Run(scored).trajectory()[0][-1].astype(float)
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     cosines = unit @ unit.T - 2 * np.eye(len(unit))
-    index, cosine = unpacked(map_["nearest"], "<u2").reshape(map_["n"], -1), unpacked(map_["cosines"], "<f4")
+    index, cosine = unpacked(map_["nearest"], "<u4").reshape(map_["n"], -1), unpacked(map_["cosines"], "<f4")
     assert index.shape[1] == 5
     np.testing.assert_allclose(cosine.reshape(index.shape), -np.sort(-cosines, axis=1)[:, :5], atol=1e-5)
     np.testing.assert_allclose(np.take_along_axis(cosines, index, 1), cosine.reshape(index.shape), atol=1e-5)

@@ -6,7 +6,7 @@ const mapOf = (index) => MAPS[index];  // what is drawn of a run: places in pixe
 
 function embeddingMap(parent, run, index) {
   const map = run.map, n = map.n, last = map.epochs.length - 1;
-  const places = unpack(map.places, Uint16Array), near = unpack(map.nearest, Uint16Array), cosines = unpack(map.cosines, Float32Array);
+  const places = unpack(map.places, Uint16Array), near = unpack(map.nearest, Uint32Array), cosines = unpack(map.cosines, Float32Array);
   const n_near = near.length / n;
   const names = [...new Set(map.speakers)];
   const of = map.speakers.map((speaker) => names.indexOf(speaker));
