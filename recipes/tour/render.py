@@ -30,7 +30,7 @@ body { max-width: 60em; margin: auto; padding: 0 1em 3em; font: 16px/1.5 system-
 body { color: #222; background: #fff }
 pre { overflow-x: auto; padding: .6em; font-size: 14px; background: #f2f2f2 }
 .output_area pre { white-space: pre-wrap }
-code { font-size: 90% }
+code { font-size: 90%; overflow-wrap: anywhere }
 img { max-width: 100%; background: #fff }
 audio { max-width: 100% }
 /* On a phone a picture of two panels keeps a size at which it can be read, and is moved under the finger. */

@@ -97,8 +97,8 @@ def _facts(run: Run, part: dict) -> list[tuple[str, str]]:
     facts = [("trained on", _trained_on(run))]
     if "architecture" in part:
         facts.append(("encoder", f"{part['architecture']['kind']}, {part['architecture']['total']:,} parameters"))
-    head = run.config.head
-    facts.append(("head", ", ".join(f"{key} {value}" for key, value in head.model_dump().items() if key != "K")))
+    head = {key: value for key, value in run.config.head.model_dump().items() if key != "K"}
+    facts.append(("head", ", ".join([head.pop("name"), *(f"{key} {value}" for key, value in head.items())])))
     if "records" in part:
         epochs = run.epochs
         seconds = float(np.nanmax(epochs["seconds"])) if "seconds" in epochs else 0.0  # of the training so far

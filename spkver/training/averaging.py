@@ -28,7 +28,8 @@ class Averaged:
     threshold: float | None
 
     def __str__(self) -> str:
-        line = f"average of epochs {self.epochs[0]}-{self.epochs[-1]}"
+        first, last = self.epochs[0], self.epochs[-1]
+        line = f"average of epochs {first}-{last}" if first < last else f"weights of epoch {last}"
         if self.held_out_eer is None:
             return line
         return f"{line}, held-out EER {self.held_out_eer:.2%} (threshold {self.threshold:.3f})"

@@ -70,7 +70,9 @@ def photograph(page: Path, picture: Path, width: int = 1400, height: int = 1860)
     clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
     found = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
     image = Image.open(io.BytesIO(base64.b64decode(found["data"]))).convert("RGB")
-    image.quantize(96, dither=Image.Dither.NONE).save(picture, optimize=True)  # a third of its bytes
+    # A third of its bytes; the palette covers all colours, also that of a short dashed line.
+    palette = image.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette.save(picture, optimize=True)
     browser.close()
 
 

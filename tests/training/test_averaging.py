@@ -82,6 +82,7 @@ def test_without_an_epoch_there_is_nothing_to_average(experiment, voices):
 def test_what_was_averaged_is_said_in_a_line():
     assert str(Averaged([3, 4, 5], 0.03125, 0.25)) == "average of epochs 3-5, held-out EER 3.12% (threshold 0.250)"
     assert str(Averaged([3, 4], None, None)) == "average of epochs 3-4"
+    assert str(Averaged([4], None, None)) == "weights of epoch 4"
 
 
 def test_the_data_is_what_was_named_or_what_the_run_knows(experiment, voices, tmp_path):
