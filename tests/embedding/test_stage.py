@@ -63,7 +63,8 @@ def made_by(exp):
 
 def parts_of(exp):
     """The parts of what was embedded last."""
-    folders = sorted((exp / "embeddings").glob(".many.parts-*"), key=lambda folder: folder.stat().st_mtime_ns)
+    parts = (exp / "embeddings").glob(".many.parts-*")  # and locks, which come and go
+    folders = sorted((path for path in parts if path.suffix != ".lock"), key=lambda folder: folder.stat().st_mtime_ns)
     return sorted(folders[-1].glob("part-*.npz")) if folders else []
 
 

@@ -20,8 +20,8 @@ SMALL = [
     "training.precision=float32", "training.device=cpu", "training.threads=1",
 ]  # fmt: skip
 # With this seed the rounding of another CPU, or of torch instead of the kernels, leaves the EER where it is
-# and moves losses by up to 6e-4 of themselves. Noise of 3e-4 on all scores leaves it there, too.
-STEADY = ["seed=2"]
+# and moves losses by up to 3e-4 of themselves.
+STEADY = ["seed=3"]
 
 
 def test_two_epochs_of_the_built_in_corpus_come_to_the_same_losses_and_eer_as_ever(tmp_path, in_this_process):
@@ -40,6 +40,6 @@ def test_two_epochs_of_the_built_in_corpus_come_to_the_same_losses_and_eer_as_ev
         assert main([str(word) for word in words]) == 0
     metrics = json.loads((exp / "metrics.json").read_text())["test/trials"]["cosine"]
     # 480 target and 512 nontarget trials.
-    assert metrics["eer"] == pytest.approx(0.1667, abs=0.002)
+    assert metrics["eer"] == pytest.approx(0.1583, abs=0.002)
     losses = [record["loss"] for record in read_log(exp / "log.jsonl", "epoch")]
-    assert losses == pytest.approx([12.7066, 11.1871], rel=1e-3)
+    assert losses == pytest.approx([12.2754, 11.2651], rel=1e-3)
