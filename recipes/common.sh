@@ -178,19 +178,20 @@ train_or_resume() {
         spkver config "$lmf_config" "${fine_tune_overrides[@]}" >/dev/null
     fi
     [ ! -f "$exp/config.yaml" ] || resume=(--resume)
-    train_by_all "$config" --data "$data/train" --exp "$exp" ${init:+--init "$init"} \
+    by_all train "$config" --data "$data/train" --exp "$exp" ${init:+--init "$init"} \
         ${resume[@]+"${resume[@]}"} ${overrides[@]+"${overrides[@]}"}
 }
 
-# train_by_all WORD ...: `spkver train`, in so many processes of this machine as --processes says, or as the options of
+# by_all VERB WORD ...: `spkver VERB`, in so many processes of this machine as --processes says, or as the options of
 # --torchrun do: "--nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:29500", given on each of the machines.
-train_by_all() {
+by_all() {
     local how
     if [ "$processes" = 1 ] && [ -z "$torchrun" ]; then
-        spkver train "$@"
+        spkver "$@"
     else
         read -ra how <<<"${torchrun:---standalone --nproc-per-node $processes}"
-        python3 -m torch.distributed.run "${how[@]}" -m spkver train "$@"
+        # As many threads as torchrun gives without it, and then says so at length.
+        OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} python3 -m torch.distributed.run "${how[@]}" -m spkver "$@"
     fi
 }
 

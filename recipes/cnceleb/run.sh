@@ -11,7 +11,8 @@
 # Further options: --train cn1+cn2|cn1|cn2, --lists "eval_concatenated eval_several", --data DIR, --downloads DIR,
 # --partial yes (an incomplete copy), --musan DIR, --rirs DIR, --musan-lists DIR, --rirs-lists DIR, --lmf-config FILE,
 # --init MODEL (fine-tune).
-# Training in several processes: --processes N on this machine, or --torchrun "OPTIONS", see docs/distributed.md.
+# Training, averaging and embedding in several processes: --processes N on this machine, or --torchrun "OPTIONS", see
+# docs/distributed.md.
 
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
@@ -34,11 +35,11 @@ if in_stage 1 "training with $config"; then
     train_or_resume
 fi
 if in_stage 2 "the final model"; then
-    spkver average "$exp"
+    by_all average "$exp"
 fi
 if in_stage 3 "embeddings of the speakers"; then
-    spkver embed "$data/test" "$exp"
-    spkver embed "$data/train" "$exp"
+    by_all embed "$data/test" "$exp"
+    by_all embed "$data/train" "$exp"
 fi
 if in_stage 4 "scores and metrics"; then
     score_lists cosine

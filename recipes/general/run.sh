@@ -13,7 +13,8 @@
 # --lmf key.sub=value changes these others alone.
 # Further options: --config FILE (of the first training), --data DIR, --downloads DIR, --noise DIR (where ESC-10's list
 # is), --init MODEL.
-# Training in several processes: --processes N on this machine, or --torchrun "OPTIONS", see docs/distributed.md.
+# Training, averaging and embedding in several processes: --processes N on this machine, or --torchrun "OPTIONS", see
+# docs/distributed.md.
 
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
@@ -48,7 +49,7 @@ if in_stage 1 "training with $config"; then
     )
 fi
 if in_stage 2 "the final model"; then
-    spkver average "$exp"
+    by_all average "$exp"
 fi
 if in_stage 3 "further training, with made speakers"; then
     train_on conf/general_voices.yaml "${exp}_voices" "$exp/model"
@@ -57,7 +58,7 @@ if in_stage 4 "large-margin fine-tune"; then
     train_on conf/general_lmf.yaml "$final" "${exp}_voices/model"
 fi
 if in_stage 5 "embeddings of the test speakers"; then
-    spkver embed "$data/test" "$final"
+    by_all embed "$data/test" "$final"
 fi
 exp=$final
 if in_stage 6 "scores and metrics"; then
@@ -65,7 +66,7 @@ if in_stage 6 "scores and metrics"; then
 fi
 if in_stage 7 "calibration on held-out speakers, also of a second and under other conditions"; then
     python3 "$(dirname "$RECIPE")/conditions.py" held-out "$data/train" "$data/calibration" --noise "$noise/noise" --exp "$exp"
-    spkver embed "$data/calibration" "$exp"
+    by_all embed "$data/calibration" "$exp"
     spkver calibrate "$data/test" "$exp" --train "$data/calibration" --on "$data/calibration/trials" \
         --trials "$data/test/speechocean762"
     score_lists cosine+calibration
@@ -74,7 +75,7 @@ if in_stage 8 "test recordings under other conditions"; then
     python3 "$(dirname "$RECIPE")/conditions.py" test "$data/test" "$data" --noise "$noise/noise" \
         --trials "$data/test/speechocean762"
     for condition in noise room telephone opus; do
-        spkver embed "$data/$condition" "$exp"
+        by_all embed "$data/$condition" "$exp"
         for system in cosine cosine+calibration; do
             spkver score "$data/$condition" "$exp" --system "$system"
             spkver evaluate "$data/$condition" "$exp" --system "$system"

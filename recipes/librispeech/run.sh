@@ -10,7 +10,8 @@
 # key.sub=value changes the training; --lmf key.sub=value (any number of them) the fine-tune, see ../mini/README.md.
 # Further options: --train "SUBSET ..." --test "SUBSET ...", --seed N, --targets N, --nontargets N (of each trial list),
 # --data DIR, --downloads DIR, --partial yes (an incomplete copy), --lmf-config FILE, --init MODEL (fine-tune).
-# Training in several processes: --processes N on this machine, or --torchrun "OPTIONS", see docs/distributed.md.
+# Training, averaging and embedding in several processes: --processes N on this machine, or --torchrun "OPTIONS", see
+# docs/distributed.md.
 
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
@@ -33,11 +34,11 @@ if in_stage 1 "training with $config"; then
     train_or_resume
 fi
 if in_stage 2 "the final model"; then
-    spkver average "$exp"
+    by_all average "$exp"
 fi
 if in_stage 3 "embeddings of the speakers"; then
-    spkver embed "$data/test" "$exp"
-    spkver embed "$data/train" "$exp"
+    by_all embed "$data/test" "$exp"
+    by_all embed "$data/train" "$exp"
 fi
 if in_stage 4 "scores and metrics"; then
     score_lists cosine

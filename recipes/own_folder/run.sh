@@ -12,7 +12,8 @@
 # Further options: --far RATE (strangers that may be accepted, of stage 8), --data DIR, --lmf-config FILE, --init MODEL
 # (fine-tune), and of stage 0, see `spkver prepare folder --help`: --speaker-level N, --genders FILE, --sample-rate HZ,
 # --seed N, --test-speakers N, --min-seconds N, --long-seconds N, --segment-seconds N.
-# Training in several processes: --processes N on this machine, or --torchrun "OPTIONS", see docs/distributed.md.
+# Training, averaging and embedding in several processes: --processes N on this machine, or --torchrun "OPTIONS", see
+# docs/distributed.md.
 
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
@@ -39,12 +40,12 @@ if in_stage 1 "training with $config"; then
     train_or_resume
 fi
 if in_stage 2 "the final model"; then
-    spkver average "$exp"
+    by_all average "$exp"
 fi
 if in_stage 3 "embeddings of the speakers"; then
-    spkver embed "$data/test" "$exp"
-    spkver embed "$data/train" "$exp"
-    [ -n "$init" ] || spkver embed "$data/test" "$exp" --untrained
+    by_all embed "$data/test" "$exp"
+    by_all embed "$data/train" "$exp"
+    [ -n "$init" ] || by_all embed "$data/test" "$exp" --untrained
 fi
 if in_stage 4 "scores and metrics"; then
     if [ -z "$init" ]; then

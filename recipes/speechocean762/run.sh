@@ -11,7 +11,8 @@
 # key.sub=value changes the trainings; --lmf key.sub=value (any number of them) the fine-tunes, see ../mini/README.md.
 # Further options: --data DIR, --downloads DIR, --checksum SUM (of the archive), --lmf-config FILE, --init MODEL (fine-tune),
 # --other-config FILE, --other-lmf-config FILE (stage 9; an empty --other-config leaves it out).
-# Training in several processes: --processes N on this machine, or --torchrun "OPTIONS", see docs/distributed.md.
+# Training, averaging and embedding in several processes: --processes N on this machine, or --torchrun "OPTIONS", see
+# docs/distributed.md.
 
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
@@ -32,12 +33,12 @@ if in_stage 1 "training with $config"; then
     train_or_resume
 fi
 if in_stage 2 "the final model"; then
-    spkver average "$exp"
+    by_all average "$exp"
 fi
 if in_stage 3 "embeddings of the speakers"; then
-    spkver embed "$data/test" "$exp"
-    spkver embed "$data/train" "$exp"
-    [ -n "$init" ] || spkver embed "$data/test" "$exp" --untrained
+    by_all embed "$data/test" "$exp"
+    by_all embed "$data/train" "$exp"
+    [ -n "$init" ] || by_all embed "$data/test" "$exp" --untrained
 fi
 if in_stage 4 "scores and metrics"; then
     if [ -z "$init" ]; then

@@ -344,6 +344,9 @@ def test_a_clone_with_the_line_ends_of_windows_has_those_that_bash_reads(tmp_pat
     assert done.returncode == 0
 
 
+BY_ALL = ("train", "average", "embed")
+
+
 @pytest.mark.parametrize(
     ("words", "how"),
     [
@@ -352,14 +355,16 @@ def test_a_clone_with_the_line_ends_of_windows_has_those_that_bash_reads(tmp_pat
     ],
 )
 @pytest.mark.parametrize("name", SPEECH)
-def test_all_trainings_of_a_recipe_run_in_as_many_processes_as_asked(noted, name, words, how):
+def test_what_a_recipe_computes_on_gpus_runs_in_as_many_processes_as_asked(noted, name, words, how):
     done = noted.recipe(name, *NEEDED.get(name, []), *words)
     assert done.returncode == 0, done.stderr
     calls = noted.calls()
-    by_all = ["python3", "-m", "torch.distributed.run", *how, "-m", "spkver", "train"]
-    trainings = [call for call in calls if call[: len(by_all)] == by_all]
+    by_all = ["python3", "-m", "torch.distributed.run", *how, "-m", "spkver"]
+    together = [call[len(by_all) :] for call in calls if call[: len(by_all)] == by_all]
+    trainings, averages, embeddings = ([call for call in together if call[0] == verb] for verb in BY_ALL)
     assert len(trainings) >= 2 and "--init" in trainings[1]
-    assert not any(call[:2] == ["spkver", "train"] for call in calls)
+    assert len(averages) == len(trainings) and len(embeddings) >= 2
+    assert not any(call[0] == "spkver" and call[1] in BY_ALL for call in calls)
 
 
 def test_processes_are_a_number(noted):
