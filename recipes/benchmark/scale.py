@@ -16,11 +16,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from slow_link import can_delay, delayed_link
 from torch.profiler import ProfilerActivity, profile
 
 from spkver.config import load_config
@@ -112,36 +113,41 @@ def two_machines(gigabits: float | None, milliseconds: float) -> Iterator[tuple[
     Raises:
         SpkverError: no ``ip``, or no rights for namespaces.
     """
-    names: list[str] = []
-    try:
-        for number in (1, 2):
-            _do("ip", "netns", "add", f"spkver-{os.getpid()}-{number}")
-            names.append(f"spkver-{os.getpid()}-{number}")
+    names = (f"spkver-{os.getpid()}-1", f"spkver-{os.getpid()}-2")
+    with ExitStack() as stack:
+        for name in names:
+            _do("ip", "netns", "add", name)
+            stack.callback(subprocess.run, ["ip", "netns", "delete", name], capture_output=True, check=False)
         _do("ip", "link", "add", _LINK, "netns", names[0], "type", "veth", "peer", "name", _LINK, "netns", names[1])
+        what = "no limit" if gigabits is None else _slow_down(names, gigabits, milliseconds, stack)
         for number, name in enumerate(names, 1):
             _do("ip", "-n", name, "address", "add", f"{_ADDRESS.format(number)}/24", "dev", _LINK)
             for link in ("lo", _LINK):
                 _do("ip", "-n", name, "link", "set", link, "up")
-        what = "no limit" if gigabits is None else _slow_down(names, gigabits, milliseconds)
         yield [Machine(["ip", "netns", "exec", name], _ADDRESS.format(n)) for n, name in enumerate(names, 1)], what
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
 
-def _slow_down(names: list[str], gigabits: float, milliseconds: float) -> str:
+def _slow_down(names: tuple[str, str], gigabits: float, milliseconds: float, stack: ExitStack) -> str:
     """Give the link its speed and its delay; what became of it, in words."""
     rate = f"{round(1000 * gigabits)}mbit"
+    what = f"{gigabits:g} Gbit/s, {milliseconds:g} ms"
     try:
         for name in names:
             slow = ("netem", "delay", f"{milliseconds}ms", "rate", rate, "limit", "100000")
             _do("tc", "-n", name, "qdisc", "add", "dev", _LINK, "root", *slow)
-        return f"{gigabits:g} Gbit/s, {milliseconds:g} ms"
+        return what
     except SpkverError:  # a kernel without netem
+        pass
+    if can_delay():
+        _do("ip", "-n", names[0], "link", "delete", _LINK)
+        stack.enter_context(delayed_link(names, _LINK, milliseconds / 1000))
+        what += " by a program"
+    else:
+        what = f"{gigabits:g} Gbit/s, no delay: this kernel has no netem"
+    for name in names:
         slow = ("tbf", "rate", rate, "burst", "256kb", "latency", "1s")
-        for name in names:
-            _do("tc", "-n", name, "qdisc", "add", "dev", _LINK, "root", *slow)
-        return f"{gigabits:g} Gbit/s, no delay: this kernel has no netem"
+        _do("tc", "-n", name, "qdisc", "add", "dev", _LINK, "root", *slow)
+    return what
 
 
 def _do(*command: str) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,6 +119,42 @@ def test_two_machines_say_what_they_lack(monkeypatch, tmp_path):
     )
 
 
+ANSWER = """
+import socket, sys
+with socket.create_server((sys.argv[1], 5001)) as server:
+    print("ready", flush=True)
+    server.accept()[0].sendall(b"answer")
+"""
+ASK = """
+import socket, sys, time
+start = time.monotonic()
+assert socket.create_connection((sys.argv[1], 5001)).recv(6) == b"answer"
+print(time.monotonic() - start)
+"""
+
+
+def test_between_two_machines_a_packet_takes_its_time_each_way(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARK)
+    from scale import two_machines
+
+    with ExitStack() as stack:
+        try:
+            (first, second), what = stack.enter_context(two_machines(1.0, 30.0))
+        except SpkverError as error:
+            pytest.skip(str(error))
+        if "no delay" in what:
+            pytest.skip("needs a kernel with netem or /dev/net/tun")
+        assert what.startswith("1 Gbit/s, 30 ms")
+        answer = [*first.inside, sys.executable, "-c", ANSWER, first.address]
+        ask = [*second.inside, sys.executable, "-c", ASK, first.address]
+        with subprocess.Popen(answer, stdout=subprocess.PIPE) as answering:
+            assert answering.stdout.readline() == b"ready\n"
+            seconds = float(subprocess.run(ask, check=True, capture_output=True, timeout=60).stdout)
+        assert answering.returncode == 0
+    # Once there and back to connect, and half of that for the answer, which may be on its way already.
+    assert 0.06 <= seconds < 5
+
+
 @pytest.mark.slow
 def test_the_scale_benchmark_measures_this_machine_and_two_made_of_it(tiny_config, capfd, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARK)
@@ -129,6 +166,9 @@ def test_the_scale_benchmark_measures_this_machine_and_two_made_of_it(tiny_confi
     assert [line[:2] for line in shown[1:3]] == ["1 ", "2 "]
     assert float(shown[2].split()[-2]) > 0 and int(shown[2].split()[-1]) > 1
     assert shown[3].startswith(("not run: two machines need", "2, on two machines (no limit)"))
+    assert shown[4].startswith(
+        ("gradients of", "2, on two machines (1 Gbit/s, 1 ms", "2, on two machines (1 Gbit/s, no delay")
+    )
 
 
 def test_the_gpu_benchmark_measures_every_part_and_says_what_it_leaves_out(tiny_config, tmp_path, capsys, monkeypatch):
