@@ -144,6 +144,24 @@ def test_a_click_chooses_what_is_shown_and_a_head_sorts(browser, page):
     assert len(browser.find_elements("css selector", "#results td.best")) >= 3
 
 
+def test_what_can_be_heard_is_said(browser, page, scored, tmp_path):
+    def sentence(path):
+        opened(browser, path)
+        return browser.find_element("css selector", "#worst p").text
+
+    assert sentence(page) == "Their first seconds can be heard."
+    silent, _ = write_report(tmp_path / "silent.html", [Run(scored)])
+    assert sentence(silent) == "`spkver report --audio` puts their sound into the page."
+    assert "plays it" not in said(browser, "map")
+    shutil.copytree(scored, tmp_path / "moved")
+    for path in (tmp_path / "moved" / "scores").glob("*/made_of/*.json"):
+        record = json.loads(path.read_text())
+        record["data"]["path"] = str(tmp_path / "gone")
+        path.write_text(json.dumps(record))
+    gone, _ = write_report(tmp_path / "gone.html", [Run(tmp_path / "moved")], audio=True)
+    assert sentence(gone) == "Their recordings were not found when this page was made."
+
+
 def test_the_map_moves_between_epochs_with_one_scale_for_both_axes(browser, page):
     opened(browser, page)
     picture = "return document.getElementById('map-canvas-0').toDataURL()"

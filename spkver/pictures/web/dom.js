@@ -81,6 +81,7 @@ const decimals = (value, digits = 3) => value == null ? "-" : value.toFixed(digi
 const signed = (value) => (value > 0 ? "+" : value < 0 ? "−" : "±") + Math.abs(100 * value).toFixed(2);
 
 const HEARD = element("audio", document.body, null, { id: "heard" });
+const hasSound = (folder, utt) => `${folder}:${utt}` in (DATA.clips || {});
 function playable(parent, key, name) {
   const clip = (DATA.clips || {})[key];
   if (!clip) return null;

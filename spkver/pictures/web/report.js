@@ -41,12 +41,14 @@ if (SYSTEMS.length) {
     const both = element("div", section("scores", "Errors and scores", "The first chart has all thresholds at once: scores that are Gaussian give straight lines, and where it is grey no curve has a whole error. " +
       "Its marks are the EER (dot), each minDCF (triangles) and the threshold of the second chart (ring), where strangers are orange and the same speaker is blue."), null, { className: "two" });
     detAndScores(element("div", both), element("div", both), chosen);
-    worstTrials(section("worst", "Trials that are most wrong", DATA.clips ? "Their first seconds can be heard." : "`spkver report --audio` puts their sound into the page."), chosen);
+    const heard = SYSTEMS.some((system) => system.curves && Object.values(system.curves.worst).flat().some(([utt]) => hasSound(system.data, utt)));
+    worstTrials(section("worst", "Trials that are most wrong", heard ? "Their first seconds can be heard."
+      : DATA.clips ? "Their recordings were not found when this page was made." : "`spkver report --audio` puts their sound into the page."), chosen);
   }
 }
 
 if (having("map").length) {
-  const place = section("map", "Embeddings", "In the plane, one scale for both axes; hollow: held out of the training. A click on a point names it and plays it.");
+  const place = section("map", "Embeddings", "In the plane, one scale for both axes; hollow: held out of the training. A click on a point names it" + (DATA.clips ? " and plays it." : "."));
   for (const [run, index] of having("map")) {
     element("h3", place, `${run.name}: ${run.map.method} of ${run.map.n} utterances`);
     embeddingMap(place, run, index);
