@@ -9,6 +9,7 @@ import time
 import pytest
 
 from spkver.data.shared_work import StopWork, share_work
+from spkver.files import atomic_write
 
 
 class Work:
@@ -28,7 +29,8 @@ class Work:
             raise StopWork
         with (self.folder / "made").open("a") as file:
             file.write(f"{number}\n")
-        self.path(number).write_text(f"result {number}")
+        with atomic_write(self.path(number)) as file:  # others read it as soon as it is there
+            file.write(f"result {number}")
         return f"result {number}"
 
     def share(self, n, workers=2, **options):

@@ -69,6 +69,8 @@ def fit_logistic(
     costs = shares / (entr(p_target) + entr(1 - p_target))
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
+        # Where most trials are next to certain, Newton's method gives up and L-BFGS goes on, which warns for itself.
+        warnings.filterwarnings("ignore", ".*resort to lbfgs", ConvergenceWarning)
         try:
             model.fit(inputs, is_target, costs)
         except ConvergenceWarning:

@@ -320,6 +320,15 @@ def test_a_million_trials_with_six_features_take_seconds():
     assert found.weights["f5"] == pytest.approx(5, rel=0.2)
 
 
+def test_scores_that_are_only_just_apart_are_calibrated():
+    # Half of the trials have a probability of nearly 0 or 1, and Newton's method gives up.
+    scores, labels = np.array([3, -3, 0.015625, 0, 1, 0]), np.array([1, 0, 1, 0, 1, 0])
+    weights, offset = formula_solution({"s": scores}, labels, 0.3, REGULARISATION)
+    found = fit({"s": scores}, labels, p_target=0.3)
+    assert (found.weights["s"], found.offset) == pytest.approx((weights[0], offset), rel=1e-3)
+    assert found.weights["s"] > 200
+
+
 def test_a_fit_that_does_not_converge_is_an_error(monkeypatch):
     monkeypatch.setattr(logistic_regression, "_MOST_STEPS", 2)
     scores, labels = gaussian(50, 500)
