@@ -300,6 +300,7 @@ SMALL += ["model.feedforward=32", "model.embed_dim=16", "batch.speakers=8", "dat
 SMALL += ["training.precision=float32", "'scoring.variants=[[1.0,1.0]]'"]
 
 
+@pytest.mark.slow
 def test_the_race_trains_by_the_clock_and_runs_no_row_twice(voices, tmp_path, benchmark, monkeypatch):
     for split in ("train", "test"):
         shutil.copytree(voices, tmp_path / "corpus" / split)
