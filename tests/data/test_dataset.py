@@ -14,7 +14,7 @@ from spkver.data.augment import Augmenter
 from spkver.data.crop_batch import CropBatch, as_float32
 from spkver.data.dataset import Collate, SpeakerCrops, WaveformCache
 from spkver.data.directory import Utterance, read_data_directory, write_data_directory
-from spkver.data.sampler import Draw
+from spkver.data.sampler import Draw, SpeakerBatchSampler
 from spkver.errors import SpkverError
 
 
@@ -270,6 +270,19 @@ def test_a_batch_augmented_here_is_the_one_augmented_elsewhere(make):
     for one, two in zip(here, there):
         assert torch.equal(one, two)
     assert here[1].tolist() == [crop.label for crop in crops] and max(here[1]) < dataset.n_classes
+
+
+def test_processes_make_the_crops_of_the_whole_batch_but_for_rounding(make):
+    dataset = make("augment.reverb.probability=1.0", "augment.babble.probability=0.5")
+    collate = Collate(dataset.crop_samples, Augmenter(dataset.draws, torch.device("cpu")))
+
+    def crops_of(rank, world_size):
+        (draws, *_) = SpeakerBatchSampler(dataset.labels, 12, 1, 1, rank, world_size)
+        return [part.numpy() for part in collate([dataset[draw] for draw in draws])]
+
+    for whole, *slices in zip(crops_of(0, 1), *(crops_of(rank, 3) for rank in range(3))):
+        # Rooms are convolved by an FFT of a process's own crops, whose last digits are others.
+        np.testing.assert_allclose(np.concatenate(slices), whole, rtol=0, atol=1e-6)
 
 
 def test_a_codec_changes_what_was_read_and_not_its_place(make):
